@@ -1,0 +1,117 @@
+"""The `ost` command: the library's calls, and the flow, from a shell."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ost.config import load_params
+from ost.errors import OSTError
+from ost.types import Method, Reduction
+
+app = typer.Typer(
+    name="ost",
+    help="Choose the training samples that are worth training on, and name those that do harm.",
+    epilog="Start with `ost curate`. Every parameter stands in params.yaml, explained in ost/config.py.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Workspace = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that holds params.yaml and dvc.yaml.")]
+Output = Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")]
+
+
+@app.command()
+def curate(
+    workspace: Workspace = Path(),
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change params.yaml first: NAME=VALUE, such as select.fraction=0.1; repeatable."),
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Run every stage again, up to date or not.")] = False,
+) -> None:
+    """Run the whole curation: ingest, warm up, score, select, fine-tune, evaluate, report.
+
+    Stages that are up to date are reused, so a run that was stopped goes on where it stood. With your own data, name it
+    in params.yaml, or here: --set data.pool=pool.jsonl --set data.anchors=anchors.jsonl --set data.benchmark=test.jsonl
+    --set data.truth=null --set models.target=Qwen/Qwen3-VL-2B-Instruct --set models.proxy=...
+    """
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "ERROR")
+    from flows.curate import curate as run
+    from flows.parameters import set_params
+    from flows.summary import show_curation
+    from tasks.tracking import tracking_uri
+
+    if assignments:
+        set_params(workspace / "params.yaml", assignments)
+    params = load_params(workspace / "params.yaml")
+    run(str(workspace), force)
+    show_curation(workspace.resolve(), tracking_uri(workspace, params.tracking.uri))
+
+
+@app.command()
+def score(
+    pool: Annotated[Path, typer.Argument(help="Pool: JSONL, Parquet, a folder of Parquet, or a `datasets` folder.")],
+    anchors: Annotated[Path, typer.Option(help="Trusted samples, in any of the same forms; about a hundred.")],
+    proxy: Annotated[str, typer.Option(help="Warmed-up proxy: a local folder or a hub name.")],
+    out: Output,
+    method: Annotated[Method, typer.Option(help="transposed: two forward passes a sample; exact: the paper's step.")] = "transposed",
+    step: Annotated[float, typer.Option(help="Step length ε (transposed) or step size η (exact).")] = 1e-3,
+    reduction: Annotated[Reduction, typer.Option(help="How token losses become a sample's loss.")] = "mean",
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in one forward pass.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest sample in tokens; longer ones are left out.")] = 4096,
+) -> None:
+    """Score a pool: for each sample, would one gradient step on it lower the loss on the anchors?"""
+    from flows.standalone import score_files
+
+    score_files(pool, anchors, proxy, out, method, step, reduction, batch_size, max_tokens)
+
+
+@app.command()
+def select(
+    scores: Annotated[Path, typer.Argument(help="Score table that `ost score` wrote.")],
+    out: Output,
+    fraction: Annotated[float, typer.Option(help="Share of the pool to keep.")] = 0.2,
+) -> None:
+    """Keep the top part of a scored pool; every sample left out is given a reason."""
+    from flows.standalone import select_file
+
+    select_file(scores, out, fraction)
+
+
+@app.command()
+def report(workspace: Workspace = Path()) -> None:
+    """Bring the report of a curation up to date, and show the arms."""
+    from flows.session import Session
+    from flows.summary import show_curation
+    from tasks.tracking import tracking_uri
+
+    with Session(workspace) as session:
+        session.run("report")
+        show_curation(session.root, tracking_uri(session.root, session.params.tracking.uri))
+
+
+@app.command()
+def lineage(
+    name: Annotated[str, typer.Argument(help="A registered model (ost-target, ost-target/3) or a sample's id.")],
+    workspace: Workspace = Path(),
+) -> None:
+    """Walk back from a model to data and commit, or forward from a sample to the models trained on it."""
+    from flows.standalone import show_lineage
+
+    show_lineage(name, workspace)
+
+
+def main() -> None:
+    """Run the command; an error that a user can act on is printed without a traceback."""
+    try:
+        app()
+    except OSTError as error:
+        from flows.display import console
+
+        console.print("[red]error:[/]", str(error), markup=True, highlight=False, soft_wrap=True)
+        sys.exit(1)

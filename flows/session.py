@@ -1,0 +1,48 @@
+"""One run of a flow over a workspace: its workers, its MLflow record, and what it shows meanwhile."""
+
+from pathlib import Path
+
+from flows.display import Display
+from ost.config import Params, load_params
+from tasks import versioning
+from tasks.context import git_state
+from tasks.tracking import Tracker
+from tasks.workers import Workers
+
+
+class Session:
+    """Runs stages that are not up to date, versions what they leave, and records them. Use as a context manager."""
+
+    def __init__(self, root: Path, *, flow_run: str = "", force: bool = False):
+        self.root, self.force, self.flow_run = root.resolve(), force, flow_run
+        self.params: Params = load_params(self.root / "params.yaml")
+        self.display = Display()
+        self.reused: list[str] = []
+        self.ran: list[str] = []
+
+    def __enter__(self) -> "Session":
+        self._tracker = Tracker(self.root, self.params)
+        self._parent = self._tracker.open(git_state(self.root), "prefect", {"ost.flow_run": self.flow_run})
+        self._workers = Workers(self.params.compute.workers, self.display.advance)
+        self._workers.__enter__()
+        self.display.start()
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._workers.__exit__(kind, error, trace)
+        self.display.stop()
+        self._tracker.note_reuse(self._parent, self.reused)
+        self._tracker.close(self._parent, succeeded=error is None)
+
+    def run(self, stage: str) -> bool:
+        """Bring a stage up to date; returns whether it had to run."""
+        if not self.force and versioning.is_current(self.root, stage):
+            self.reused.append(stage)
+            self.display.finish(stage, None)
+            return False
+        manifest = self._workers.submit(stage, self.root).result()
+        versioning.commit(self.root, stage)
+        self._tracker.record(manifest, self._parent, self.flow_run)
+        self.ran.append(stage)
+        self.display.finish(stage, manifest)
+        return True

@@ -1,0 +1,85 @@
+"""The library's calls on files, for the `ost` command: no workspace and no flow needed."""
+
+from pathlib import Path
+
+from flows.display import Display, console
+from flows.summary import lineage_tree, uses_table
+from ost.config import load_params
+from ost.errors import WorkspaceError
+from ost.types import Method, Reduction
+from tasks.lineage import chain, find_version, uses
+from tasks.tracking import Tracker
+
+
+def score_files(
+    pool: Path,
+    anchors: Path,
+    proxy: str,
+    out: Path,
+    method: Method,
+    step: float,
+    reduction: Reduction,
+    batch_size: int,
+    max_tokens: int,
+) -> None:
+    """Score a pool file and write the table; what cannot be scored is counted by reason."""
+    from ost.config import Data
+    from ost.ingestion import ingest
+    from ost.models import load_checkpoint, resolve_device
+    from ost.scoring import score
+    from ost.store import write_table
+
+    display = Display()
+    display.start()
+    try:
+        checkpoint = load_checkpoint(proxy, resolve_device("auto"))
+        ingested = ingest(pool, anchors, None, checkpoint, max_tokens=max_tokens, max_pixels=Data().max_pixels)
+        scored = score(
+            ingested.pool,
+            ingested.anchors,
+            checkpoint,
+            method,
+            step=step,
+            reduction=reduction,
+            batch_size=batch_size,
+            progress=lambda done, total, note="": display.advance("score", done, total, note),
+        )
+    finally:
+        display.stop()
+    write_table(out, scored.table)
+    for warning in ingested.warnings:
+        console.print("[yellow]![/]", warning, markup=False)
+    for source, counts in ingested.counts.items():
+        if counts["quarantined"]:
+            console.print(f"{source}: {counts['quarantined']} left out {counts['reasons']}", markup=False)
+    console.print(f"{len(scored.table):,} samples scored, {scored.toxic_share:.1%} toxic, {scored.cost.seconds:.1f} s → {out}")
+
+
+def select_file(scores: Path, out: Path, fraction: float) -> None:
+    """Select from a score table and write the selection."""
+    from ost.scoring import read_scores
+    from ost.selection import kept_ids, select
+    from ost.store import write_table
+
+    table = select(read_scores(scores), fraction)
+    write_table(out, table)
+    console.print(f"{len(kept_ids(table)):,} of {len(table):,} samples kept → {out}")
+
+
+def show_lineage(name: str, workspace: Path) -> None:
+    """Print the chain behind a registered model, or the models in front of a sample."""
+    root = workspace.resolve()
+    tracker = Tracker(root, load_params(root / "params.yaml"))
+    version = find_version(tracker, name)
+    if version:
+        accuracy = version.tags.get("ost.accuracy", "not evaluated")
+        console.print(f"model {version.name}/{version.version}: run {version.tags['ost.run']}, accuracy {accuracy}")
+        console.print(lineage_tree(chain(tracker, version)))
+        return
+    found = uses(tracker, name)
+    if not found:
+        raise WorkspaceError(
+            f"{name!r} is neither the registered model {tracker.model_name!r} nor a sample of a recorded selection; "
+            "ids stand in data/pool.parquet, and refused samples in data/quarantine.parquet"
+        )
+    console.print(uses_table(name, found))

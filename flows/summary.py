@@ -1,0 +1,102 @@
+"""What the command prints at the end: the arms compared, what they cost, and where to look next."""
+
+from pathlib import Path
+
+from rich.table import Table
+from rich.tree import Tree
+
+from flows.display import console
+from ost.store import read_json
+from tasks.lineage import Link, Use
+
+NAMES = {"base": "Base model", "full": "Full-SFT", "random": "Random", "ost": "OST top"}
+
+
+def arms_table(arms: list[dict]) -> Table:
+    """Rows of metrics/arms.json as a table, protocol B first, each arm against Full-SFT under the same protocol."""
+    table = Table(title="Target model, fine-tuned on each arm", title_justify="left")
+    for name in ("arm", "protocol"):
+        table.add_column(name)
+    for name in ("accuracy", "vs Full-SFT", "samples", "steps", "choosing", "training", "total"):
+        table.add_column(name, justify="right")
+    for protocol in ("B", "A"):
+        rows = [row for row in arms if row["protocol"] == protocol and (protocol == "B" or row["arm"] != "base")]
+        full = next(row["accuracy"] for row in rows if row["arm"] == "full")
+        for row in rows:
+            table.add_row(*_cells(row, full), style="bold" if row["arm"] == "ost" else "")
+        table.add_section()
+    return table
+
+
+def arm_name(row: dict) -> str:
+    """An arm as people call it: `OST top 20 %`."""
+    name = NAMES.get(row["arm"], row["arm"])
+    return f"{name} {row['fraction']:.0%}".replace("%", " %") if 0 < row["fraction"] < 1 else name
+
+
+def _cells(row: dict, full: float) -> list[str]:
+    against = "" if row["arm"] == "full" else f"{100 * (row['accuracy'] - full):+.1f}"
+    seconds = [f"{row[name]:.0f} s" for name in ("select_seconds", "train_seconds", "total_seconds")]
+    counts = [f"{row[name]:,}" for name in ("samples", "steps")]
+    return [arm_name(row), row["protocol"], f"{row['accuracy']:.1%}", against, *counts, *seconds]
+
+
+def show_curation(root: Path, tracking: str) -> None:
+    """Print the arms table, what the audit found, and where to go from here."""
+    console.print(arms_table(read_json(root / "metrics/arms.json")))
+    console.print("protocol B: as many steps as Full-SFT (what the subset is worth); A: as many epochs (what it saves)")
+    audit = read_json(root / "metrics/audit.json")
+    if audit and audit["auroc"] is not None:
+        console.print(
+            f"audit: {audit['wrong_share']:.0%} of the pool is wrong; the toxic flag finds it with precision "
+            f"{audit['precision']:.2f}, recall {audit['recall']:.2f}, AUROC {audit['auroc']:.2f}"
+        )
+    console.print("\nwhere to look next")
+    for what, where in {
+        "the report": f"{root / 'report/index.html'}",
+        "the runs": f"mlflow ui --backend-store-uri {tracking}",
+        "what is up to date": "dvc status, dvc dag, dvc metrics show",
+        "where a model comes from": "ost lineage ost-target",
+        "the harmful samples": f"{root / 'selections/toxic.parquet'}",
+    }.items():
+        console.print(f"  {what:<25} {where}", highlight=False, soft_wrap=True)
+
+
+def lineage_tree(link: Link) -> Tree:
+    """A model's chain, each artifact with its digest, the run that made it and the commit."""
+    tree = Tree(_label(link))
+    _grow(tree, link, set())
+    return tree
+
+
+def _grow(tree: Tree, link: Link, seen: set[tuple[str, str]]) -> None:
+    for source in link.sources:
+        known = (source.path, source.digest) in seen
+        seen.add((source.path, source.digest))
+        branch = tree.add(_label(source) + (" [dim](above)[/]" if known and source.sources else ""))
+        if not known:
+            _grow(branch, source, seen)
+
+
+def _label(link: Link) -> str:
+    if link.run is None:
+        return f"{link.path} [dim]md5 {link.digest[:12]}[/] (not made by a recorded run)"
+    tags = link.run.data.tags
+    dirty = "+changes" if tags.get("ost.git_dirty") == "true" else ""
+    made = f"{tags['ost.stage']}, run {link.run.info.run_id[:8]}, seed {link.run.data.params.get('seed')}"
+    return f"[bold]{link.path}[/] [dim]md5 {link.digest[:12]}[/] ← {made}, commit {link.commit[:10] or 'none'}{dirty}"
+
+
+def uses_table(sample: str, found: list[Use]) -> Table:
+    """The selections that a sample went through, and the models trained on it."""
+    table = Table("arm", "rank", "reason", "selected by run", "models trained on it", title=f"sample {sample}")
+    for use in found:
+        models = [f"{model.name}/{model.version} ({model.tags.get('ost.run')}, {_accuracy(model)})" for model in use.models]
+        rank = "–" if use.rank is None else str(use.rank)
+        table.add_row(use.arm, rank, use.reason, use.run.info.run_id[:8], "\n".join(models) or "none")
+    return table
+
+
+def _accuracy(model) -> str:
+    value = model.tags.get("ost.accuracy")
+    return f"accuracy {float(value):.1%}" if value else "not evaluated"

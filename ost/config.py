@@ -1,0 +1,216 @@
+"""The parameters of a curation, as typed sections of `params.yaml`.
+
+Every section is frozen and refuses what it does not know, so that a typing error stops the run before any work starts.
+"""
+
+import difflib
+import typing
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ost.errors import ConfigError
+from ost.types import Device, Method, Reduction
+
+Fraction = typing.Annotated[float, Field(gt=0.0, le=1.0)]
+Share = typing.Annotated[float, Field(ge=0.0, le=1.0)]
+Count = typing.Annotated[int, Field(ge=1)]
+Rate = typing.Annotated[float, Field(gt=0.0)]
+Task = Literal["sum", "difference", "product", "maximum"]
+
+BUILTIN = "handmath"
+"""The model name that stands for a tiny model of the built-in world, pretrained here instead of fetched."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class World(_Section):
+    """The built-in world: handwritten arithmetic whose pool was answered by a faulty teacher."""
+
+    pool: Count = 8000
+    anchors: Count = 100
+    benchmark: Count = 2000
+    errors: Literal["teacher", "rules"] = "teacher"
+    """Who writes the pool's answers: a small model trained on wrong labels, or the rules that made those labels."""
+    misread: Share = 0.6
+    """Chance that a confusable digit (1, 3, 5, 9) is misread in a wrong label."""
+    wrong_operation: Share = 0.12
+    """Chance that a wrong label applies another operation than the one asked for."""
+    teacher_steps: Count = 700
+    temperature: Rate = 1.0
+    """Sampling temperature of the faulty teacher when it writes the pool's answers."""
+
+
+class Data(_Section):
+    """Where the three sample sets lie, and what a sample may look like."""
+
+    pool: str = "world/pool.parquet"
+    anchors: str = "world/anchors.parquet"
+    benchmark: str = "world/benchmark.parquet"
+    truth: str | None = "world/truth.parquet"
+    """Table `id, wrong` about the pool, read by the audit alone; null where nobody knows."""
+    max_tokens: Count = 128
+    """Longest sample in tokens, image tokens included; longer ones are quarantined, never cut."""
+    max_pixels: Count = 16_777_216
+    """Largest image that is decoded, in pixels; larger ones are quarantined undecoded."""
+
+
+class Models(_Section):
+    """Target and proxy: a hub name, a local folder, or `handmath` for the built-in tiny ones."""
+
+    target: str = BUILTIN
+    proxy: str = BUILTIN
+    allow_cross_family: bool = False
+    """Accept a proxy of another architecture family than the target's."""
+
+
+class Base(_Section):
+    """Pretraining of the built-in world's two base models, on clean samples of some tasks."""
+
+    tasks: tuple[Task, ...] = ("sum", "maximum")
+    target_steps: Count = 900
+    proxy_steps: Count = 900
+    batch_size: Count = 64
+    learning_rate: Rate = 2e-3
+
+
+class Warmup(_Section):
+    """The proxy's short training on the pool before it scores (paper, proxy checkpoint study)."""
+
+    fraction: Fraction = 0.05
+    """Share of an SFT run's steps; the paper found 5 % best."""
+
+
+class Score(_Section):
+    """Utility scoring."""
+
+    method: Method = "transposed"
+    step: Rate = 1e-3
+    """`exact`: the step size η. `transposed`: the length ε of the step along the unit anchor gradient."""
+    reduction: Reduction = "mean"
+    """How a sample's token losses become its loss; it sets the length bias of the ranking."""
+    batch_size: Count = 64
+
+
+class Select(_Section):
+    """Which part of the ranked pool each arm trains on."""
+
+    fraction: Fraction = 0.2
+    """Share kept by the `ost` and `random` arms."""
+    wide_fraction: Fraction = 0.5
+    """Share kept by the `ost-wide` arm."""
+
+
+class SFT(_Section):
+    """Supervised fine-tuning of the target."""
+
+    steps: Count = 400
+    """Optimizer steps of Full-SFT; protocol B gives every arm as many, protocol A as many epochs."""
+    batch_size: Count = 32
+    learning_rate: Rate = 1e-3
+    warmup_ratio: Share = 0.05
+    weight_decay: float = Field(default=0.0, ge=0.0)
+
+
+class Evaluate(_Section):
+    """Benchmark evaluation by greedy generation and exact match."""
+
+    batch_size: Count = 250
+    max_new_tokens: Count = 16
+    match: Literal["final", "whole"] = "final"
+    """Compare what follows the last "=" of both texts, or both texts whole."""
+
+
+class Compute(_Section):
+    """What the machine gives; no stage is re-run because of it."""
+
+    device: Device = "auto"
+    threads: Count = 1
+    """CPU threads of one stage. Scores are reproducible bit by bit at the same number."""
+    workers: Count = 2
+    """Stages that the flow runs at the same time."""
+
+
+class Tracking(_Section):
+    """The MLflow record."""
+
+    uri: str = "sqlite:///mlflow.db"
+    """Tracking store; the environment's MLFLOW_TRACKING_URI wins."""
+    experiment: str = "ost"
+    model_name: str = "ost-target"
+    """Name under which every fine-tuned target is registered."""
+
+
+class Params(_Section):
+    """All of `params.yaml`."""
+
+    seed: int = Field(default=0, ge=0)
+    world: World = World()
+    data: Data = Data()
+    models: Models = Models()
+    base: Base = Base()
+    warmup: Warmup = Warmup()
+    score: Score = Score()
+    select: Select = Select()
+    sft: SFT = SFT()
+    evaluate: Evaluate = Evaluate()
+    compute: Compute = Compute()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _wide_is_wider(self) -> "Params":
+        if self.select.wide_fraction <= self.select.fraction:
+            raise ValueError(
+                f"select.wide_fraction ({self.select.wide_fraction}) must be larger than "
+                f"select.fraction ({self.select.fraction})"
+            )
+        return self
+
+    @property
+    def uses_world(self) -> bool:
+        """Whether any sample set comes from the built-in world."""
+        return any(path.startswith("world/") for path in (self.data.pool, self.data.anchors, self.data.benchmark))
+
+
+def load_params(path: str | Path) -> Params:
+    """Read and validate a `params.yaml`; raises ConfigError naming every problem at once."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no {path.name} in {path.parent.resolve()}; run in a workspace, or name one with --workspace")
+    try:
+        raw = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold sections such as `select:`; found {type(raw).__name__}")
+    return parse_params(raw, source=str(path))
+
+
+def parse_params(raw: dict, source: str = "params") -> Params:
+    """Validate a nested mapping; raises ConfigError. An unknown key is answered with the nearest known one."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"  {_explain(problem)}" for problem in error.errors()]
+        raise ConfigError(f"{source} has {len(lines)} problem(s):\n" + "\n".join(lines)) from None
+
+
+def _explain(problem: dict) -> str:
+    location = [str(part) for part in problem["loc"]]
+    name = ".".join(location) or "params"
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
+        return f"{name}: unknown key; did you mean `{near[0]}`? Known here: {', '.join(known)}"
+    return f"{name}: {problem['msg'].removeprefix('Value error, ')} (found {problem['input']!r})"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    section: type[BaseModel] = Params
+    for part in location:
+        section = section.model_fields[part].annotation
+    return sorted(section.model_fields)

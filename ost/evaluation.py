@@ -1,0 +1,85 @@
+"""Benchmark evaluation: greedy generation, then exact match."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ost.data import Sample
+from ost.encoding import Encoder, to_device
+from ost.models import Checkpoint
+from ost.types import Progress, silent
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy on a benchmark, whole and by task, with what the model said."""
+
+    accuracy: float
+    by_task: dict[str, float]
+    predictions: list[str]
+    """One text a sample, in the benchmark's order."""
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    benchmark: Sequence[Sample],
+    *,
+    match: str = "final",
+    batch_size: int = 250,
+    max_new_tokens: int = 16,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Answer every benchmark sample greedily and compare with its last message, as `match` says (see `matches`)."""
+    predictions = generate(
+        checkpoint, benchmark, batch_size=batch_size, max_new_tokens=max_new_tokens, progress=progress
+    )
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for sample, text in zip(benchmark, predictions, strict=True):
+        hits[sample.task].append(matches(text, sample.answer, match))
+    total = [hit for task in hits.values() for hit in task]
+    by_task = {task: sum(own) / len(own) for task, own in sorted(hits.items())}
+    return Evaluation(sum(total) / len(total), by_task, predictions)
+
+
+def matches(prediction: str, reference: str, match: str = "final") -> bool:
+    """Exact match, white space folded: of what follows the last "=" (`final`), or of the texts whole (`whole`)."""
+
+    def key(text: str) -> str:
+        return " ".join((text.rpartition("=")[2] if match == "final" else text).split())
+
+    return key(prediction) == key(reference)
+
+
+@torch.no_grad()
+def generate(
+    checkpoint: Checkpoint,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int = 250,
+    max_new_tokens: int = 16,
+    temperature: float | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[str]:
+    """The model's answer to each sample's prompt: greedy, or sampled at a temperature from a seed."""
+    encoder, model = Encoder(checkpoint), checkpoint.model
+    config = model.config
+    special = (getattr(config, f"{name}_token_id", None) for name in ("image", "video"))
+    settings = {
+        "max_new_tokens": max_new_tokens,
+        "pad_token_id": checkpoint.tokenizer.pad_token_id,
+        # A placeholder among the generated tokens would ask the next forward pass for an image that isn't there.
+        "suppress_tokens": [token for token in special if token is not None] or None,
+    }
+    sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature, "top_k": 0}
+    torch.manual_seed(seed)
+    texts: list[str] = []
+    for start in range(0, len(samples), batch_size):
+        batch = to_device(encoder.prompts(samples[start : start + batch_size]), model.device)
+        tokens = model.generate(**batch, **settings, **sampling)
+        fresh = tokens[:, batch["input_ids"].shape[1] :]
+        texts += [text.strip() for text in checkpoint.tokenizer.batch_decode(fresh, skip_special_tokens=True)]
+        progress(len(texts), len(samples), "generating")
+    return texts

@@ -1,0 +1,90 @@
+"""Checkpoints: weights and processor, loaded and saved together, and the check that proxy and target belong together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.processing_utils import ProcessorMixin
+
+from ost.errors import ModelError
+from ost.models.processor import load_processor
+from ost.store import publish
+
+
+@dataclass
+class Checkpoint:
+    """A model and the processor that feeds it."""
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+
+    @property
+    def tokenizer(self):
+        """The processor's tokenizer (the processor itself for a text-only model)."""
+        return getattr(self.processor, "tokenizer", self.processor)
+
+    def save(self, path: str | Path) -> None:
+        """Publish weights (safetensors) and processor as one folder."""
+        with publish(path) as part:
+            self.model.save_pretrained(part)
+            self.processor.save_pretrained(part)
+
+
+def load_checkpoint(name: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Load a hub name or a local folder in fp32, safetensors only and no code from the checkpoint.
+
+    Raises ModelError where nothing loadable is found.
+    """
+    config = load_config(name)
+    auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    try:
+        model = auto.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the weights of {name} (safetensors only): {error}") from error
+    return Checkpoint(model.to(device).eval(), load_processor(name, config))
+
+
+def load_config(name: str | Path) -> PretrainedConfig:
+    """Configuration of a checkpoint; raises ModelError where there is none."""
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"no model at {name!r}: give a folder with config.json and safetensors, or a hub name ({error})"
+        ) from error
+
+
+def family(config: PretrainedConfig) -> str:
+    """Architecture family of a model: mixture-of-experts and dense forms of one design are one family."""
+    return config.model_type.removesuffix("_moe").removesuffix("_text")
+
+
+def check_pair(proxy: PretrainedConfig, target: PretrainedConfig, allow_cross_family: bool = False) -> None:
+    """Refuse a proxy that cannot stand in for the target; raises ModelError.
+
+    A text-only proxy never sees what a vision-language target sees, so nothing overrides that refusal.
+    """
+    if hasattr(target, "vision_config") and not hasattr(proxy, "vision_config"):
+        raise ModelError(
+            f"the proxy ({proxy.model_type}) reads text only, the target ({target.model_type}) reads images: "
+            "choose a vision-language proxy for `models.proxy`"
+        )
+    if family(proxy) != family(target) and not allow_cross_family:
+        raise ModelError(
+            f"the proxy is of family {family(proxy)!r}, the target of {family(target)!r}: utilities need not carry over. "
+            "Choose a proxy of the target's family, or set `models.allow_cross_family: true`"
+        )
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` means on this machine; raises ModelError for an absent one."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("compute.device is `cuda`, but torch sees no CUDA device; set it to `auto` or `cpu`")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,86 @@
+"""Selection: from scores to the subset of each arm, with a rank for each kept sample and a reason for each left out."""
+
+import random
+from typing import Literal, get_args
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ost.config import Select
+from ost.errors import ConfigError
+
+Arm = Literal["full", "random", "ost", "ost-wide"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
+
+KEPT = "kept"
+NOT_DRAWN = "not drawn"
+BELOW = "utility below the cut"
+TOXIC = "toxic: training on it raises the anchor loss"
+QUARANTINED = "quarantined: its loss is not finite"
+
+
+def select(scores: pa.Table, fraction: float) -> pa.Table:
+    """The top `fraction` of the N scored samples by utility, as a selection table (see `select_arm`).
+
+    Quarantined samples are never kept, and ties are broken by id, so that the pool's order plays no part.
+    Raises ConfigError for a fraction outside (0, 1].
+    """
+    order = scores.sort_by([("utility", "descending"), ("id", "ascending")])
+    finite = order.filter(pc.is_finite(order["utility"]))
+    return _table(scores, finite["id"].to_pylist()[: _size(scores, fraction)], BELOW)
+
+
+def draw(scores: pa.Table, fraction: float, seed: int) -> pa.Table:
+    """A random `fraction` of the samples, the same for the same seed whatever their order; utilities are not looked at."""
+    usable = sorted(scores.filter(pc.is_finite(scores["utility"]))["id"].to_pylist())
+    random.Random(seed).shuffle(usable)
+    return _table(scores, usable[: _size(scores, fraction)], NOT_DRAWN)
+
+
+def select_arm(arm: Arm, scores: pa.Table, settings: Select, seed: int) -> pa.Table:
+    """Selection of an arm: N rows `id, rank, reason` in pool order; rank counts from 1 and is null where left out."""
+    match arm:
+        case "full":
+            return draw(scores, 1.0, seed)
+        case "random":
+            return draw(scores, settings.fraction, seed)
+        case "ost":
+            return select(scores, settings.fraction)
+        case "ost-wide":
+            return select(scores, settings.wide_fraction)
+
+
+def fraction_of(arm: str, settings: Select) -> float:
+    """Share of the pool that an arm keeps; 0 for the base model."""
+    shares = {"base": 0.0, "full": 1.0, "random": settings.fraction, "ost": settings.fraction}
+    return shares.get(arm, settings.wide_fraction)
+
+
+def kept_ids(selection: pa.Table) -> list[str]:
+    """Ids of the kept samples, best rank first."""
+    return selection.filter(pc.is_valid(selection["rank"])).sort_by("rank")["id"].to_pylist()
+
+
+def toxic_list(scores: pa.Table) -> pa.Table:
+    """The samples that do harm, most harmful first: `id, utility, loss, task`."""
+    return scores.filter(scores["toxic"]).sort_by("utility").select(["id", "utility", "loss", "task"])
+
+
+def _size(scores: pa.Table, fraction: float) -> int:
+    if not 0.0 < fraction <= 1.0:
+        raise ConfigError(f"a fraction lies in (0, 1]; found {fraction}. For the top 20 % give 0.2")
+    return max(1, round(fraction * len(scores)))
+
+
+def _table(scores: pa.Table, kept: list[str], otherwise: str) -> pa.Table:
+    ranks = {name: rank for rank, name in enumerate(kept, start=1)}
+    rows = zip(scores["id"].to_pylist(), scores["utility"].to_pylist(), strict=True)
+    reasons = [KEPT if name in ranks else _reason(utility, otherwise) for name, utility in rows]
+    rank = [ranks.get(name) for name in scores["id"].to_pylist()]
+    return pa.table({"id": scores["id"], "rank": pa.array(rank, pa.int32()), "reason": pa.array(reasons)})
+
+
+def _reason(utility: float, otherwise: str) -> str:
+    if utility != utility:
+        return QUARANTINED
+    return TOXIC if otherwise == BELOW and utility < 0 else otherwise

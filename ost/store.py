@@ -1,0 +1,75 @@
+"""Artifacts on disk: published whole or not at all, each with a manifest beside it."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+@contextlib.contextmanager
+def publish(path: str | Path) -> Iterator[Path]:
+    """Yield `path` with `.part` appended, and rename it to `path` once the block ends without an error.
+
+    Works for a file and for a folder (then the block makes the folder); an older `path` is replaced.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove(part)
+    yield part
+    if path.is_dir():
+        shutil.rmtree(path)
+    os.replace(part, path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Publish `value` as indented JSON with a final newline."""
+    with publish(path) as part:
+        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Parse a JSON file."""
+    return json.loads(Path(path).read_text())
+
+
+def digest(path: str | Path) -> str:
+    """MD5 of a file, or of a folder's listing with `.dir` appended: the digests that DVC writes into `dvc.lock`."""
+    path = Path(path)
+    if path.is_file():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, _md5).hexdigest()
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    names = [(file.relative_to(path), file) for file in files]
+    listing = [{"md5": digest(file), "relpath": name.as_posix()} for name, file in sorted(names, key=lambda n: n[0].parts)]
+    return _md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+def _md5(data: bytes = b"") -> "hashlib._Hash":
+    return hashlib.md5(data, usedforsecurity=False)
+
+
+def write_table(path: str | Path, table: pa.Table) -> None:
+    """Publish a table as Parquet."""
+    with publish(path) as part:
+        pq.write_table(table, part)
+
+
+def read_table(path: str | Path) -> pa.Table:
+    """Load a Parquet table."""
+    return pq.read_table(path)

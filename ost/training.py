@@ -1,0 +1,110 @@
+"""Supervised fine-tuning with the transformers Trainer."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from ost.cost import BACKWARD, Cost, Stopwatch, forward_flops
+from ost.data import Sample
+from ost.encoding import Encoder
+from ost.errors import TrainingError
+from ost.models import Checkpoint
+from ost.types import Progress, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained: AdamW, linear warm-up, cosine decay to zero."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_ratio: float = 0.05
+    weight_decay: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run did and cost."""
+
+    steps: int
+    samples: int
+    """Distinct samples that it could draw from."""
+    loss: float
+    """Mean training loss over the last tenth of the steps."""
+    cost: Cost
+
+
+def train(checkpoint: Checkpoint, samples: Sequence[Sample], recipe: Recipe, progress: Progress = silent) -> Trained:
+    """Fine-tune the checkpoint's model in place on the samples' answers; the same inputs give the same weights.
+
+    Raises TrainingError where there is nothing to train on or a loss is not finite.
+    """
+    if not samples:
+        raise TrainingError("the subset is empty, so there is nothing to train on")
+    watch = Stopwatch()
+    watcher = _Watcher(progress)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = _FiniteTrainer(
+            model=checkpoint.model,
+            args=_arguments(recipe, scratch, checkpoint.model.device),
+            train_dataset=list(samples),
+            data_collator=Encoder(checkpoint).training,
+            callbacks=[watcher],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    checkpoint.model.eval()
+    tail = trainer.losses[-max(1, recipe.steps // 10) :]
+    flops = forward_flops(checkpoint, samples) * (1 + BACKWARD) * recipe.steps * recipe.batch_size
+    return Trained(recipe.steps, len(samples), sum(tail) / len(tail), Cost(watch.seconds, flops))
+
+
+def _arguments(recipe: Recipe, scratch: str, device: torch.device) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=scratch,
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, round(recipe.warmup_ratio * recipe.steps)),
+        weight_decay=recipe.weight_decay,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        use_cpu=device.type == "cpu",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+
+
+class _FiniteTrainer(Trainer):
+    """A Trainer that stops at the first loss that is not finite, before the step that it would poison."""
+
+    losses: list[float]
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        value = loss.detach().item()
+        if value != value or value in (float("inf"), float("-inf")):
+            raise TrainingError(
+                f"the training loss is {value} at step {self.state.global_step + 1}; lower the learning rate, "
+                "or look for samples that the scoring quarantined"
+            )
+        self.losses = [*getattr(self, "losses", []), value]
+        return loss
+
+
+class _Watcher(TrainerCallback):
+    def __init__(self, progress: Progress):
+        self.progress = progress
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.progress(state.global_step, state.max_steps, "training")

@@ -1,0 +1,21 @@
+"""Shape letters and the two callables that travel through the library.
+
+Shapes, used in every docstring: B batch, T tokens, V vocabulary, N pool, A anchors, G anchor groups (tasks), K subset.
+"""
+
+from typing import Literal, Protocol
+
+Method = Literal["exact", "transposed"]
+Reduction = Literal["mean", "sum"]
+Protocol_ = Literal["A", "B"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Progress(Protocol):
+    """Called as long work advances; what draws the bar (a terminal, a log, nothing) is the caller's affair."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+def silent(done: int, total: int, note: str = "") -> None:
+    """The progress callback that shows nothing."""

@@ -1,0 +1,101 @@
+"""What a stage is given: the workspace, its parameters, and a record of every file that it reads and writes."""
+
+import datetime
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ost.config import Params, load_params
+from ost.cost import Cost
+from ost.data import Sample, read_samples
+from ost.errors import WorkspaceError
+from ost.store import digest, write_json
+from ost.types import Progress, silent
+
+MANIFEST = ".manifest.json"
+"""Suffix of the manifest that stands beside an artifact."""
+
+
+@dataclass
+class Outcome:
+    """What a stage reports beside the files that it wrote."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    warnings: list[str] = field(default_factory=list)
+    datasets: dict[str, str] = field(default_factory=dict)
+    """Content digest of each sample set that the stage read or made."""
+
+
+@dataclass
+class Context:
+    """A workspace as one stage sees it. Paths are relative to the workspace's root and written with slashes."""
+
+    root: Path
+    stage: str
+    """Name as in dvc.yaml: `score`, or `sft@ost-B` for one of several."""
+    progress: Progress = silent
+    inputs: dict[str, Path] = field(default_factory=dict)
+    outputs: dict[str, Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.params: Params = load_params(self.root / "params.yaml")
+
+    @property
+    def key(self) -> str:
+        """What follows the @ in the stage's name."""
+        return self.stage.partition("@")[2]
+
+    def input(self, path: str) -> Path:
+        """A file or folder that the stage reads; raises WorkspaceError where it is missing."""
+        full = self.root / path
+        if not full.exists():
+            raise WorkspaceError(f"stage {self.stage} needs {path}, which is missing: run `ost curate`, or the stage that makes it")
+        self.inputs[path] = full
+        return full
+
+    def output(self, path: str) -> Path:
+        """A file or folder that the stage writes."""
+        self.outputs[path] = self.root / path
+        return self.outputs[path]
+
+    def samples(self, path: str) -> list[Sample]:
+        """An input table of samples, in full."""
+        return list(read_samples(self.input(path)))
+
+    def write_manifest(self, path: str, outcome: Outcome, started: datetime.datetime) -> Path:
+        """Publish the manifest: what reruns the stage, what it read and wrote, what it found and cost."""
+        manifest = {
+            "stage": self.stage,
+            "seed": self.params.seed,
+            "params": self.params.model_dump(mode="json"),
+            "inputs": {name: digest(full) for name, full in sorted(self.inputs.items())},
+            "outputs": {name: digest(full) for name, full in sorted(self.outputs.items())},
+            "metrics": outcome.metrics,
+            "warnings": outcome.warnings,
+            "datasets": outcome.datasets,
+            "seconds": outcome.cost.seconds,
+            "flops": outcome.cost.flops,
+            "started": started.isoformat(timespec="seconds"),
+            "git": git_state(self.root),
+            "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        }
+        full = self.root / path
+        write_json(full, manifest)
+        return full
+
+
+_PACKAGES: Sequence[str] = ("ost-pipeline", "torch", "transformers", "datasets")
+
+
+def git_state(root: Path) -> dict:
+    """Commit that the workspace stands at, and whether files differ from it; the commit is empty outside git."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}

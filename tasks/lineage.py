@@ -1,0 +1,95 @@
+"""Lineage over MLflow's record: back from a model to the commit, forward from a sample to the models trained on it."""
+
+from dataclasses import dataclass, field
+
+import pyarrow.compute as pc
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+
+from ost.errors import WorkspaceError
+from ost.selection import ARMS
+from ost.store import read_table
+from tasks.tracking import Tracker
+
+
+@dataclass
+class Link:
+    """One artifact in a chain: the run that made it, and what that run read."""
+
+    path: str
+    digest: str
+    run: Run | None
+    """None where no recorded run left these bytes, as for a user's own files."""
+    sources: "list[Link]" = field(default_factory=list)
+
+    @property
+    def commit(self) -> str:
+        """Git commit at which the artifact was made; empty where unknown."""
+        return self.run.data.tags.get("mlflow.source.git.commit", "") if self.run else ""
+
+
+@dataclass(frozen=True)
+class Use:
+    """One selection that looked at a sample, and the models trained on that selection."""
+
+    arm: str
+    run: Run
+    rank: int | None
+    """None where the sample was left out."""
+    reason: str
+    models: list[ModelVersion]
+
+
+def find_version(tracker: Tracker, name: str) -> ModelVersion | None:
+    """The registered version that `name`, `name/3` or `name:3` means; without a number the newest. None for another name."""
+    base, _, number = name.replace(":", "/").partition("/")
+    if base != tracker.model_name:
+        return None
+    versions = tracker.model_versions()
+    found = [version for version in versions if number in ("", str(version.version))]
+    if not found:
+        known = ", ".join(str(version.version) for version in versions) or "none yet"
+        raise WorkspaceError(f"no version {number or 'at all'} of model {base!r}; versions: {known}")
+    return found[-1]
+
+
+def chain(tracker: Tracker, version: ModelVersion) -> Link:
+    """Everything that a registered model was made from, walked back by content digest."""
+    run = tracker.client.get_run(version.run_id)
+    path = version.source.split("/", 2)[2]
+    return _link(tracker, path, version.tags["ost.digest"], {}, run)
+
+
+def uses(tracker: Tracker, sample: str) -> list[Use]:
+    """Every recorded selection that had the sample before it, newest first."""
+    found = []
+    for run in tracker.stage_runs("select"):
+        for arm in ARMS:
+            path = f"selections/{arm}.parquet"
+            table = read_table(tracker.artifact(run.info.run_id, path))
+            rows = table.filter(pc.equal(table["id"], sample)).to_pylist()
+            if rows:
+                models = _trained_on(tracker, path, run.data.tags[f"dvc.out.{path}"]) if rows[0]["rank"] else []
+                found.append(Use(arm, run, rows[0]["rank"], rows[0]["reason"], models))
+    return found
+
+
+    return pc.equal(table["id"], sample)
+
+
+def _trained_on(tracker: Tracker, path: str, digest: str) -> list[ModelVersion]:
+    runs = tracker.runs_with(f"dvc.in.{path}", digest)
+    tuned = [run for run in runs if run.data.tags["ost.stage"].startswith("sft@")]
+    return [version for run in tuned for version in tracker.model_versions(run.info.run_id)]
+
+
+def _link(tracker: Tracker, path: str, digest: str, seen: dict, run: Run | None = None) -> Link:
+    if (path, digest) in seen:
+        return seen[path, digest]
+    run = run or next(iter(tracker.runs_with(f"dvc.out.{path}", digest)), None)
+    link = seen[path, digest] = Link(path, digest, run)
+    inputs = {} if run is None else run.data.tags
+    for tag, value in sorted(inputs.items()):
+        if tag.startswith("dvc.in."):
+            link.sources.append(_link(tracker, tag.removeprefix("dvc.in."), value, seen))
+    return link

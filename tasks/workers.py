@@ -1,0 +1,72 @@
+"""Worker processes: each runs one stage at a time, apart from the flow's threads and with its own memory."""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+
+Listener = Callable[[str, int, int, str], None]
+"""Told (stage, done, total, note) as stages advance."""
+
+INTERVAL = 0.2
+"""Seconds between two progress reports of one stage, at least."""
+
+
+class Workers:
+    """A pool of `count` processes that execute stages. Use as a context manager."""
+
+    def __init__(self, count: int, listener: Listener):
+        context = multiprocessing.get_context("spawn")
+        self._queue = context.SimpleQueue()
+        self._pool = ProcessPoolExecutor(count, context, _start, (self._queue, os.getpid()))
+        self._reader = threading.Thread(target=self._read, args=(listener,), daemon=True)
+
+    def __enter__(self) -> "Workers":
+        self._reader.start()
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._queue.put(None)
+        self._reader.join()
+
+    def submit(self, stage: str, root: Path) -> "Future[dict]":
+        """Run a stage in the next free process; the result is its manifest."""
+        return self._pool.submit(_execute, stage, str(root))
+
+    def _read(self, listener: Listener) -> None:
+        while (message := self._queue.get()) is not None:
+            listener(*message)
+
+
+_queue = None
+
+
+def _start(queue, parent: int) -> None:
+    global _queue
+    _queue = queue
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _die_with(parent: int) -> None:
+    """End this process when its parent is gone: a killed flow must leave nobody behind who writes into the workspace."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _execute(stage: str, root: str) -> dict:
+    from tasks.stages import execute  # torch is loaded here, in the worker, and not by the flow
+
+    last = 0.0
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last > INTERVAL:
+            last = time.monotonic()
+            _queue.put((stage, done, total, note))
+
+    return execute(stage, root, progress)
