@@ -59,7 +59,9 @@ def score(
     anchors: Annotated[Path, typer.Option(help="Trusted samples, in any of the same forms; about a hundred.")],
     proxy: Annotated[str, typer.Option(help="Warmed-up proxy: a local folder or a hub name.")],
     out: Output,
-    method: Annotated[Method, typer.Option(help="transposed: two forward passes a sample; exact: the paper's step.")] = "transposed",
+    method: Annotated[
+        Method, typer.Option(help="transposed: two forward passes a sample; exact: the paper's step.")
+    ] = "transposed",
     step: Annotated[float, typer.Option(help="Step length ε (transposed) or step size η (exact).")] = 1e-3,
     reduction: Annotated[Reduction, typer.Option(help="How token losses become a sample's loss.")] = "mean",
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in one forward pass.")] = 64,

@@ -10,7 +10,12 @@ class Display:
     """Progress bars on a terminal; elsewhere one line for each finished stage."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("{task.fields[stage]:<18}"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.fields[stage]:<18}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         self._progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
         self._bars: dict[str, TaskID] = {}
 

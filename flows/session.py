@@ -21,6 +21,7 @@ class Session:
         self.ran: list[str] = []
 
     def __enter__(self) -> "Session":
+        self._stale = versioning.stale_stages(self.root)
         self._tracker = Tracker(self.root, self.params)
         self._parent = self._tracker.open(git_state(self.root), "prefect", {"ost.flow_run": self.flow_run})
         self._workers = Workers(self.params.compute.workers, self.display.advance)
@@ -36,7 +37,7 @@ class Session:
 
     def run(self, stage: str) -> bool:
         """Bring a stage up to date; returns whether it had to run."""
-        if not self.force and versioning.is_current(self.root, stage):
+        if not self.force and self._is_current(stage):
             self.reused.append(stage)
             self.display.finish(stage, None)
             return False
@@ -46,3 +47,7 @@ class Session:
         self.ran.append(stage)
         self.display.finish(stage, manifest)
         return True
+
+    def _is_current(self, stage: str) -> bool:
+        """Until something has run, what DVC said at the start holds; from then on it is asked again."""
+        return versioning.is_current(self.root, stage) if self.ran else stage not in self._stale

@@ -52,7 +52,9 @@ def score_files(
     for source, counts in ingested.counts.items():
         if counts["quarantined"]:
             console.print(f"{source}: {counts['quarantined']} left out {counts['reasons']}", markup=False)
-    console.print(f"{len(scored.table):,} samples scored, {scored.toxic_share:.1%} toxic, {scored.cost.seconds:.1f} s → {out}")
+    console.print(
+        f"{len(scored.table):,} samples scored, {scored.toxic_share:.1%} toxic, {scored.cost.seconds:.1f} s → {out}"
+    )
 
 
 def select_file(scores: Path, out: Path, fraction: float) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 from rich.tree import Tree
 
@@ -14,11 +15,11 @@ NAMES = {"base": "Base model", "full": "Full-SFT", "random": "Random", "ost": "O
 
 def arms_table(arms: list[dict]) -> Table:
     """Rows of metrics/arms.json as a table, protocol B first, each arm against Full-SFT under the same protocol."""
-    table = Table(title="Target model, fine-tuned on each arm", title_justify="left")
-    for name in ("arm", "protocol"):
-        table.add_column(name)
-    for name in ("accuracy", "vs Full-SFT", "samples", "steps", "choosing", "training", "total"):
-        table.add_column(name, justify="right")
+    table = Table(title="The target, fine-tuned on each arm", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("arm", no_wrap=True)
+    table.add_column("protocol")
+    for name in ("accuracy", "vs full", "samples", "steps", "choose", "train"):
+        table.add_column(name, justify="right", no_wrap=True)
     for protocol in ("B", "A"):
         rows = [row for row in arms if row["protocol"] == protocol and (protocol == "B" or row["arm"] != "base")]
         full = next(row["accuracy"] for row in rows if row["arm"] == "full")
@@ -36,7 +37,7 @@ def arm_name(row: dict) -> str:
 
 def _cells(row: dict, full: float) -> list[str]:
     against = "" if row["arm"] == "full" else f"{100 * (row['accuracy'] - full):+.1f}"
-    seconds = [f"{row[name]:.0f} s" for name in ("select_seconds", "train_seconds", "total_seconds")]
+    seconds = [f"{row[name]:.0f} s" for name in ("select_seconds", "train_seconds")]
     counts = [f"{row[name]:,}" for name in ("samples", "steps")]
     return [arm_name(row), row["protocol"], f"{row['accuracy']:.1%}", against, *counts, *seconds]
 
@@ -47,19 +48,21 @@ def show_curation(root: Path, tracking: str) -> None:
     console.print("protocol B: as many steps as Full-SFT (what the subset is worth); A: as many epochs (what it saves)")
     audit = read_json(root / "metrics/audit.json")
     if audit and audit["auroc"] is not None:
-        console.print(
-            f"audit: {audit['wrong_share']:.0%} of the pool is wrong; the toxic flag finds it with precision "
-            f"{audit['precision']:.2f}, recall {audit['recall']:.2f}, AUROC {audit['auroc']:.2f}"
-        )
+        figures = ", ".join(f"{name} {_two(audit[name])}" for name in ("precision", "recall", "auroc"))
+        console.print(f"audit: {audit['wrong_share']:.0%} of the pool is wrong; the toxic flag finds it with {figures}")
     console.print("\nwhere to look next")
     for what, where in {
         "the report": f"{root / 'report/index.html'}",
         "the runs": f"mlflow ui --backend-store-uri {tracking}",
         "what is up to date": "dvc status, dvc dag, dvc metrics show",
-        "where a model comes from": "ost lineage ost-target",
+        "where a model comes from": "ost lineage ost-target@ost-B",
         "the harmful samples": f"{root / 'selections/toxic.parquet'}",
     }.items():
         console.print(f"  {what:<25} {where}", highlight=False, soft_wrap=True)
+
+
+def _two(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def lineage_tree(link: Link) -> Tree:
@@ -91,7 +94,9 @@ def uses_table(sample: str, found: list[Use]) -> Table:
     """The selections that a sample went through, and the models trained on it."""
     table = Table("arm", "rank", "reason", "selected by run", "models trained on it", title=f"sample {sample}")
     for use in found:
-        models = [f"{model.name}/{model.version} ({model.tags.get('ost.run')}, {_accuracy(model)})" for model in use.models]
+        models = [
+            f"{model.name}/{model.version} ({model.tags.get('ost.run')}, {_accuracy(model)})" for model in use.models
+        ]
         rank = "–" if use.rank is None else str(use.rank)
         table.add_row(use.arm, rank, use.reason, use.run.info.run_id[:8], "\n".join(models) or "none")
     return table

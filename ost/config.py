@@ -180,7 +180,9 @@ def load_params(path: str | Path) -> Params:
     """Read and validate a `params.yaml`; raises ConfigError naming every problem at once."""
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"no {path.name} in {path.parent.resolve()}; run in a workspace, or name one with --workspace")
+        raise ConfigError(
+            f"no {path.name} in {path.parent.resolve()}; run in a workspace, or name one with --workspace"
+        )
     try:
         raw = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:

@@ -73,7 +73,9 @@ def generate(
         # A placeholder among the generated tokens would ask the next forward pass for an image that isn't there.
         "suppress_tokens": [token for token in special if token is not None] or None,
     }
-    sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature, "top_k": 0}
+    sampling = (
+        {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature, "top_k": 0}
+    )
     torch.manual_seed(seed)
     texts: list[str] = []
     for start in range(0, len(samples), batch_size):

@@ -31,7 +31,7 @@ def select(scores: pa.Table, fraction: float) -> pa.Table:
 
 
 def draw(scores: pa.Table, fraction: float, seed: int) -> pa.Table:
-    """A random `fraction` of the samples, the same for the same seed whatever their order; utilities are not looked at."""
+    """A random `fraction` of the samples, the same for the same seed whatever their order; blind to utility."""
     usable = sorted(scores.filter(pc.is_finite(scores["utility"]))["id"].to_pylist())
     random.Random(seed).shuffle(usable)
     return _table(scores, usable[: _size(scores, fraction)], NOT_DRAWN)

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ def publish(path: str | Path) -> Iterator[Path]:
     yield part
     if path.is_dir():
         shutil.rmtree(path)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def remove(path: Path) -> None:
@@ -56,7 +55,9 @@ def digest(path: str | Path) -> str:
             return hashlib.file_digest(stream, _md5).hexdigest()
     files = sorted(file for file in path.rglob("*") if file.is_file())
     names = [(file.relative_to(path), file) for file in files]
-    listing = [{"md5": digest(file), "relpath": name.as_posix()} for name, file in sorted(names, key=lambda n: n[0].parts)]
+    listing = [
+        {"md5": digest(file), "relpath": name.as_posix()} for name, file in sorted(names, key=lambda n: n[0].parts)
+    ]
     return _md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
 
 

@@ -53,7 +53,9 @@ class Context:
         """A file or folder that the stage reads; raises WorkspaceError where it is missing."""
         full = self.root / path
         if not full.exists():
-            raise WorkspaceError(f"stage {self.stage} needs {path}, which is missing: run `ost curate`, or the stage that makes it")
+            raise WorkspaceError(
+                f"stage {self.stage} needs {path}, which is missing: run `ost curate`, or the stage that makes it"
+            )
         self.inputs[path] = full
         return full
 
@@ -81,7 +83,8 @@ class Context:
             "flops": outcome.cost.flops,
             "started": started.isoformat(timespec="seconds"),
             "git": git_state(self.root),
-            "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES},
+            "versions": {"python": platform.python_version()}
+            | {name: importlib.metadata.version(name) for name in _PACKAGES},
         }
         full = self.root / path
         write_json(full, manifest)

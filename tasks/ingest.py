@@ -35,7 +35,9 @@ def ingest(ctx: Context) -> Outcome:
     digests = {name: content_digest(sample.id for sample in samples) for name, samples in sets.items()}
     write_json(ctx.output("metrics/ingest.json"), {"counts": ingested.counts, "digests": digests})
     sizes = {f"{name}_samples": float(len(samples)) for name, samples in sets.items()}
-    return Outcome(sizes | {"quarantined": float(len(ingested.quarantine))}, Cost(watch.seconds), ingested.warnings, digests)
+    return Outcome(
+        sizes | {"quarantined": float(len(ingested.quarantine))}, Cost(watch.seconds), ingested.warnings, digests
+    )
 
 
 def _pass_on_truth(ctx: Context) -> None:

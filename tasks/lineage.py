@@ -41,14 +41,17 @@ class Use:
 
 
 def find_version(tracker: Tracker, name: str) -> ModelVersion | None:
-    """The registered version that `name`, `name/3` or `name:3` means; without a number the newest. None for another name."""
-    base, _, number = name.replace(":", "/").partition("/")
+    """The registered version that `name/3` or `name@ost-B` means; `name` alone is the newest. None for another name.
+
+    Raises WorkspaceError where the model has no such version.
+    """
+    base, _, number = name.replace("@", "/").partition("/")
     if base != tracker.model_name:
         return None
     versions = tracker.model_versions()
-    found = [version for version in versions if number in ("", str(version.version))]
+    found = [version for version in versions if number in ("", str(version.version), version.tags.get("ost.run"))]
     if not found:
-        known = ", ".join(str(version.version) for version in versions) or "none yet"
+        known = ", ".join(f"{version.version} ({version.tags.get('ost.run')})" for version in versions) or "none yet"
         raise WorkspaceError(f"no version {number or 'at all'} of model {base!r}; versions: {known}")
     return found[-1]
 
@@ -72,7 +75,6 @@ def uses(tracker: Tracker, sample: str) -> list[Use]:
                 models = _trained_on(tracker, path, run.data.tags[f"dvc.out.{path}"]) if rows[0]["rank"] else []
                 found.append(Use(arm, run, rows[0]["rank"], rows[0]["reason"], models))
     return found
-
 
     return pc.equal(table["id"], sample)
 

@@ -1,6 +1,7 @@
 """Stage `report`: the arms compared, the harm audited, and one page to look at."""
 
 import importlib.metadata
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,6 @@ import pyarrow.compute as pc
 
 from ost.audit import audit
 from ost.cost import Cost, Stopwatch
-from ost.data import Sample, read_samples
 from ost.report import Example, ReportData, render
 from ost.scoring import read_scores
 from ost.selection import ARMS, fraction_of
@@ -69,8 +69,11 @@ def _row(ctx: Context, arm: str, protocol: str, record: dict, choosing: Cost) ->
 
 
 def _choosing_cost(ctx: Context) -> Cost:
-    manifests = [read_json(ctx.input(path)) for path in CHOOSING]
-    return sum((Cost(one["seconds"], one["flops"]) for one in manifests), Cost())
+    return sum((Cost(one["seconds"], one["flops"]) for one in _manifests(ctx, CHOOSING)), Cost())
+
+
+def _manifests(ctx: Context, paths: Sequence[str]) -> list[dict]:
+    return [read_json(ctx.input(path)) for path in paths]
 
 
 def _wrong(ctx: Context, ids: list[str]) -> np.ndarray | None:
@@ -89,8 +92,11 @@ def _audit(ctx: Context, scores: pa.Table, wrong: np.ndarray | None) -> dict | N
     return audit(utility, toxic, wrong, kept, tasks=tasks)
 
 
-def _page(ctx: Context, arms: list[dict], scores: pa.Table, wrong: np.ndarray | None, audited: dict | None) -> ReportData:
+def _page(
+    ctx: Context, arms: list[dict], scores: pa.Table, wrong: np.ndarray | None, audited: dict | None
+) -> ReportData:
     utility = scores["utility"].to_numpy()
+    manifests = _manifests(ctx, ("data/manifest.json", *CHOOSING))
     order = np.argsort(-utility, kind="stable")
     order = order[np.isfinite(utility[order])]
     ends = (order[:EXAMPLES], order[::-1][:EXAMPLES])
@@ -104,8 +110,8 @@ def _page(ctx: Context, arms: list[dict], scores: pa.Table, wrong: np.ndarray | 
         harmful=harmful,
         audit=audited,
         ingest=read_json(ctx.input("metrics/ingest.json"))["counts"],
-        warnings=[warning for manifest in _manifests(ctx) for warning in manifest["warnings"]],
-        stages=[{name: manifest[name] for name in ("stage", "seconds", "flops")} for manifest in _manifests(ctx)],
+        warnings=[warning for manifest in manifests for warning in manifest["warnings"]],
+        stages=[{name: manifest[name] for name in ("stage", "seconds", "flops")} for manifest in manifests],
         facts=_facts(ctx),
     )
 

@@ -22,6 +22,9 @@ SAMPLE_FOLDERS = ("world/", "data/")
 """Outputs that are not uploaded: samples are DVC's, and MLflow is told their digests."""
 
 
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
 class Tracker:
     """The MLflow record of one workspace."""
 
@@ -39,7 +42,9 @@ class Tracker:
         """The unfinished parent run with these parameters at this commit, or a new one."""
         tags = {"ost.params": params_digest, "ost.orchestrator": orchestrator, **_git_tags(git)}
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        running = self.client.search_runs([self.experiment], f"{wanted} and attributes.status = 'RUNNING'", max_results=1)
+        running = self.client.search_runs(
+            [self.experiment], f"{wanted} and attributes.status = 'RUNNING'", max_results=1
+        )
         return running[0].info.run_id if running else self.open(git, orchestrator, {"ost.params": params_digest})
 
     def close(self, run_id: str, succeeded: bool = True) -> None:
@@ -51,7 +56,7 @@ class Tracker:
         self.client.set_tag(parent, "ost.reused", ", ".join(stages))
 
     def record(self, manifest: dict, parent: str, flow_run: str = "") -> str:
-        """Make a finished stage a child run, from its manifest: params, metrics, digests, datasets, artifacts, model."""
+        """Make a finished stage a child run, from its manifest: params, metrics, digests, datasets, artifacts."""
         stage = manifest["stage"]
         tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: stage, "ost.stage": stage, "ost.flow_run": flow_run}
         run = self.client.create_run(self.experiment, tags=tags | _git_tags(manifest["git"])).info
@@ -142,7 +147,8 @@ class Tracker:
                 raise
         arm = manifest["stage"].partition("@")[2]
         tags = {"ost.digest": digest, "ost.run": arm, "ost.seed": str(manifest["seed"])}
-        self.client.create_model_version(self.model_name, f"runs:/{run_id}/{path}", run_id, tags=tags)
+        version = self.client.create_model_version(self.model_name, f"runs:/{run_id}/{path}", run_id, tags=tags)
+        self.client.set_registered_model_alias(self.model_name, arm, version.version)
 
     def _note_accuracy(self, manifest: dict) -> None:
         digests = set(manifest["inputs"].values())
@@ -159,7 +165,9 @@ def tracking_uri(root: Path, configured: str) -> str:
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or configured
     if uri.startswith("file:") or "://" not in uri:
-        raise WorkspaceError(f"MLflow keeps no runs in plain files any more ({uri}); use sqlite:///mlflow.db or a server")
+        raise WorkspaceError(
+            f"MLflow keeps no runs in plain files any more ({uri}); use sqlite:///mlflow.db or a server"
+        )
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         return f"sqlite:///{(root / uri.removeprefix('sqlite:///')).resolve()}"
     return uri

@@ -20,6 +20,12 @@ def is_current(root: Path, stage: str) -> bool:
         return not repo.status(targets=[stage])
 
 
+def stale_stages(root: Path) -> set[str]:
+    """Names of all stages that are not up to date."""
+    with _repository(root) as repo:
+        return set(repo.status())
+
+
 def commit(root: Path, stage: str) -> None:
     """Record a stage's inputs and outputs in `dvc.lock`, and keep the outputs' bytes in the cache."""
     with _repository(root) as repo:

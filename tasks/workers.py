@@ -52,7 +52,7 @@ def _start(queue, parent: int) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """End this process when its parent is gone: a killed flow must leave nobody behind who writes into the workspace."""
+    """End this process when its parent is gone: a killed flow must leave nobody who writes into the workspace."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -15,7 +15,9 @@ def world(ctx: Context) -> Outcome:
     """Draw the problems, let the faulty teacher answer the pool, and keep apart what it got wrong."""
     watch, params = Stopwatch(), ctx.params
     sizes = params.world
-    pool, wrong = answer_pool(handmath.draw("pool", sizes.pool, params.seed), sizes, params.base, params.seed, ctx.progress)
+    pool, wrong = answer_pool(
+        handmath.draw("pool", sizes.pool, params.seed), sizes, params.base, params.seed, ctx.progress
+    )
     write_samples(ctx.output("world/pool.parquet"), pool)
     for split, count in (("anchors", sizes.anchors), ("benchmark", sizes.benchmark)):
         problems = handmath.draw(split, count, params.seed)

@@ -1,4 +1,4 @@
-"""Who answers the pool wrongly: rules that misread digits, or a small model that was trained on what the rules wrote."""
+"""Who answers the pool wrongly: rules that misread digits, or a small model that was trained on what they wrote."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ def wrong_answers(problems: Sequence[Problem], world: World, seed: int) -> list[
 
 
 def train_teacher(world: World, base: Base, seed: int, progress: Progress = silent) -> Checkpoint:
-    """A model of the target's size that first learned every task from right answers, then from systematically wrong ones."""
+    """A model of the target's size that learned every task from right answers, then from systematically wrong ones."""
     problems = draw("pretrain", 12_000, seed, stream=1)
     right = [answer(problem.task, *problem.digits) for problem in problems]
     wrong = wrong_answers(problems, world, seed)

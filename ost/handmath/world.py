@@ -68,9 +68,7 @@ def answer(task: Task, a: int, b: int) -> str:
             return f"max {a} , {b} = {max(a, b)}"
 
 
-def draw(
-    split: Split, count: int, seed: int, among: tuple[Task, ...] | None = None, stream: int = 0
-) -> list[Problem]:
+def draw(split: Split, count: int, seed: int, among: tuple[Task, ...] | None = None, stream: int = 0) -> list[Problem]:
     """`count` distinct problems on a split's own digits, as many of each task as of any other.
 
     Every ordered pair of digit values comes equally often in expectation. The seed fixes which digits a split owns;

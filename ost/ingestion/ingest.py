@@ -47,7 +47,7 @@ class Ingested:
 def ingest(
     pool: str | Path,
     anchors: str | Path,
-    benchmark: str | Path,
+    benchmark: str | Path | None,
     checkpoint: Checkpoint,
     *,
     max_tokens: int,
@@ -58,10 +58,11 @@ def ingest(
 
     A sample is kept whole or not at all: longer than `max_tokens` tokens of the checkpoint's processor (image tokens
     included), or with an image above `max_pixels` pixels, it is quarantined. Anchors lose what stands in the benchmark;
-    the pool loses what stands in either. Raises DataError where a source cannot be read or nothing of it is left.
+    the pool loses what stands in either. Without a benchmark only the other two are read. Raises DataError where a
+    source cannot be read or nothing of it is left.
     """
     gate = _Gate(Encoder(checkpoint), max_tokens, max_pixels, progress)
-    tested = gate.admit("benchmark", benchmark)
+    tested = gate.admit("benchmark", benchmark) if benchmark else []
     in_benchmark = checks.stands_in("in-benchmark", tested)
     trusted = gate.admit("anchors", anchors, in_benchmark)
     offered = gate.admit("pool", pool, in_benchmark, checks.stands_in("in-anchors", trusted))

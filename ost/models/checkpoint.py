@@ -1,4 +1,4 @@
-"""Checkpoints: weights and processor, loaded and saved together, and the check that proxy and target belong together."""
+"""Checkpoints: weights and processor, loaded and saved together; and whether proxy and target belong together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +78,8 @@ def check_pair(proxy: PretrainedConfig, target: PretrainedConfig, allow_cross_fa
         )
     if family(proxy) != family(target) and not allow_cross_family:
         raise ModelError(
-            f"the proxy is of family {family(proxy)!r}, the target of {family(target)!r}: utilities need not carry over. "
+            f"the proxy is of family {family(proxy)!r}, the target of {family(target)!r}: utilities "
+            "need not carry over. 
             "Choose a proxy of the target's family, or set `models.allow_cross_family: true`"
         )
 

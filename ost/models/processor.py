@@ -1,7 +1,7 @@
 """One loader for processors, with or without torchvision.
 
-Without torchvision, `transformers` cannot build the video half of a Qwen3-VL processor and `AutoProcessor` fails although
-no video is needed. The same files then load into the image-only form below.
+Without torchvision, `transformers` cannot build the video half of a Qwen3-VL processor, and `AutoProcessor` fails
+although no video is needed. The same files then load into the image-only form below.
 """
 
 from pathlib import Path

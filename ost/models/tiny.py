@@ -87,9 +87,7 @@ def build_processor(texts: Iterable[str]) -> ImageOnlyQwen3VLProcessor:
     return ImageOnlyQwen3VLProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE)
 
 
-def build_model(
-    spec: TinySpec, processor: ImageOnlyQwen3VLProcessor, seed: int
-) -> Qwen3VLForConditionalGeneration:
+def build_model(spec: TinySpec, processor: ImageOnlyQwen3VLProcessor, seed: int) -> Qwen3VLForConditionalGeneration:
     """A randomly initialised model of the given sizes, the same for the same seed."""
     head = spec.hidden // spec.heads
     text = {

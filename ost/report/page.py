@@ -58,7 +58,7 @@ class ReportData:
     """`{"pool" | "anchors" | "benchmark": {"read", "kept", "quarantined": {reason: count}}}`."""
     warnings: list[str]
     stages: list[dict]
-    """`{"stage", "seconds", "flops", "reused"}`; `reused` may be left out."""
+    """`{"stage", "seconds", "flops"}`, in the order in which they ran."""
     facts: dict[str, str]
     """Where the page comes from: commit, seed, proxy, target, method …"""
 

@@ -1,4 +1,4 @@
-"""`exact`: the paper's simulated step, taken for each sample by itself. The reference that fast methods are held against."""
+"""`exact`: the paper's simulated step, taken for each sample by itself; the reference for the faster methods."""
 
 from collections.abc import Iterator, Sequence
 

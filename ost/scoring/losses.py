@@ -21,9 +21,7 @@ def sample_losses(model: PreTrainedModel, batch: Batch, reduction: Reduction = "
     positions = (labels != IGNORE).any(dim=0).nonzero().squeeze(1)  # the columns that any sample is scored on
     logits = model(**inputs, logits_to_keep=positions).logits.double()
     targets = labels[:, positions]
-    token_losses = nn.functional.cross_entropy(
-        logits.transpose(1, 2), targets, ignore_index=IGNORE, reduction="none"
-    )
+    token_losses = nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORE, reduction="none")
     tokens = (targets != IGNORE).sum(dim=1)
     losses = token_losses.sum(dim=1)
     return (losses / tokens if reduction == "mean" else losses), tokens

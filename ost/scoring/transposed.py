@@ -1,4 +1,4 @@
-"""`transposed`: step the anchors once, and read every pool sample's own loss on both sides. Two forward passes a sample."""
+"""`transposed`: step the anchors once, and read every pool sample's own loss on both sides of where they stood."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,8 @@ def transposed(
 ) -> Iterator[Chunk]:
     """Utility ⟨∇ℓ(z), ∇L_V⟩ of each sample z, the first-order term of `exact`, without a gradient of z.
 
-    With d = ∇L_V / ‖∇L_V‖ the central difference (ℓ(z; θ + εd) − ℓ(z; θ − εd)) / 2ε is ⟨∇ℓ(z), d⟩ + O(ε²); times ‖∇L_V‖
-    it is in the unit of `exact`. `settings.step` is ε. Two shifted copies of the proxy are held; the proxy is untouched.
+    With d = ∇L_V / ‖∇L_V‖ the central difference (ℓ(z; θ + εd) − ℓ(z; θ − εd)) / 2ε is ⟨∇ℓ(z), d⟩ + O(ε²); times
+    ‖∇L_V‖ it is in the unit of `exact`. `settings.step` is ε. Two shifted copies of the proxy are held; the proxy is untouched.
 
     Raises ModelError where the anchor gradient is zero or not finite.
     """

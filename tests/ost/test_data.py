@@ -56,7 +56,7 @@ def test_a_read_sample_has_the_digest_of_its_content(sample, tmp_path_factory):
 
 
 def test_id_is_the_same_on_every_machine():
-    """A literal from one machine: it changes only if the digest's definition does, and then all stored ids are stale."""
+    """A literal from one machine: it changes only with the digest's definition, and then all stored ids are stale."""
     sample = Sample((b"\x89PNG",), chat("Wie groß?", "3 m²"))
     assert sample.id == "9af76c1ba5ccc8f36206324a803ce0b7"
     program = (
