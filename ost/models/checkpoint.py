@@ -79,7 +79,7 @@ def check_pair(proxy: PretrainedConfig, target: PretrainedConfig, allow_cross_fa
     if family(proxy) != family(target) and not allow_cross_family:
         raise ModelError(
             f"the proxy is of family {family(proxy)!r}, the target of {family(target)!r}: utilities "
-            "need not carry over. 
+            "need not carry over. "
             "Choose a proxy of the target's family, or set `models.allow_cross_family: true`"
         )
 

@@ -19,7 +19,8 @@ def transposed(
     """Utility ⟨∇ℓ(z), ∇L_V⟩ of each sample z, the first-order term of `exact`, without a gradient of z.
 
     With d = ∇L_V / ‖∇L_V‖ the central difference (ℓ(z; θ + εd) − ℓ(z; θ − εd)) / 2ε is ⟨∇ℓ(z), d⟩ + O(ε²); times
-    ‖∇L_V‖ it is in the unit of `exact`. `settings.step` is ε. Two shifted copies of the proxy are held; the proxy is untouched.
+    ‖∇L_V‖ it is in the unit of `exact`. `settings.step` is ε. Two shifted copies of the proxy are held; the proxy
+    itself is untouched.
 
     Raises ModelError where the anchor gradient is zero or not finite.
     """
