@@ -40,8 +40,8 @@ class World(_Section):
     """Chance that a confusable digit (1, 3, 5, 9) is misread in a wrong label."""
     wrong_operation: Share = 0.12
     """Chance that a wrong label applies another operation than the one asked for."""
-    teacher_steps: Count = 700
-    temperature: Rate = 1.0
+    teacher_steps: Count = 900
+    temperature: Rate = 0.7
     """Sampling temperature of the faulty teacher when it writes the pool's answers."""
 
 
@@ -71,10 +71,10 @@ class Models(_Section):
 class Base(_Section):
     """Pretraining of the built-in world's two base models, on clean samples of some tasks."""
 
-    tasks: tuple[Task, ...] = ("sum", "maximum")
-    target_steps: Count = 900
-    proxy_steps: Count = 900
-    batch_size: Count = 64
+    tasks: tuple[Task, ...] = ("difference", "product")
+    target_steps: Count = 800
+    proxy_steps: Count = 800
+    batch_size: Count = 32
     learning_rate: Rate = 2e-3
 
 
@@ -83,6 +83,8 @@ class Warmup(_Section):
 
     fraction: Fraction = 0.05
     """Share of an SFT run's steps; the paper found 5 % best."""
+    learning_rate: Rate = 2e-3
+    """Peak rate; a proxy, being smaller than the target, takes a larger one."""
 
 
 class Score(_Section):

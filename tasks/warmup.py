@@ -15,7 +15,7 @@ def warmup(ctx: Context) -> Outcome:
     pool = ctx.samples("data/pool.parquet")
     steps = max(1, round(params.warmup.fraction * sft.steps))
     seen = random.Random(params.seed).sample(pool, min(len(pool), steps * sft.batch_size))
-    recipe = Recipe(steps=steps, batch_size=sft.batch_size, learning_rate=sft.learning_rate, seed=params.seed)
+    recipe = Recipe(steps=steps, batch_size=sft.batch_size, learning_rate=params.warmup.learning_rate, seed=params.seed)
     trained = train(proxy, seen, recipe, ctx.progress)
     proxy.save(ctx.output("models/proxy-warm"))
     digests = {"warm-up": content_digest(sample.id for sample in seen)}

@@ -106,7 +106,7 @@ def accuracy_chart(arms: Sequence[Mapping]) -> Figure:
             _bar(axes, place + 0.4 * (nth - (len(own) - 1) / 2), standing, colours[name])
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set(xlim=(0, 108), ylim=(len(names) - 0.45, -0.55), xlabel="benchmark accuracy, %", xticks=range(0, 101, 20))
-    axes.tick_params(left=False)
+    axes.grid(visible=False, axis="y")
     for full in [standing for standing in shown if standing.arm == "full"][:1]:
         axes.axvline(100 * full.accuracy, color=LIGHT["full"], linewidth=1, linestyle=(0, (3, 3)), zorder=0)
     _protocols(figure, shown, lambda alpha: Patch(color=LIGHT["muted"], alpha=alpha, linewidth=0))
@@ -136,10 +136,10 @@ def cost_chart(arms: Sequence[Mapping]) -> Figure:
         axes.plot(x, y, "o", color=colours[standing.label], alpha=alpha, markersize=9, markeredgewidth=0)
     right, top = np.max([*points, (1e-3, 1.0)], axis=0)
     floor = min((y for _, y in points), default=0.0)
-    axes.set(xlim=(-0.05 * right, 1.12 * right), ylim=(max(floor - 8, -3), min(top + 9, 104)))
+    axes.set(xlim=(-0.05 * right, 1.3 * right), ylim=(max(floor - 8, -3), min(top + 9, 104)))
     axes.set(xlabel=f"choosing and training together, {unit}", ylabel="benchmark accuracy, %")
     _protocols(figure, shown, lambda alpha: Line2D([], [], marker="o", color=LIGHT["muted"], alpha=alpha, linewidth=0))
-    _name_points(figure, axes, [standing.label for standing in shown], points, colours)
+    _name_points(figure, axes, [standing.label for standing in shown], points)
     return figure
 
 
@@ -234,11 +234,12 @@ def _protocols(figure: Figure, shown: Sequence[Standing], handle: Callable[[floa
 
 
 def _legend(figure: Figure, handles: list[Artist]) -> None:
+    style = {"labelcolor": LIGHT["muted"], "fontsize": 9.5}
     if handles:
-        figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, handlelength=1.2)
+        figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, handlelength=1.2, **style)
 
 
-def _name_points(figure: Figure, axes: Axes, names: list[str], points: list, colours: dict[str, str]) -> None:
+def _name_points(figure: Figure, axes: Axes, names: list[str], points: list) -> None:
     """Write each label once, at the first side of its point where it covers neither a point nor another label."""
     figure.draw_without_rendering()
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axes.transData.transform(points or np.empty((0, 2)))]
@@ -246,7 +247,7 @@ def _name_points(figure: Figure, axes: Axes, names: list[str], points: list, col
     for name, point in dict(zip(reversed(names), reversed(points), strict=True)).items():
         for offset, align in sides:
             place = {"xytext": offset, "textcoords": "offset points", "ha": align, "va": "center_baseline"}
-            note = axes.annotate(name, point, color=colours[name], fontsize=9.5, parse_math=False, **place)
+            note = axes.annotate(name, point, color=LIGHT["ink"], fontsize=9.5, parse_math=False, **place)
             note.set_in_layout(False)
             box = note.get_window_extent()
             free = axes.bbox.x1 >= box.x1 and axes.bbox.x0 <= box.x0 and not box.count_overlaps(taken)

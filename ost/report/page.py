@@ -96,7 +96,7 @@ def headline(shown: Sequence[Standing]) -> str:
     if not ours or not full:
         best = max(shown, key=lambda standing: standing.accuracy)
         return f"{best.label} reaches {percent(best.accuracy)}; there is no OST arm beside a Full-SFT arm to compare."
-    gain = points(ours.accuracy - full.accuracy)
+    gain = points(ours.accuracy, full.accuracy)
     same = "epochs" if ours.protocol == "A" else "steps"
     tail = " Here, selecting did not pay." if gain.startswith("−") else ""
     return (
@@ -113,7 +113,7 @@ def remarks(shown: Sequence[Standing], questions: int | None) -> list[str]:
         return []
     found = []
     if lot := _like(ours, shown, "random"):
-        gain = points(ours.accuracy - lot.accuracy)
+        gain = points(ours.accuracy, lot.accuracy)
         found.append(f"Against {lot.label}, drawn by lot, it is {gain} points ({percent(lot.accuracy)}).")
     if base := _like(ours, shown, "base"):
         verb = (
@@ -166,7 +166,7 @@ def _groups(shown: Sequence[Standing]) -> list[tuple[str, list[tuple[Standing, s
         shown, key=lambda s: ("", "B", "A").index(s.protocol) if s.protocol in ("", "B", "A") else 3
     ):
         full = _like(standing, shown, "full")
-        gain = points(standing.accuracy - full.accuracy) if full and standing.arm != "full" else ""
+        gain = points(standing.accuracy, full.accuracy) if full and standing.arm != "full" else ""
         groups.setdefault(standing.protocol, []).append((standing, gain))
     return list(groups.items())
 
@@ -237,9 +237,12 @@ def percent(share: float | None) -> str:
     return "–" if share is None or math.isnan(share) else f"{100 * share:.1f} %"
 
 
-def points(difference: float) -> str:
-    """Difference of two shares in percentage points with its sign: 0.251 → "+25.1"."""
-    text = f"{100 * difference:+.1f}".replace("-", "−")
+def points(share: float, reference: float) -> str:
+    """Difference of two shares in percentage points with its sign: 0.661, 0.41 → "+25.1".
+
+    Taken between the rounded values, so that the numbers on the page add up.
+    """
+    text = f"{round(100 * share, 1) - round(100 * reference, 1):+.1f}".replace("-", "−")
     return "±0.0" if text in ("+0.0", "−0.0") else text
 
 
@@ -278,5 +281,5 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(percent=percent, points=points, count=count, duration=duration, flops=flops)
+    environment.filters.update(percent=percent, count=count, duration=duration, flops=flops)
     return environment
