@@ -1,6 +1,6 @@
 """The demo over several seeds, each in a workspace of its own: `python -m flows.replicate --seeds 0 1 2`.
 
-A seed changes everything that is drawn: the digits' split, both base models, the faulty teacher, the warm-up, the random
+A seed changes all that is drawn: the split of the digits, both base models, the faulty teacher, the warm-up, the random
 arm and every training. Writes metrics/seeds.json: the rows of each seed's arms.json, with mean and standard deviation.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from flows.display import console
 from flows.parameters import set_params
-from flows.summary import arm_name
 from ost.config import load_params
+from ost.selection import arm_label
 from ost.store import read_json, write_json
 from tasks import versioning
 from tasks.tracking import tracking_uri
@@ -54,7 +54,7 @@ def _summary(rows: list[dict]) -> list[dict]:
     """Mean and standard deviation over seeds, an entry for each arm and protocol."""
     groups = defaultdict(list)
     for row in rows:
-        groups[arm_name(row), row["protocol"]].append(row["accuracy"])
+        groups[arm_label(row["arm"], row["fraction"]), row["protocol"]].append(row["accuracy"])
     return [
         {
             "arm": arm,

@@ -7,10 +7,9 @@ from rich.table import Table
 from rich.tree import Tree
 
 from flows.display import console
+from ost.selection import arm_label
 from ost.store import read_json
 from tasks.lineage import Link, Use
-
-NAMES = {"base": "Base model", "full": "Full-SFT", "random": "Random", "ost": "OST top"}
 
 
 def arms_table(arms: list[dict]) -> Table:
@@ -29,17 +28,18 @@ def arms_table(arms: list[dict]) -> Table:
     return table
 
 
-def arm_name(row: dict) -> str:
-    """An arm as people call it: `OST top 20 %`."""
-    name = NAMES.get(row["arm"], row["arm"])
-    return f"{name} {row['fraction']:.0%}".replace("%", " %") if 0 < row["fraction"] < 1 else name
-
-
 def _cells(row: dict, full: float) -> list[str]:
     against = "" if row["arm"] == "full" else f"{100 * (row['accuracy'] - full):+.1f}"
     seconds = [f"{row[name]:.0f} s" for name in ("select_seconds", "train_seconds")]
     counts = [f"{row[name]:,}" for name in ("samples", "steps")]
-    return [arm_name(row), row["protocol"], f"{row['accuracy']:.1%}", against, *counts, *seconds]
+    return [
+        arm_label(row["arm"], row["fraction"]),
+        row["protocol"],
+        f"{row['accuracy']:.1%}",
+        against,
+        *counts,
+        *seconds,
+    ]
 
 
 def show_curation(root: Path, tracking: str) -> None:

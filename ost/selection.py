@@ -56,6 +56,13 @@ def fraction_of(arm: str, settings: Select) -> float:
     return shares.get(arm, settings.wide_fraction)
 
 
+def arm_label(arm: str, fraction: float) -> str:
+    """An arm as a person calls it, such as `OST top 20 %`."""
+    share = f"{100 * fraction:.3g} %"
+    names = {"base": "Base model", "full": "Full-SFT", "random": f"Random {share}", "ost": f"OST top {share}"}
+    return names.get(arm.removesuffix("-wide")) or f"{arm} {share}"
+
+
 def kept_ids(selection: pa.Table) -> list[str]:
     """Ids of the kept samples, best rank first."""
     return selection.filter(pc.is_valid(selection["rank"])).sort_by("rank")["id"].to_pylist()

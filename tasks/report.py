@@ -11,7 +11,7 @@ from ost.audit import audit
 from ost.cost import Cost, Stopwatch
 from ost.report import Example, ReportData, render
 from ost.scoring import read_scores
-from ost.selection import ARMS, fraction_of
+from ost.selection import ARMS, arm_label, fraction_of
 from ost.store import publish, read_json, read_table, write_json
 from tasks.context import Context, Outcome, git_state
 from tasks.runs import BASE, RUNS
@@ -84,10 +84,11 @@ def _wrong(ctx: Context, ids: list[str]) -> np.ndarray | None:
 
 
 def _audit(ctx: Context, scores: pa.Table, wrong: np.ndarray | None) -> dict | None:
-    selections = {arm: read_table(ctx.input(f"selections/{arm}.parquet")) for arm in ARMS}
+    tables = {arm: read_table(ctx.input(f"selections/{arm}.parquet")) for arm in ARMS}
     if wrong is None:
         return None
-    kept = {arm: pc.is_valid(table["rank"]).to_numpy() for arm, table in selections.items()}
+    labels = {arm: arm_label(arm, fraction_of(arm, ctx.params.select)) for arm in ARMS}
+    kept = {labels[arm]: pc.is_valid(table["rank"]).to_numpy() for arm, table in tables.items()}
     utility, toxic, tasks = (scores[name].to_numpy() for name in ("utility", "toxic", "task"))
     return audit(utility, toxic, wrong, kept, tasks=tasks)
 

@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
+from ost.selection import arm_label
 from ost.store import publish
 
 # Data colours: Okabe and Ito's set, which stays apart under every common colour blindness. No two entries may be equal,
@@ -65,9 +66,7 @@ class Standing:
     @property
     def label(self) -> str:
         """The arm as a person calls it."""
-        share = f"{100 * self.fraction:.3g} %"
-        names = {"base": "Base model", "full": "Full-SFT", "random": f"Random {share}"}
-        return names.get(self.arm) or (f"OST top {share}" if self.arm in ORDER else f"{self.arm} {share}")
+        return arm_label(self.arm, self.fraction)
 
 
 def standings(arms: Sequence[Mapping]) -> list[Standing]:
@@ -157,12 +156,12 @@ def utility_chart(utility: np.ndarray, wrong: np.ndarray | None = None) -> Figur
     colours = [LIGHT["right"], LIGHT["wrong"]]
     figure, axes = _canvas(3.0)
     if edges[0] < 0:
-        axes.axvspan(edges[0], min(0.0, edges[-1]), color=LIGHT["wrong"], alpha=0.1, linewidth=0, zorder=0)
+        axes.axvspan(edges[0], min(0.0, edges[-1]), color=LIGHT["wrong"], alpha=0.14, linewidth=0, zorder=0)
     axes.hist(parts, edges, stacked=True, color=colours[: len(parts)], linewidth=0)
     axes.axvline(0, color=LIGHT["ink"], linewidth=1)
     axes.set(xlim=(edges[0], edges[-1]), xlabel="utility Δ", ylabel="samples")
     axes.ticklabel_format(axis="x", scilimits=(-3, 4), useMathText=False)
-    handles = [Patch(color=LIGHT["wrong"], alpha=0.15, linewidth=0, label="toxic side, Δ < 0")] if edges[0] < 0 else []
+    handles = [Patch(color=LIGHT["wrong"], alpha=0.14, linewidth=0, label="toxic side, Δ < 0")] if edges[0] < 0 else []
     if wrong is not None:
         pairs = zip(("right answer", "wrong answer"), colours, strict=True)
         handles = [Patch(color=colour, linewidth=0, label=name) for name, colour in pairs] + handles
@@ -200,7 +199,7 @@ def _canvas(height: float) -> tuple[Figure, Axes]:
     style = {"font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False}
     tints = dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), LIGHT["muted"])
     with matplotlib.rc_context(style | tints | {"axes.edgecolor": LIGHT["line"], "ytick.labelcolor": LIGHT["ink"]}):
-        figure = Figure(figsize=(6.2, height), layout="constrained")
+        figure = Figure(figsize=(5.4, height), layout="constrained")
         axes = figure.add_subplot()
     axes.set_axisbelow(True)
     axes.grid(color=LIGHT["line"], linewidth=0.6)

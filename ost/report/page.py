@@ -7,12 +7,14 @@ import base64
 import importlib.resources
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
 import numpy as np
+from markupsafe import Markup, escape
 from PIL import Image
 
 from ost.data import Sample
@@ -183,10 +185,10 @@ def _charts(data: ReportData) -> dict[str, Any]:
 
 def _purity(audit: Mapping | None, shown: Sequence[Standing]) -> list[tuple[str, float]]:
     """Label and purity of every audited arm, in the order of the tables."""
-    labels = {standing.arm: standing.label for standing in shown}
+    labels = [standing.label for standing in shown]
     found = (audit or {}).get("purity") or {}
-    order = sorted(found, key=lambda arm: list(labels).index(arm) if arm in labels else len(labels))
-    return [(labels.get(arm, arm), found[arm]) for arm in order if found[arm] is not None]
+    order = sorted(found, key=lambda label: labels.index(label) if label in labels else len(labels))
+    return [(label, found[label]) for label in order if found[label] is not None]
 
 
 def _view(example: Example) -> dict[str, Any]:
@@ -275,11 +277,17 @@ def flops(number: float | None) -> str:
     return f"{number / 1000**power:.3g} {' kMGTPEZY'[power]}".strip()
 
 
+def _tied(text: str) -> Markup:
+    """The text, escaped, with numbers and their units kept on one line."""
+    kept = r"[±+−]?[\d.,]+ (?:%|points|steps|h\b|min|s\b)|Full-SFT"
+    return Markup(re.sub(kept, r'<span class="tied">\g<0></span>', str(escape(text))))
+
+
 def _environment() -> jinja2.Environment:
     source = importlib.resources.files("ost.report").joinpath("page.html").read_text(encoding="utf-8")
     loader = jinja2.DictLoader({"page.html": source})
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(percent=percent, count=count, duration=duration, flops=flops)
+    environment.filters.update(percent=percent, tied=_tied, count=count, duration=duration, flops=flops)
     return environment

@@ -1,0 +1,292 @@
+"""The report page: what it says, what it must never let through, and that it needs nothing but itself."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from ost.audit import audit
+from ost.data import Sample, chat
+from ost.report import Example, ReportData, chart_png, render
+from ost.report.charts import LIGHT, accuracy_chart, standings, utility_chart
+from ost.report.page import duration, flops, headline, points, remarks, thumbnail
+
+HOSTILE = "<script>alert('x')</script>"
+ARMS = {"base": 0.0, "full": 1.0, "random": 0.2, "ost": 0.2, "ost-wide": 0.5}
+LABELS = ["Base model", "Full-SFT", "Random 20 %", "OST top 20 %", "OST top 50 %"]
+
+
+def row(arm, accuracy, protocol="B", seed=0, fraction=None, **more):
+    fraction = ARMS[arm] if fraction is None else fraction
+    choosing = 9.0 if arm.startswith("ost") else 0.0
+    steps = 0 if arm == "base" else 400 if protocol == "B" else round(400 * fraction)
+    cost = {"samples": round(8000 * fraction), "steps": steps, "train_seconds": steps / 10, "select_seconds": choosing}
+    cost |= {"total_seconds": steps / 10 + choosing, "train_flops": steps * 3e10, "select_flops": choosing * 4e10}
+    cost["total_flops"] = cost["train_flops"] + cost["select_flops"]
+    return {"arm": arm, "fraction": fraction, "protocol": protocol, "seed": seed, "accuracy": accuracy, **cost, **more}
+
+
+def arms(ost=0.661, full=0.41):
+    scores = {"full": full, "random": 0.53, "ost": ost, "ost-wide": 0.71}
+    both = [row(arm, score, protocol) for protocol in "AB" for arm, score in scores.items()]
+    return [row("base", 0.44), *both]
+
+
+def png(size=(32, 16), colour="grey", mode="RGB", **save):
+    buffer = io.BytesIO()
+    Image.new(mode, size, colour).save(buffer, format="PNG", **save)
+    return buffer.getvalue()
+
+
+def example(question="What is it?", answer="4 + 5 = 9", task="sum", utility=0.01, verdict=None, images=None):
+    images = (png(),) if images is None else images
+    return Example(Sample(images, chat(question, answer, len(images)), task), utility, verdict)
+
+
+def data(**changes):
+    rng = np.random.default_rng(0)
+    utility, wrong = rng.normal(size=500), rng.random(500) < 0.5
+    utility[:7] = np.nan
+    values = {
+        "title": "A curation",
+        "arms": arms(),
+        "utility": utility,
+        "wrong": wrong,
+        "useful": [example(verdict=False)],
+        "harmful": [example(answer="1 + 1 = 8", utility=-0.02, verdict=True)],
+        "audit": audit(utility, utility < 0, wrong, {"ost": utility > 1, "full": np.ones(500, bool)}),
+        "ingest": {"pool": {"read": 508, "kept": 500, "quarantined": {"no image": 1, "too long": 7}}},
+        "warnings": ["anchors are few"],
+        "stages": [{"stage": "score", "seconds": 200.0, "flops": 1.2e15}],
+        "facts": {"commit": "abc123"},
+    }
+    return ReportData(**(values | changes))
+
+
+class Tags(HTMLParser):
+    """Tags and attributes as a browser sees them, and which tags were left open."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.found, self.open, self.words = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.words.append(text)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", "".join(self.words))
+
+
+def test_everything_that_was_measured_is_said():
+    tags = Tags(render(data()))
+    assert not tags.open
+    for words in (*LABELS, "Protocol A", "Protocol B", "+25.1", "anchors are few", "too long: 7", "abc123"):
+        assert words in tags.text
+    for words in ("4 + 5 = 9", "✓ known right", "1 + 1 = 8", "✗ known wrong", "Δ −0.02", "3 min 20 s", "1.2 P"):
+        assert words in tags.text
+    assert "7 quarantined samples have no score" in tags.text
+
+
+def test_hostile_text_is_only_text():
+    bad = example(HOSTILE, HOSTILE + '"><img src=x onerror=y>', task=HOSTILE, images=(HOSTILE.encode(), png()))
+    rows = [*arms(), row(f"{HOSTILE} $x^", 0.5, fraction=0.3, by_task={HOSTILE: 0.5})]
+    checked = {**data().audit, "by_task": {HOSTILE: data().audit}}
+    ingest = {HOSTILE: {"read": 1, "kept": 0, "quarantined": {HOSTILE: 1}}}
+    stages, facts = [{"stage": HOSTILE, "seconds": 1.0, "flops": 1.0, "reused": True}], {HOSTILE: HOSTILE}
+    html = render(
+        data(title=HOSTILE, arms=rows, harmful=[bad], warnings=[HOSTILE], audit=checked, ingest=ingest, stages=stages,
+             facts=facts)
+    )  # fmt: skip
+    tags = Tags(html)
+    assert not [tag for tag, attrs in tags.found if tag == "script" or any(name.startswith("on") for name in attrs)]
+    assert {attrs["src"][:22] for tag, attrs in tags.found if tag == "img"} == {"data:image/png;base64,"}
+    assert tags.text.count(HOSTILE) >= 12
+    assert "image can't be shown" in html
+
+
+def test_page_asks_for_nothing_from_outside():
+    page = data(facts={"source": "https://example.org/pool"})
+    html = render(page)
+    assert re.findall(r"https?://[^<\s]*", html) == ["https://example.org/pool"], "only as plain text"
+    assert not re.search(r"@import|url\((?!#)", html)
+    loads = [value for _, attrs in Tags(html).found for name in ("src", "href", "xlink:href", "action", "data")
+             if (value := attrs.get(name))]  # fmt: skip
+    assert loads
+    assert all(value.startswith(("#", "data:image/png;base64,")) for value in loads)
+    assert not {"link", "script", "iframe", "object", "form"} & {tag for tag, _ in Tags(html).found}
+
+
+def test_same_data_same_bytes(tmp_path):
+    assert render(data()) == render(data())
+    for name in "ab":
+        chart_png(arms(), tmp_path / f"{name}.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_charts_follow_the_page_into_the_dark():
+    body = render(data()).partition("<body>")[2]
+    texts = re.findall(r"<text [^>]*>", body)
+    assert len(texts) > 30
+    assert all("fill: var(--" in text for text in texts), "black text can't be read on a dark page"
+    assert not re.search(r"(fill|stroke): #", body)
+    assert len(set(LIGHT.values())) == len(LIGHT)
+    ids = re.findall(r' id="([^"]*)"', body)
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(
+    ("ost", "full", "gain"),
+    [(0.661, 0.41, "+25.1"), (0.38, 0.41, "−3.0"), (0.41, 0.41, "±0.0"), (0.4104, 0.41, "±0.0")],
+)
+def test_headline_has_the_right_sign(ost, full, gain):
+    text = headline(standings(arms(ost, full)))
+    assert text.startswith(
+        f"OST top 20 % reaches {100 * ost:.1f} % where Full-SFT reaches {100 * full:.1f} %: {gain} points"
+    )
+    assert "at the same steps" in text
+    assert ("did not pay" in text) == (ost < full)
+
+
+def test_headline_prefers_protocol_b_and_takes_what_there_is():
+    mixed = [row("full", 0.4, "A"), row("full", 0.5, "B"), row("ost", 0.9, "A"), row("ost", 0.6, "B")]
+    assert "+10.0 points, at the same steps" in headline(standings(mixed))
+    only_a = [row("full", 0.5, "B"), row("ost", 0.9, "A")]
+    assert "+40.0 points, at the same epochs" in headline(standings(only_a))
+    assert headline([]).startswith("No arm")
+    assert "Base model reaches 44.0 %" in headline(standings([row("base", 0.44)]))
+
+
+def test_remarks_count_the_cost_of_choosing():
+    text = " ".join(remarks(standings(arms()), 2000))
+    assert "after 80 steps instead of 400" in text
+    assert "took 17 s where Full-SFT took 40 s: 58 % less" in text
+    assert "44.0 %, which is above Full-SFT" in text
+    # 1.96 · sqrt((0.661 · 0.339 + 0.41 · 0.59) / 2000)
+    assert "±3.0 points" in text
+    dear = [{**r, "total_seconds": 50.0} if r["arm"] == "ost" else r for r in arms()]
+    assert "took 50 s where Full-SFT took 40 s: 25 % more" in " ".join(remarks(standings(dear), None))
+
+
+def test_seeds_are_averaged_and_their_spread_is_shown():
+    several = [row("full", 0.4, seed=s) for s in range(2)] + [row("ost", a, seed=s) for s, a in enumerate((0.6, 0.7))]
+    full, ost = standings(several)
+    assert (ost.accuracy, ost.low, ost.high, ost.seeds) == (pytest.approx(0.65), 0.6, 0.7, 2)
+    text = Tags(render(data(arms=several))).text
+    assert "60.0–70.0, 2 seeds" in text
+    assert "Mean of 2 seeds" in text
+    assert full.seeds == 2
+
+
+def test_page_without_truth():
+    text = Tags(render(data(wrong=None, audit=None, useful=[example()]))).text
+    assert "could not be audited" in text
+    assert "known right" not in text
+    assert "wrong answer" not in text
+
+
+def test_empty_page_says_why():
+    empty = data(arms=[], utility=np.full(3, np.nan), wrong=None, useful=[], harmful=[], audit=None, ingest={},
+                 warnings=[], stages=[], facts={})  # fmt: skip
+    html = render(empty)
+    text = Tags(html).text
+    assert "nothing to compare" in text
+    assert "no histogram" in text
+    for words in ("Warning", "A warning", "What came in", "What it cost", "harmful samples", "Where this comes"):
+        assert words not in text
+    assert "<svg" not in html
+
+
+def test_audit_without_a_flag_shows_dashes():
+    none = audit(np.arange(3.0), np.zeros(3, bool), np.zeros(3, bool), {"ost": np.zeros(3, bool)})
+    assert "– AUROC" in Tags(render(data(audit=none))).text.replace("–AUROC", "– AUROC")
+
+
+def test_histogram_counts_every_finite_value_with_zero_on_an_edge():
+    utility = np.concatenate([np.random.default_rng(1).normal(0.3, 1, 1000), [1e6, -1e6, np.nan, np.inf]])
+    bars = [bar for bar in utility_chart(utility).axes[0].patches if bar.get_height() > 1.5]
+    assert sum(bar.get_height() for bar in bars) > 990
+    edges = [bar.get_x() for bar in bars]
+    assert min(np.abs(edges)) < 1e-9
+    assert -5 < min(edges) < max(edges) < 5, "two outliers must not flatten the rest"
+    assert utility_chart(np.zeros(5)) is not None
+
+
+def test_bars_are_as_long_as_the_accuracy():
+    shown = standings(arms())
+    widths = [bar.get_width() for bar in accuracy_chart(arms()).axes[0].patches]
+    assert widths == pytest.approx([100 * standing.accuracy for standing in shown])
+
+
+def test_images_are_written_anew():
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("comment", HOSTILE)
+    hostile = png(pnginfo=notes, icc_profile=HOSTILE.encode()) + HOSTILE.encode()
+    shown = thumbnail(hostile)
+    clean = base64.b64decode(shown["uri"].removeprefix("data:image/png;base64,"))
+    assert HOSTILE.encode() in hostile
+    assert HOSTILE.encode() not in clean
+    assert not Image.open(io.BytesIO(clean)).info
+    assert (shown["width"], shown["height"], shown["tiny"]) == (192, 96, True)
+
+
+def test_images_are_bounded():
+    shown = thumbnail(png((1000, 500)))
+    assert (shown["width"], shown["height"], shown["tiny"]) == (256, 128, False)
+    assert thumbnail(png((5000, 4000), 0, "1")) is None, "too many pixels to decode for a thumbnail"
+    assert thumbnail(png()[:60]) is None
+    assert thumbnail(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n") is None
+    clear = thumbnail(png(colour=(0, 0, 0, 0), mode="RGBA"))["uri"].partition(",")[2]
+    assert Image.open(io.BytesIO(base64.b64decode(clear))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_long_texts_are_cut_and_say_so():
+    html = render(data(useful=[example(question="q" * 5000)]))
+    assert "q" * 600 + " … (4,400 more characters)" in html
+    assert "q" * 601 not in html
+
+
+def test_chart_png_is_white_and_whole(tmp_path: Path):
+    chart_png(arms(), tmp_path / "figures" / "accuracy.png")
+    image = Image.open(tmp_path / "figures" / "accuracy.png").convert("RGB")
+    assert image.getpixel((0, 0)) == (255, 255, 255)
+    assert image.width > 900
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["accuracy.png"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (9.44, "9.4 s"), (59.7, "1 min 0 s"), (200, "3 min 20 s"), (4320, "1 h 12 min")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+    assert duration(float("nan")) == "–"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (12, "12"), (999.9e3, "1 M"), (1.234e15, "1.23 P"), (12.4e12, "12.4 T"), (1e30, "1e+06 Y")],
+)
+def test_flops(number, text):
+    assert flops(number) == text
+
+
+def test_points_add_up_with_the_rounded_accuracies():
+    assert points(0.4405, 0.41) == "+3.0"  # shown as 44.0 and 41.0
+    assert points(0.38, 0.41) == "−3.0"
