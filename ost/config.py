@@ -25,7 +25,7 @@ BUILTIN = "handmath"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class World(_Section):
@@ -186,8 +186,8 @@ def load_params(path: str | Path) -> Params:
             f"no {path.name} in {path.parent.resolve()}; run in a workspace, or name one with --workspace"
         )
     try:
-        raw = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold sections such as `select:`; found {type(raw).__name__}")

@@ -23,8 +23,8 @@ def publish(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove(part)
     yield part
-    if path.is_dir():
-        shutil.rmtree(path)
+    if path.is_dir() or part.is_dir():
+        remove(path)  # a rename replaces only a file, and only by a file
     part.replace(path)
 
 
@@ -53,11 +53,9 @@ def digest(path: str | Path) -> str:
     if path.is_file():
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, _md5).hexdigest()
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    names = [(file.relative_to(path), file) for file in files]
-    listing = [
-        {"md5": digest(file), "relpath": name.as_posix()} for name, file in sorted(names, key=lambda n: n[0].parts)
-    ]
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    # Sorted as text, "a-b/c" before "a/c": the order that DVC hashes them in.
+    listing = [{"md5": digest(files[name]), "relpath": name} for name in sorted(files)]
     return _md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -45,9 +46,12 @@ def load_checkpoint(name: str | Path, device: torch.device | str = "cpu") -> Che
     config = load_config(name)
     auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     try:
-        model = auto.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError) as error:
+        model, info = auto.from_pretrained(name, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot load the weights of {name} (safetensors only): {error}") from error
+    if absent := sorted(info["missing_keys"]):
+        # transformers would fill them with random numbers.
+        raise ModelError(f"{name} lacks {len(absent)} of the model's weights, such as {absent[0]}; fetch it anew")
     return Checkpoint(model.to(device).eval(), load_processor(name, config))
 
 

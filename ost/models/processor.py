@@ -44,15 +44,26 @@ def load_processor(name: str | Path, config: PretrainedConfig) -> ProcessorMixin
 
     Raises ModelError where the checkpoint has no processor that can be built here.
     """
+    try:
+        processor = _load(name, config)
+    except (ImportError, AttributeError, ValueError, OSError) as error:
+        hint = "" if is_torchvision_available() else " (some processors need torchvision, which is not installed)"
+        raise ModelError(f"cannot load the processor of {name}{hint}: {error}") from error
+    token = getattr(config, "image_token_id", None)
+    if token is not None and token >= len(getattr(processor, "tokenizer", processor)):
+        # Without its files, transformers makes an empty tokenizer of the right class.
+        raise ModelError(
+            f"the tokenizer of {name} has no image token ({token}): its files are missing or another model's"
+        )
+    return processor
+
+
+def _load(name: str | Path, config: PretrainedConfig) -> ProcessorMixin:
     if not hasattr(config, "vision_config"):
         return AutoTokenizer.from_pretrained(name)
     if config.model_type.startswith("qwen3_vl") and not is_torchvision_available():
         return _image_only(name)
-    try:
-        return AutoProcessor.from_pretrained(name)
-    except (ImportError, AttributeError, ValueError, OSError) as error:
-        hint = "" if is_torchvision_available() else " (some processors need torchvision, which is not installed)"
-        raise ModelError(f"cannot load the processor of {name}{hint}: {error}") from error
+    return AutoProcessor.from_pretrained(name)
 
 
 def _image_only(name: str | Path) -> ImageOnlyQwen3VLProcessor:

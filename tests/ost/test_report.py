@@ -60,7 +60,7 @@ def data(**changes):
         "useful": [example(verdict=False)],
         "harmful": [example(answer="1 + 1 = 8", utility=-0.02, verdict=True)],
         "audit": audit(utility, utility < 0, wrong, {"ost": utility > 1, "full": np.ones(500, bool)}),
-        "ingest": {"pool": {"read": 508, "kept": 500, "quarantined": {"no image": 1, "too long": 7}}},
+        "ingest": {"pool": {"read": 508, "kept": 500, "quarantined": 8, "reasons": {"no image": 1, "too long": 7}}},
         "warnings": ["anchors are few"],
         "stages": [{"stage": "score", "seconds": 200.0, "flops": 1.2e15}],
         "facts": {"commit": "abc123"},
@@ -109,7 +109,7 @@ def test_hostile_text_is_only_text():
     bad = example(HOSTILE, HOSTILE + '"><img src=x onerror=y>', task=HOSTILE, images=(HOSTILE.encode(), png()))
     rows = [*arms(), row(f"{HOSTILE} $x^", 0.5, fraction=0.3, by_task={HOSTILE: 0.5})]
     checked = {**data().audit, "by_task": {HOSTILE: data().audit}}
-    ingest = {HOSTILE: {"read": 1, "kept": 0, "quarantined": {HOSTILE: 1}}}
+    ingest = {HOSTILE: {"read": 1, "kept": 0, "quarantined": 1, "reasons": {HOSTILE: 1}}}
     stages, facts = [{"stage": HOSTILE, "seconds": 1.0, "flops": 1.0, "reused": True}], {HOSTILE: HOSTILE}
     html = render(
         data(title=HOSTILE, arms=rows, harmful=[bad], warnings=[HOSTILE], audit=checked, ingest=ingest, stages=stages,
