@@ -20,6 +20,14 @@ app = typer.Typer(
     add_completion=False,
 )
 
+QUIET = {
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+"""What the flow's libraries may say while the command shows its own progress; the environment wins."""
+
 Workspace = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that holds params.yaml and dvc.yaml.")]
 Output = Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")]
 
@@ -39,8 +47,8 @@ def curate(
     in params.yaml, or here: --set data.pool=pool.jsonl --set data.anchors=anchors.jsonl --set data.benchmark=test.jsonl
     --set data.truth=null --set models.target=Qwen/Qwen3-VL-2B-Instruct --set models.proxy=...
     """
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "ERROR")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     from flows.curate import curate as run
     from flows.parameters import set_params
     from flows.summary import show_curation

@@ -34,5 +34,6 @@ def curate(workspace: str = ".", force: bool = False) -> dict[str, list[str]]:
         for run in RUNS:
             tuned = stage(f"sft@{run.key}", subsets)
             evaluations.append(stage(f"evaluate@{run.key}", tuned))
-        stage("report", *evaluations).result()
+        stage("report", *evaluations).wait()
+        session.raise_first_error()
         return {"ran": session.ran, "reused": session.reused}

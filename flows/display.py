@@ -33,6 +33,12 @@ class Display:
             self._bars[stage] = self._progress.add_task("", stage=stage, note=note, total=total)
         self._progress.update(self._bars[stage], completed=done, total=total, note=note)
 
+    def fail(self, stage: str) -> None:
+        """A stage has failed; the error itself is told by whoever catches it."""
+        if stage in self._bars:
+            self._progress.remove_task(self._bars.pop(stage))
+        console.print(f"[red]✗[/] {stage}", highlight=False)
+
     def finish(self, stage: str, manifest: dict | None) -> None:
         """A stage is done: with its manifest, or None where it was up to date and not run."""
         if stage in self._bars:

@@ -19,6 +19,7 @@ class Session:
         self.display = Display()
         self.reused: list[str] = []
         self.ran: list[str] = []
+        self.errors: list[Exception] = []
 
     def __enter__(self) -> "Session":
         self._stale = versioning.stale_stages(self.root)
@@ -41,12 +42,22 @@ class Session:
             self.reused.append(stage)
             self.display.finish(stage, None)
             return False
-        manifest = self._workers.submit(stage, self.root).result()
+        try:
+            manifest = self._workers.submit(stage, self.root).result()
+        except Exception as error:
+            self.errors.append(error)
+            self.display.fail(stage)
+            raise
         versioning.commit(self.root, stage)
         self._tracker.record(manifest, self._parent, self.flow_run)
         self.ran.append(stage)
         self.display.finish(stage, manifest)
         return True
+
+    def raise_first_error(self) -> None:
+        """Raise what went wrong first, if anything did: stages behind it only say that they could not start."""
+        if self.errors:
+            raise self.errors[0]
 
     def _is_current(self, stage: str) -> bool:
         """Until something has run, what DVC said at the start holds; from then on it is asked again."""

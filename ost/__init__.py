@@ -10,12 +10,16 @@
 A library of torch, transformers and datasets alone; flows, versions and records are built around it elsewhere.
 """
 
-from ost.data import Sample, chat, read_samples, write_samples
-from ost.errors import OSTError
-from ost.ingestion import ingest
-from ost.models import Checkpoint, load_checkpoint
-from ost.scoring import Scored, read_scores, score
-from ost.selection import kept_ids, select, toxic_list
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ost.data import Sample, chat, read_samples, write_samples
+    from ost.errors import OSTError
+    from ost.ingestion import ingest
+    from ost.models import Checkpoint, load_checkpoint
+    from ost.scoring import Scored, read_scores, score
+    from ost.selection import kept_ids, select, toxic_list
 
 __all__ = [
     "Checkpoint",
@@ -33,3 +37,24 @@ __all__ = [
     "toxic_list",
     "write_samples",
 ]
+
+_ROOMS = {
+    "ost.data": ("Sample", "chat", "read_samples", "write_samples"),
+    "ost.errors": ("OSTError",),
+    "ost.ingestion": ("ingest",),
+    "ost.models": ("Checkpoint", "load_checkpoint"),
+    "ost.scoring": ("Scored", "read_scores", "score"),
+    "ost.selection": ("kept_ids", "select", "toxic_list"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from its room at first use: torch and transformers take seconds, and load what they find."""
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(importlib.import_module(room), name)
+    raise AttributeError(f"module 'ost' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

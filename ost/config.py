@@ -46,7 +46,7 @@ class World(_Section):
 
 
 class Data(_Section):
-    """Where the three sample sets lie, and what a sample may look like."""
+    """Where the three sample sets lie (local paths, or `s3://` addresses), and what a sample may look like."""
 
     pool: str = "world/pool.parquet"
     anchors: str = "world/anchors.parquet"

@@ -1,6 +1,7 @@
 """Stage `ingest`: read the three sample sets, keep what can be trained on, and say why the rest cannot."""
 
 import shutil
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from ost.ingestion import write_quarantine
 from ost.models import check_pair, load_checkpoint, load_config
 from ost.store import publish, write_json
 from tasks.context import Context, Outcome
+from tasks.storage import fetch, is_remote
 
 
 def ingest(ctx: Context) -> Outcome:
@@ -19,7 +21,7 @@ def ingest(ctx: Context) -> Outcome:
     watch, params = Stopwatch(), ctx.params
     target, proxy = ctx.input("models/target"), ctx.input("models/proxy")
     check_pair(load_config(proxy), load_config(target), params.models.allow_cross_family)
-    sources = [ctx.input(path) for path in (params.data.pool, params.data.anchors, params.data.benchmark)]
+    sources = [_source(ctx, name) for name in ("pool", "anchors", "benchmark")]
     ingested = read_and_check(
         *sources,
         load_checkpoint(target),
@@ -38,6 +40,14 @@ def ingest(ctx: Context) -> Outcome:
     return Outcome(
         sizes | {"quarantined": float(len(ingested.quarantine))}, Cost(watch.seconds), ingested.warnings, digests
     )
+
+
+def _source(ctx: Context, name: str) -> Path:
+    """Where a sample set can be read: as named, or fetched from S3 first."""
+    address = getattr(ctx.params.data, name)
+    if is_remote(address):
+        return fetch(address, ctx.root / ".ost/remote" / name, ctx.progress)
+    return ctx.input(address)
 
 
 def _pass_on_truth(ctx: Context) -> None:

@@ -1,5 +1,6 @@
 """DVC: whether a stage is up to date, and taking what it left under version control. Alone in importing dvc."""
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from ost.errors import WorkspaceError
+
+logging.getLogger("dvc").setLevel(logging.WARNING)  # each commit would announce its lock file
 
 _one_at_a_time = threading.Lock()
 """DVC allows one writer a workspace."""

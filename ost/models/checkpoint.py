@@ -32,7 +32,9 @@ class Checkpoint:
         return getattr(self.processor, "tokenizer", self.processor)
 
     def save(self, path: str | Path) -> None:
-        """Publish weights (safetensors) and processor as one folder."""
+        """Publish weights (safetensors) and processor as one folder; the same bytes for the same checkpoint."""
+        if backend := getattr(self.tokenizer, "backend_tokenizer", None):
+            backend.no_padding()  # else how the last batch was padded would be saved along
         with publish(path) as part:
             self.model.save_pretrained(part)
             self.processor.save_pretrained(part)

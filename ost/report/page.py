@@ -57,7 +57,7 @@ class ReportData:
     audit: dict | None
     """What `ost.audit.audit` returned, or None where nobody knows the truth."""
     ingest: dict
-    """`{"pool" | "anchors" | "benchmark": {"read", "kept", "quarantined", "reasons": {reason: count}}}`, as ingestion counts."""
+    """`{"pool" | "anchors" | "benchmark": {"read", "kept", "quarantined", "reasons": {reason: count}}}`."""
     warnings: list[str]
     stages: list[dict]
     """`{"stage", "seconds", "flops"}`, in the order in which they ran."""

@@ -1,0 +1,189 @@
+"""Parameters: what is accepted, and that every refusal says what was found and what was meant."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ost.config import Params, load_params, parse_params
+from ost.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def leaves(section, prefix: str = "") -> dict:
+    """Every value of a nested mapping by its dotted name."""
+    found = {}
+    for name, value in section.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+KEYS = leaves(Params().model_dump())
+
+
+def nested(name: str, value) -> dict:
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "params.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_the_defaults_pass_their_own_checks():
+    defaults = Params()
+    assert parse_params(defaults.model_dump(mode="json")) == parse_params({}) == defaults
+
+
+def test_the_shipped_file_says_what_the_defaults_are():
+    """A reader of either must not be misled by the other."""
+    shipped, defaults = leaves(load_params(ROOT / "params.yaml").model_dump()), KEYS
+    assert {name: value for name, value in shipped.items() if value != defaults[name]} == {}
+
+
+def test_the_shipped_file_shows_every_key():
+    shown = set(leaves(yaml.safe_load((ROOT / "params.yaml").read_text())))
+    assert shown == set(KEYS), "params.yaml is the list of what can be told"
+
+
+def test_numbers_in_yamls_own_scientific_form_are_numbers(tmp_path):
+    """YAML 1.1 reads 2e-3 as a string."""
+    path = written(tmp_path, "sft: {learning_rate: 2e-3}\nscore: {step: 1.0e-4}\n")
+    assert load_params(path).sft.learning_rate == 0.002
+    assert load_params(path).score.step == 1e-4
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path):
+    assert load_params(written(tmp_path, "# nothing yet\n")) == Params()
+
+
+@pytest.mark.parametrize(
+    ("raw", "name", "meant"),
+    [
+        ({"select": {"fracton": 0.2}}, "select.fracton", "fraction"),
+        ({"selct": {}}, "selct", "select"),
+        ({"sft": {"learning-rate": 1}}, "sft.learning-rate", "learning_rate"),
+        ({"world": {"teacher_step": 3}}, "world.teacher_step", "teacher_steps"),
+        ({"Seed": 3}, "Seed", "seed"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(raw, name, meant):
+    with pytest.raises(ConfigError, match=rf"{name}: unknown key; did you mean `{meant}`\?"):
+        parse_params(raw)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("select.fraction", 0.0),
+        ("select.fraction", 20),
+        ("select.wide_fraction", 1.5),
+        ("warmup.fraction", -0.1),
+        ("world.misread", 1.01),
+        ("sft.steps", 0),
+        ("sft.steps", 2.5),
+        ("sft.learning_rate", 0),
+        ("sft.learning_rate", float("nan")),
+        ("sft.learning_rate", float("inf")),
+        ("sft.weight_decay", -1),
+        ("score.step", float("inf")),
+        ("score.method", "exakt"),
+        ("score.reduction", "max"),
+        ("base.tasks", "sum"),
+        ("compute.device", "tpu"),
+        ("seed", -1),
+        ("seed", "one"),
+        ("data.pool", 3),
+        ("select", "narrow"),
+        ("select", None),
+    ],
+    ids=str,
+)
+def test_a_value_out_of_range_is_refused_with_what_was_found(name, value):
+    with pytest.raises(ConfigError) as error:
+        parse_params(nested(name, value))
+    assert f"  {name}" in str(error.value)
+    assert f"found {value!r}" in str(error.value)
+
+
+def test_all_problems_are_said_at_once():
+    raw = {"select": {"fraction": 2, "fracton": 1}, "sft": {"steps": 0}, "sedd": 1}
+    with pytest.raises(ConfigError, match=r"has 4 problem\(s\)") as error:
+        parse_params(raw, source="my.yaml")
+    message = str(error.value)
+    assert message.startswith("my.yaml ")
+    assert all(name in message for name in ("select.fraction:", "select.fracton:", "sft.steps:", "sedd:"))
+
+
+@pytest.mark.parametrize("wide", [0.2, 0.1])
+def test_the_wide_arm_must_be_wider(wide):
+    with pytest.raises(ConfigError, match=rf"wide_fraction \({wide}\) must be larger than select.fraction \(0\.2\)"):
+        parse_params({"select": {"fraction": 0.2, "wide_fraction": wide}})
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("select: [0.2", "not valid YAML"),
+        ("a: b: c", "not valid YAML"),
+        (b"seed: 1 # \xff", "not valid YAML"),
+        ("- seed", "found list"),
+        ("seed", "found str"),
+        ("!!python/object/apply:os.getcwd []", "not valid YAML"),
+    ],
+)
+def test_a_file_that_holds_no_sections_is_a_config_error(text, found, tmp_path):
+    with pytest.raises(ConfigError, match=found) as error:
+        load_params(written(tmp_path, text))
+    assert "params.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "."])
+def test_a_missing_file_is_a_config_error_that_says_where(name, tmp_path):
+    with pytest.raises(ConfigError, match="run in a workspace") as error:
+        load_params(tmp_path / name)
+    assert str(tmp_path.parent) in str(error.value)
+
+
+def test_parameters_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Params().select.fraction = 0.3
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4) | st.integers(), inner, max_size=2),
+    max_leaves=4,
+)
+SECTIONS = st.sampled_from(sorted(Params.model_fields))
+
+
+TAKEN = "taken, with no problem(s)"
+
+
+def refusal(raw: dict) -> str:
+    """What the refusal says; any error but ConfigError passes through."""
+    try:
+        parse_params(raw)
+    except ConfigError as error:
+        return str(error)
+    return TAKEN
+
+
+@settings(max_examples=150, deadline=None)
+@given(raw=st.dictionaries(SECTIONS | st.text(max_size=4) | st.integers(), VALUES, max_size=3))
+def test_anything_else_is_a_config_error(raw):
+    assert "problem(s)" in refusal(raw)
+
+
+@settings(max_examples=100, deadline=None)
+@given(name=st.sampled_from(sorted(KEYS)), value=VALUES)
+def test_any_value_of_any_key_is_taken_or_named(name, value):
+    message = refusal(nested(name, value))
+    assert name in message or "select.wide_fraction" in message or message == TAKEN

@@ -1,0 +1,205 @@
+"""Checkpoints: what is saved comes back, what cannot be trusted is refused, and a proxy must suit its target."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import drawn
+from safetensors.torch import load_file, save_file
+from transformers import (
+    Idefics3Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    Qwen3VLConfig,
+    Qwen3VLMoeConfig,
+    SmolVLMConfig,
+)
+
+import ost
+from ost.encoding import Encoder
+from ost.errors import ModelError
+from ost.models import check_pair, family, load_config, resolve_device
+from ost.models.tiny import PROXY, TARGET, build_model
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def saved(proxy, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "proxy"
+    proxy.save(path)
+    return path
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    """A copy of the saved checkpoint, to be damaged."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+# --- saved and loaded -------------------------------------------------------------------------------------------------
+
+
+def test_a_loaded_checkpoint_gives_the_same_logits(proxy, saved):
+    loaded = ost.load_checkpoint(saved)
+    batch = Encoder(proxy).prompts(drawn("pool", 4))
+    with torch.no_grad():
+        assert torch.equal(loaded.model(**batch).logits, proxy.model(**batch).logits)
+    assert loaded.model.dtype == torch.float32
+    assert not loaded.model.training
+
+
+def test_a_loaded_processor_encodes_alike(proxy, saved, pool):
+    ours, theirs = (Encoder(one).training(pool) for one in (proxy, ost.load_checkpoint(saved)))
+    assert ours.keys() == theirs.keys() >= {"input_ids", "pixel_values", "labels"}
+    differing = [name for name, tensor in ours.items() if not torch.equal(tensor, theirs[name])]
+    assert not differing
+
+
+def test_a_checkpoint_saved_twice_has_the_same_bytes(proxy, saved, tmp_path):
+    proxy.save(tmp_path / "again")
+    names = sorted(path.name for path in saved.iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
+    changed = [name for name in names if (saved / name).read_bytes() != (tmp_path / "again" / name).read_bytes()]
+    assert not changed, "a digest of the model would change although nothing did"
+
+
+def test_weights_are_saved_as_safetensors_alone(saved):
+    assert (saved / "model.safetensors").is_file()
+    assert not [path.name for path in saved.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+
+
+def test_saving_over_a_checkpoint_replaces_all_of_it(proxy, folder):
+    (folder / "stale.txt").touch()
+    proxy.save(folder)
+    assert not (folder / "stale.txt").exists()
+
+
+def test_a_machine_with_torchvision_would_build_the_full_processor(saved):
+    assert json.loads((saved / "processor_config.json").read_text())["processor_class"] == "Qwen3VLProcessor"
+
+
+def test_a_checkpoint_says_what_it_lacks(tmp_path):
+    with pytest.raises(ModelError, match=r"no model at .*absent.*config\.json"):
+        ost.load_checkpoint(tmp_path / "absent")
+
+
+def test_pickled_weights_are_refused(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="safetensors only"):
+        ost.load_checkpoint(folder)
+
+
+def _without_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("model.language_model.layers.0.mlp.down_proj.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda folder: (folder / "config.json").write_text("{"), "no model at"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "unheard"}'), "no model at"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "cannot load the weights"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x10" * 99), "cannot load the weights"),
+        (_without_a_weight, r"lacks 1 of the model's weights, such as model\.language_model\.layers\.0\.mlp"),
+        (lambda folder: (folder / "processor_config.json").unlink(), "cannot load the processor"),
+        (lambda folder: [(folder / f"tokenizer{end}.json").unlink() for end in ("", "_config")], "no image token"),
+    ],
+    ids=["no JSON", "unknown type", "empty weights", "cut weights", "a weight missing", "no processor", "no tokenizer"],
+)
+def test_a_damaged_checkpoint_is_a_model_error(damage, found, folder):
+    damage(folder)
+    with pytest.raises(ModelError, match=found):
+        ost.load_checkpoint(folder)
+
+
+def test_a_text_only_checkpoint_gives_its_tokenizer(saved, tmp_path, processor):
+    config = LlamaConfig(
+        vocab_size=len(processor.tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=1, num_key_value_heads=1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "text")
+    processor.tokenizer.save_pretrained(tmp_path / "text")
+    loaded = ost.load_checkpoint(tmp_path / "text")
+    assert loaded.tokenizer is loaded.processor
+    batch = Encoder(loaded).training(drawn("pool", 2))
+    assert "pixel_values" not in batch
+    assert torch.isfinite(loaded.model(**batch).loss)
+
+
+def test_no_source_runs_code_from_a_checkpoint():
+    sources = [path for room in ("ost", "tasks", "flows") for path in sorted((ROOT / room).rglob("*.py"))]
+    assert len(sources) > 20
+    guilty = [path.name for path in sources if re.search("trust_remote_code|weights_only=False", path.read_text())]
+    assert not guilty
+
+
+# --- proxy and target -------------------------------------------------------------------------------------------------
+
+QWEN, MOE, TEXT = Qwen3VLConfig(), Qwen3VLMoeConfig(), LlamaConfig()
+
+
+@pytest.mark.parametrize("override", [False, True])
+def test_a_text_only_proxy_never_stands_in_for_one_that_sees(override):
+    with pytest.raises(ModelError, match=r"\(llama\) reads text only.*\(qwen3_vl\) reads images"):
+        check_pair(TEXT, QWEN, allow_cross_family=override)
+
+
+@pytest.mark.parametrize("other", [LlavaConfig, Idefics3Config, SmolVLMConfig])
+def test_another_family_needs_the_override(other):
+    with pytest.raises(ModelError, match=r"the target of 'qwen3_vl'.*models\.allow_cross_family: true"):
+        check_pair(other(), QWEN)
+    check_pair(other(), QWEN, allow_cross_family=True)
+
+
+@pytest.mark.parametrize(("proxy_config", "target"), [(QWEN, MOE), (MOE, QWEN), (QWEN, QWEN), (TEXT, TEXT)])
+def test_dense_and_mixture_of_one_design_are_one_family(proxy_config, target):
+    check_pair(proxy_config, target)
+    assert family(proxy_config) == family(target)
+
+
+def test_the_saved_proxy_suits_the_built_in_target(saved, processor):
+    check_pair(load_config(saved), build_model(TARGET, processor, 0).config)
+
+
+# --- sizes and devices ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("spec", "millions"), [(TARGET, 0.7), (PROXY, 0.4)], ids=["target", "proxy"])
+def test_the_tiny_models_have_the_size_they_say(spec, millions, processor):
+    assert build_model(spec, processor, 0).num_parameters() == pytest.approx(millions * 1e6, rel=0.15)
+
+
+def test_a_built_model_follows_its_seed_and_leaves_the_global_one_alone(processor):
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    first, again, other = (build_model(PROXY, processor, seed).lm_head.weight for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(1), expected), "building a model moved the caller's random numbers"
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_tokenizer_takes_any_text(processor):
+    text = "Größe: 3 m², 数字 🙂\n\t<b> 0123"
+    tokens = processor.tokenizer.encode(text, add_special_tokens=False)
+    assert processor.tokenizer.decode(tokens) == text
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match="torch sees no CUDA device; set it to `auto` or `cpu`"):
+        resolve_device("cuda")
+    assert {resolve_device(name).type for name in ("auto", "cpu")} == {"cpu"}
+
+
+def test_auto_takes_cuda_where_it_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [resolve_device(name).type for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]

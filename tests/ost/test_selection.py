@@ -1,0 +1,144 @@
+"""Selections: who is kept, in what order, and why each other one is not."""
+
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ost.config import Select
+from ost.errors import ConfigError
+from ost.selection import ARMS, KEPT, NOT_DRAWN, QUARANTINED, TOXIC, draw, kept_ids, select, select_arm, toxic_list
+
+FRACTIONS = st.floats(0.01, 1.0)
+
+
+def table(utility: list[float], ids: list[str] | None = None) -> pa.Table:
+    ids = ids or [f"{index:03d}" for index in range(len(utility))]
+    values = np.array(utility, dtype=np.float64)
+    return pa.table({
+        "id": ids,
+        "utility": values,
+        "toxic": values < 0,
+        "loss": np.abs(values),
+        "tokens": np.ones(len(values), dtype=np.int32),
+        "task": ["sum"] * len(values),
+    })  # fmt: skip
+
+
+@st.composite
+def scores(draw_) -> pa.Table:
+    """A score table with ties, negative and NaN utilities, its ids in no order."""
+    utility = draw_(st.lists(st.sampled_from([-2.0, -0.5, 0.0, 0.25, 3.0, np.nan]), min_size=1, max_size=40))
+    ids = [f"{index:03d}" for index in range(len(utility))]
+    random.Random(draw_(st.integers(0, 99))).shuffle(ids)
+    return table(utility, ids)
+
+
+def shuffled(scores: pa.Table, seed: int) -> pa.Table:
+    return scores.take(np.random.default_rng(seed).permutation(len(scores)))
+
+
+def by_id(selection: pa.Table) -> dict:
+    return {row["id"]: (row["rank"], row["reason"]) for row in selection.to_pylist()}
+
+
+@settings(max_examples=80, deadline=None)
+@given(scores=scores(), fraction=FRACTIONS)
+def test_the_best_are_kept_in_order_and_ties_go_by_id(scores, fraction):
+    rows = [row for row in scores.to_pylist() if row["utility"] == row["utility"]]
+    best = sorted(rows, key=lambda row: (-row["utility"], row["id"]))
+    wanted = max(1, round(fraction * len(scores)))
+    assert kept_ids(select(scores, fraction)) == [row["id"] for row in best[:wanted]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(scores=scores(), fraction=FRACTIONS, seed=st.integers(0, 99))
+def test_the_order_of_the_pool_plays_no_part(scores, fraction, seed):
+    other = shuffled(scores, seed)
+    assert by_id(select(scores, fraction)) == by_id(select(other, fraction)), "select breaks ties by row order"
+    assert by_id(draw(scores, fraction, 3)) == by_id(draw(other, fraction, 3)), "draw depends on row order"
+
+
+@settings(max_examples=60, deadline=None)
+@given(scores=scores(), fraction=FRACTIONS, seed=st.integers(0, 99), arm=st.sampled_from(ARMS))
+def test_every_row_has_one_rank_or_a_true_reason(scores, fraction, seed, arm):
+    wide = min(1.0, fraction + 0.3)
+    chosen = select_arm(arm, scores, Select(fraction=fraction, wide_fraction=wide), seed)
+    assert chosen.column_names == ["id", "rank", "reason"]
+    assert chosen["id"].to_pylist() == scores["id"].to_pylist(), "rows must be in pool order"
+    ranks = sorted(rank for rank in chosen["rank"].to_pylist() if rank is not None)
+    assert ranks == list(range(1, len(ranks) + 1))
+    for row, utility in zip(chosen.to_pylist(), scores["utility"].to_pylist(), strict=True):
+        if utility != utility:
+            expected = QUARANTINED
+        elif row["rank"] is not None:
+            expected = KEPT
+        elif arm in ("full", "random"):
+            expected = NOT_DRAWN
+        else:
+            expected = TOXIC if utility < 0 else "utility below the cut"
+        assert row["reason"] == expected, f"{arm}: {row} with utility {utility}"
+        assert (row["reason"] == KEPT) == (row["rank"] is not None), "a quarantined sample was kept"
+
+
+@pytest.mark.parametrize(("count", "fraction", "kept"), [(10, 0.2, 2), (7, 0.5, 4), (3, 0.01, 1), (5, 1.0, 5)])
+def test_the_kept_share_is_of_the_whole_pool(count, fraction, kept):
+    scores = table([float(index) for index in range(count)])
+    assert len(kept_ids(select(scores, fraction))) == len(kept_ids(draw(scores, fraction, 0))) == kept
+
+
+def test_quarantined_samples_count_in_the_pool_but_are_never_kept():
+    scores = table([np.nan] * 6 + [1.0, 2.0, -1.0, 0.0])
+    assert kept_ids(select(scores, 0.2)) == ["007", "006"]
+    assert sorted(kept_ids(draw(scores, 1.0, 0))) == ["006", "007", "008", "009"]
+    assert kept_ids(select(table([np.nan, np.nan]), 1.0)) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(scores=scores(), fraction=FRACTIONS, seed=st.integers(0, 999))
+def test_a_draw_is_blind_to_utility(scores, fraction, seed):
+    finite = np.isfinite(scores["utility"].to_numpy())
+    other = np.where(finite, np.random.default_rng(seed).normal(size=len(scores)), np.nan)
+    changed = scores.set_column(1, "utility", pa.array(other, from_pandas=False))
+    assert by_id(draw(scores, fraction, seed)) == by_id(draw(changed, fraction, seed))
+
+
+def test_a_draw_follows_its_seed_alone():
+    scores = table([0.0] * 200)
+    first, again, other = (kept_ids(draw(scores, 0.2, seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert len(set(first) & set(other)) < 20, "another seed draws the same samples"
+
+
+def test_a_draw_takes_every_sample_alike():
+    """1,000 draws of a fifth: each sample comes 200 times, within five standard deviations (√160)."""
+    scores, counts = table([0.0] * 20), dict.fromkeys([f"{index:03d}" for index in range(20)], 0)
+    for seed in range(1000):
+        for name in kept_ids(draw(scores, 0.2, seed)):
+            counts[name] += 1
+    assert max(abs(count - 200) for count in counts.values()) < 5 * 160**0.5
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, 20, float("nan")])
+@pytest.mark.parametrize("chooser", [select, lambda *given: draw(*given, 0)], ids=["select", "draw"])
+def test_a_fraction_out_of_range_is_refused_with_its_value(fraction, chooser):
+    with pytest.raises(ConfigError, match=rf"\(0, 1\]; found {fraction}"):
+        chooser(table([1.0, 2.0]), fraction)
+
+
+def test_the_arms_nest():
+    scores, settings_ = table(list(np.random.default_rng(0).normal(size=50))), Select(fraction=0.2, wide_fraction=0.6)
+    arms = ("ost", "ost-wide", "full", "random")
+    narrow, wide, full, lot = (kept_ids(select_arm(arm, scores, settings_, 0)) for arm in arms)
+    assert (len(narrow), len(wide), len(full), len(lot)) == (10, 30, 50, 10)
+    assert wide[:10] == narrow
+    assert full[:10] == lot, "the random arm is the head of the full one's order"
+
+
+def test_the_toxic_list_names_the_worst_first():
+    listed = toxic_list(table([0.5, -1.0, np.nan, -3.0, 0.0]))
+    assert listed.column_names == ["id", "utility", "loss", "task"]
+    assert listed["id"].to_pylist() == ["003", "001"]

@@ -1,0 +1,305 @@
+"""Encoding, training and evaluation: what the loss is taken on, what a seed fixes, and what stops a run."""
+
+import math
+
+import pytest
+import torch
+from conftest import copy_of, drawn, other_forms
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ost.data import Sample, chat
+from ost.encoding import IGNORE, Encoder, decode, to_device
+from ost.errors import DataError, TrainingError
+from ost.evaluation import evaluate, generate, matches
+from ost.models import Checkpoint
+from ost.training import Recipe, Trained, train
+
+# --- encoding ---------------------------------------------------------------------------------------------------------
+
+
+def mixed() -> list[Sample]:
+    """One turn, several turns, no image, two images, answers of many lengths, in one batch."""
+    return [*drawn("pool", 3), *other_forms()]
+
+
+def test_labels_cover_exactly_the_answer(fresh):
+    samples, encoder = mixed(), Encoder(fresh)
+    batch = encoder.training(samples)
+    for row, sample in enumerate(samples):
+        labels = batch["labels"][row]
+        positions = (labels != IGNORE).nonzero().squeeze(1)
+        assert torch.equal(labels[positions], batch["input_ids"][row, positions]), "a label is not its own token"
+        assert positions.tolist() == list(range(positions[0], positions[-1] + 1)), "the labelled tokens have a gap"
+        text = encoder.tokenizer.decode(labels[positions])
+        assert text == sample.answer + "<|im_end|>", f"loss is taken on {text!r}, not on the answer and its end"
+        before = encoder.tokenizer.decode(batch["input_ids"][row, : positions[0]])
+        assert before.endswith("<|im_start|>assistant\n")
+
+
+def test_only_the_last_answer_of_a_chat_is_learned(fresh):
+    turns = (*chat("One?", "first", images=0), *chat("Two?", "second", images=0))
+    batch = Encoder(fresh).training([Sample((), turns)])
+    assert fresh.tokenizer.decode(batch["labels"][batch["labels"] != IGNORE]) == "second<|im_end|>"
+    assert "first" in fresh.tokenizer.decode(batch["input_ids"][0])
+
+
+def test_every_image_reaches_the_model(fresh):
+    samples = mixed()
+    batch = Encoder(fresh).training(samples)
+    images = [len(sample.images) for sample in samples]
+    assert 0 in images
+    assert 2 in images
+    assert len(batch["image_grid_thw"]) == sum(images)
+    # A 32 × 16 image is 4 × 2 patches of 8 pixels, merged 2 × 2 into 2 tokens.
+    placeholders = (batch["input_ids"] == fresh.processor.image_token_id).sum(dim=1).tolist()
+    assert placeholders == [2 * count for count in images]
+
+
+def test_training_pads_on_the_right_and_prompts_on_the_left(fresh):
+    samples, encoder = mixed(), Encoder(fresh)
+    whole, prompts = encoder.training(samples)["attention_mask"], encoder.prompts(samples)["attention_mask"]
+    for mask, ordered in ((whole, whole.sort(descending=True).values), (prompts, prompts.sort().values)):
+        assert torch.equal(mask, ordered)
+        assert (mask.sum(dim=1) < mask.shape[1]).any(), "no sample is padded, so this test says nothing"
+    assert whole.sum(dim=1).tolist() == encoder.lengths(samples)
+
+
+def test_prompts_hold_no_answer(fresh):
+    prompts = Encoder(fresh).prompts([Sample((), chat("Which?", "secret", images=0))])
+    text = fresh.tokenizer.decode(prompts["input_ids"][0])
+    assert text == "<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_row_is_encoded_alike_alone_and_in_a_batch(fresh):
+    encoder, samples = Encoder(fresh), mixed()
+    batch = encoder.training(samples)
+    for row, sample in enumerate(samples):
+        alone = encoder.training([sample])
+        length = alone["input_ids"].shape[1]
+        for name in ("input_ids", "labels", "attention_mask"):
+            assert torch.equal(batch[name][row, :length], alone[name][0]), name
+
+
+@settings(max_examples=40, deadline=None)
+@given(answer=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
+def test_any_answer_is_labelled_whole_or_refused(answer, fresh):
+    encoder = Encoder(fresh)
+    try:
+        batch = encoder.training([Sample((), chat("q", answer, images=0))])
+    except DataError:
+        return
+    text = encoder.tokenizer.decode(batch["labels"][batch["labels"] != IGNORE])
+    assert text == answer + "<|im_end|>"
+
+
+def test_a_tokenizer_that_merges_prompt_and_answer_is_refused(fresh, monkeypatch):
+    """A template that ends in "…assist": with an answer "ant" the tokenizer makes one word of both."""
+    encoder = Encoder(fresh)
+    template = fresh.tokenizer.chat_template.replace("{{ message.role }}\n", "{{ message.role[:6] }}")
+    template = template.replace("assistant\n", "assist")
+    monkeypatch.setattr(encoder.tokenizer, "chat_template", template)
+    with pytest.raises(DataError, match=r"merges prompt and answer of 1 sample\(s\), such as [0-9a-f]{32}"):
+        encoder.training([*drawn("pool", 2), Sample((), chat("q", "ant", images=0))])
+
+
+def test_a_checkpoint_without_a_chat_template_is_refused(fresh):
+    class Plain:
+        chat_template = None
+
+    with pytest.raises(DataError, match="no chat template"):
+        Encoder(Checkpoint(fresh.model, Plain()))
+
+
+def test_images_become_rgb():
+    assert decode(drawn("pool", 1)[0].images[0]).mode == "RGB"
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def trained(start: Checkpoint, samples: list[Sample], **changes) -> tuple[dict, Trained]:
+    checkpoint = copy_of(start)
+    settings_ = {"steps": 5, "batch_size": 4, "learning_rate": 2e-3, "seed": 0} | changes
+    result = train(checkpoint, samples, Recipe(**settings_))
+    return checkpoint.model.state_dict(), result
+
+
+def equal(one: dict, other: dict) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.fixture(scope="module")
+def lessons() -> list[Sample]:
+    return [*drawn("pretrain", 20), *other_forms()]
+
+
+@pytest.fixture(scope="module")
+def once(fresh, lessons) -> dict:
+    return trained(fresh, lessons)[0]
+
+
+def test_a_seed_fixes_the_weights_bit_by_bit(fresh, lessons, once):
+    torch.manual_seed(99)
+    torch.rand(7)
+    assert equal(trained(fresh, lessons)[0], once), "training reads random numbers that its seed does not fix"
+
+
+def test_another_seed_gives_other_weights(fresh, lessons, once):
+    assert not equal(trained(fresh, lessons, seed=1)[0], once), "the seed does not reach the order of the samples"
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"warmup_ratio": 0.9}, {"weight_decay": 0.5}], ids=str)
+def test_every_number_of_the_recipe_is_used(change, fresh, lessons, once):
+    assert not equal(trained(fresh, lessons, **change)[0], once)
+
+
+def test_loss_falls_and_the_samples_are_learned(fresh):
+    few = drawn("pretrain", 4)
+    checkpoint = copy_of(fresh)
+    first = trained(fresh, few, steps=1)[1].loss
+    last = train(checkpoint, few, Recipe(steps=60, batch_size=4, learning_rate=5e-3))
+    assert last.loss < 0.1 * first
+    assert not checkpoint.model.training, "the model is left in training mode"
+    assert evaluate(checkpoint, few, match="whole").accuracy == 1.0, "learned by heart, but not said"
+
+
+def test_the_result_says_what_was_done(fresh, lessons):
+    calls = []
+    recipe = Recipe(steps=3, batch_size=2, learning_rate=1e-3)
+    result = train(copy_of(fresh), lessons, recipe, lambda *call: calls.append(call[:2]))
+    assert (result.steps, result.samples) == (3, len(lessons))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+    assert result.cost.seconds > 0
+    assert result.cost.flops == pytest.approx(2 * trained(fresh, lessons, steps=3, batch_size=1)[1].cost.flops)
+
+
+def test_one_sample_can_fill_every_batch(fresh):
+    assert trained(fresh, drawn("pretrain", 1), steps=2)[1].samples == 1
+
+
+def test_an_empty_subset_is_a_training_error(fresh):
+    with pytest.raises(TrainingError, match="the subset is empty"):
+        trained(fresh, [])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_before_its_step(value, fresh, lessons):
+    broken = copy_of(fresh)
+    broken.model.model.language_model.norm.weight.data.fill_(value)
+    before = {name: tensor.clone() for name, tensor in broken.model.state_dict().items()}
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step 1; lower the learning rate"):
+        train(broken, lessons, Recipe(steps=3, batch_size=2, learning_rate=1e-3))
+    weights = {name: tensor for name, tensor in broken.model.state_dict().items() if "language_model.norm" not in name}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights.items())
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "final", "whole"),
+    [
+        ("5 + 8 = 13", "5 + 8 = 13", True, True),
+        ("6 + 7 = 13", "5 + 8 = 13", True, False),
+        ("5 + 8 = 12", "5 + 8 = 13", False, False),
+        ("13", "5 + 8 = 13", True, False),
+        ("5 + 8 = 3 = 13", "5 + 8 = 13", True, False),
+        ("5 + 8 = 13 ", " 5  + 8 = 13", True, True),
+        ("5 + 8 = 1 3", "5 + 8 = 13", False, False),
+        ("5 + 8 = 130", "5 + 8 = 13", False, False),
+        ("5 - 8 = 3", "5 - 8 = -3", False, False),
+        ("", "5 + 8 = 13", False, False),
+        ("a cat", "a cat", True, True),
+        ("a Cat", "a cat", False, False),
+    ],
+)
+def test_matching_by_example(prediction, reference, final, whole):
+    assert matches(prediction, reference) is final
+    assert matches(prediction, reference, "final") is final
+    assert matches(prediction, reference, "whole") is whole
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(max_size=20), other=st.text(max_size=20), thought=st.text(max_size=10))
+def test_matching_is_an_equivalence_that_whole_refines(text, other, thought):
+    for match in ("final", "whole"):
+        assert matches(text, text, match)
+        assert matches(text, other, match) == matches(other, text, match)
+        assert matches(f"  {text}\n", text, match), "white space around the text decides"
+    assert not matches(text, other, "whole") or matches(text, other, "final")
+    assert matches(f"{thought} = {other}", f"={other}", "final")
+
+
+def test_accuracy_counts_what_matches_whole_and_by_task(fresh, monkeypatch):
+    benchmark = drawn("benchmark", 8)
+    said = [sample.answer if index in (0, 1, 4) else "?" for index, sample in enumerate(benchmark)]
+    monkeypatch.setattr("ost.evaluation.generate", lambda *args, **kwargs: said)
+    result = evaluate(fresh, benchmark)
+    assert [sample.task for sample in benchmark[:4]] == ["sum", "difference", "product", "maximum"]
+    assert result.accuracy == 3 / 8
+    assert result.by_task == {"sum": 1.0, "difference": 0.5, "product": 0.0, "maximum": 0.0}
+    assert result.predictions == said
+
+
+def test_answers_do_not_depend_on_the_batch(proxy):
+    samples = [*drawn("benchmark", 5), *other_forms()]
+    together = generate(proxy, samples, max_new_tokens=8)
+    assert together == generate(proxy, samples, max_new_tokens=8, batch_size=2)
+    assert together[::-1] == generate(proxy, samples[::-1], max_new_tokens=8, batch_size=1)
+
+
+def test_greedy_answers_are_the_models_own_first_choice(proxy):
+    """Decoded here token by token from the logits of the whole text, without any cache."""
+    for sample in drawn("benchmark", 3):
+        batch = Encoder(proxy).prompts([sample])
+        ids, image, end = batch.pop("input_ids"), proxy.processor.image_token_id, proxy.tokenizer.eos_token_id
+        types, said = batch.pop("mm_token_type_ids", None), []
+        while len(said) < 6 and end not in said:
+            tail = torch.tensor([said], dtype=torch.long)
+            whole = torch.cat([ids, tail], dim=1)
+            extra = {} if types is None else {"mm_token_type_ids": torch.cat([types, torch.zeros_like(tail)], dim=1)}
+            batch["attention_mask"] = torch.ones_like(whole)
+            with torch.no_grad():
+                logits = proxy.model(input_ids=whole, **batch, **extra).logits[0, -1]
+            logits[[image, proxy.processor.video_token_id]] = -math.inf
+            said.append(int(logits.argmax()))
+        expected = proxy.tokenizer.decode(said, skip_special_tokens=True).strip()
+        assert generate(proxy, [sample], max_new_tokens=6) == [expected]
+
+
+def test_sampling_follows_its_seed(fresh):
+    samples = drawn("benchmark", 3)
+    first, again, other = (generate(fresh, samples, temperature=1.0, seed=seed, max_new_tokens=6) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+class Obsessed(nn.Module):
+    """An output layer that wants one token above all others."""
+
+    def __init__(self, head: nn.Module, token: int):
+        super().__init__()
+        self.head, self.token = head, token
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self.head(hidden).clone()
+        logits[..., self.token] += 1e4
+        return logits
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize("temperature", [None, 1.0])
+def test_a_model_that_wants_to_say_an_image_still_answers_in_words(kind, temperature, fresh, monkeypatch):
+    obsessed, token = copy_of(fresh), getattr(fresh.processor, f"{kind}_token_id")
+    obsessed.model.lm_head = Obsessed(obsessed.model.lm_head, token)
+    batch = to_device(Encoder(obsessed).prompts(drawn("benchmark", 2)), obsessed.model.device)
+    plain = obsessed.model.generate(**batch, max_new_tokens=1, do_sample=False)
+    assert (plain[:, -1] == token).all(), "the model does not want the placeholder, so this test says nothing"
+
+    emitted, original = [], obsessed.model.generate
+    monkeypatch.setattr(obsessed.model, "generate", lambda **given: emitted.append(original(**given)) or emitted[-1])
+    texts = generate(obsessed, drawn("benchmark", 2), max_new_tokens=5, temperature=temperature)
+    assert len(texts) == 2
+    assert not (emitted[0][:, batch["input_ids"].shape[1] :] == token).any()
