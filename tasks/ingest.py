@@ -43,7 +43,7 @@ def ingest(ctx: Context) -> Outcome:
 
 
 def _source(ctx: Context, name: str) -> Path:
-    """Where a sample set can be read: as named, or fetched from S3 first."""
+    """Where a sample set can be read; one in object storage is mirrored first, and DVC keeps its version."""
     address = getattr(ctx.params.data, name)
     if is_remote(address):
         return fetch(address, ctx.root / ".ost/remote" / name, ctx.progress)

@@ -1,82 +1,119 @@
-"""S3, or any compatible store: sample sets under `s3://` addresses, fetched before they are read.
+"""Sample sets in S3-compatible object storage, under `s3://bucket/key`. Alone in importing boto3.
 
-Alone in importing boto3. Credentials and endpoint come from the environment, as boto3 reads them (AWS_ACCESS_KEY_ID,
-AWS_ENDPOINT_URL, …).
+Endpoint and credentials come from the environment, where boto3 and DVC alike look for them: AWS_ENDPOINT_URL,
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE.
 """
 
+import contextlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
 from ost.errors import DataError
 from ost.store import publish, read_json, write_json
 from ost.types import Progress, silent
 
 SCHEME = "s3://"
-RECORD = "objects.json"
-"""Beside the fetched objects: the ETag of each, so that an unchanged one is not fetched again."""
+
+CONFIG = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "max_attempts": 4})
+
+_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to some that may list and read it"
+
+REMEDIES = {
+    "NoSuchBucket": "there is no such bucket: check its name, and AWS_ENDPOINT_URL",
+    "AccessDenied": f"these credentials may not: {_KEYS}",
+    "InvalidAccessKeyId": f"nobody there knows this access key: {_KEYS}",
+    "SignatureDoesNotMatch": f"the secret key is not this access key's: {_KEYS}",
+    "ExpiredToken": "the session token has expired: sign in anew",
+}
+"""What to do about a refusal, by its code. The server's own words are left out: they may quote the credentials."""
 
 
-def is_remote(address: str) -> bool:
-    """Whether an address names objects on S3 instead of local files."""
-    return address.startswith(SCHEME)
+def is_remote(path: str) -> bool:
+    """Whether a path is an address in object storage."""
+    return path.startswith(SCHEME)
 
 
 def fetch(address: str, into: Path, progress: Progress = silent) -> Path:
-    """Download an object, or all objects under a prefix, into a folder; returns the file or the folder.
+    """Mirror a file, or all that lies under a prefix, into the folder `into`; returns the file, or the folder.
 
-    What is there with the same ETag is kept, what is gone from the store is removed. Raises DataError, which never
-    holds a credential, where the store refuses, nothing is found, or a key would leave the folder.
+    What is there already in the same version is not fetched again, and what is no longer at the address is deleted.
+    Raises DataError where nothing is there, access is refused, or a key would leave the folder.
     """
-    bucket, _, prefix = address.removeprefix(SCHEME).partition("/")
-    try:
-        client = boto3.session.Session().client("s3")  # the default session would keep old credentials
-        found = {_name(key, prefix): (key, size, etag) for key, size, etag in _list(client, bucket, prefix)}
-        if not found:
-            raise DataError(f"nothing lies under {address}: check the address, and that it may be listed")
-        _download(client, bucket, found, into, progress)
-    except (BotoCoreError, ClientError) as error:
-        raise DataError(
-            f"cannot read {address} ({_reason(error)}): check the address, AWS_ENDPOINT_URL and the credentials"
-        ) from None
-    return into / PurePosixPath(prefix).name if list(found) == [PurePosixPath(prefix).name] else into
+    bucket, _, key = address.removeprefix(SCHEME).partition("/")
+    with _explained(address):
+        client = _client()
+        objects = _objects(client, bucket, key)
+        if not objects:
+            raise DataError(f"nothing is at {address}: give the key of a file, or a prefix with files under it")
+        _mirror(client, bucket, objects, into, progress)
+    single = len(objects) == 1 and objects[0]["Key"] == key
+    return into / objects[0]["Name"] if single else into
 
 
-def _list(client, bucket: str, prefix: str) -> Iterator[tuple[str, int, str]]:
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for item in page.get("Contents", []):
-            inside = item["Key"] == prefix or not prefix or prefix.endswith("/") or item["Key"][len(prefix)] == "/"
-            if inside and not item["Key"].endswith("/"):
-                yield item["Key"], item["Size"], item["ETag"]
+def _client():
+    """A client of a session of its own: the default session would keep the credentials that it saw first."""
+    return boto3.session.Session().client("s3", config=CONFIG)
 
 
-def _name(key: str, prefix: str) -> str:
-    """The object's path below the folder; raises DataError for one that would lie elsewhere."""
-    name = PurePosixPath(key).name if key == prefix else key.removeprefix(prefix).lstrip("/")
-    if ".." in PurePosixPath(name).parts or "\\" in name or name == RECORD:
-        raise DataError(f"the object {key!r} cannot be stored below the data folder; rename it in the store")
+def _objects(client, bucket: str, key: str) -> list[dict]:
+    """The object with this key, else those under it as a folder; `Name` is where each belongs in that folder."""
+    # Of all keys that start with a key, itself comes first.
+    first = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+    if key and not key.endswith("/") and [one["Key"] for one in first] == [key]:
+        return [first[0] | {"Name": _safe(key.rpartition("/")[2], key)}]
+    prefix = key.rstrip("/") + "/" if key else ""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    listed = [one for page in pages for one in page.get("Contents", []) if not one["Key"].endswith("/")]
+    return [one | {"Name": _safe(one["Key"].removeprefix(prefix), one["Key"])} for one in listed]
+
+
+def _safe(name: str, key: str) -> str:
+    """A name that stays in the folder it is put into."""
+    if {"", ".", ".."} & set(name.split("/")) or "\0" in name:
+        raise DataError(f"the key {key!r} would lead out of its folder: rename the object, or give a narrower prefix")
     return name
 
 
-def _download(client, bucket: str, found: dict[str, tuple[str, int, str]], into: Path, progress: Progress) -> None:
-    record = into / RECORD
-    known = read_json(record) if record.exists() else {}
-    for gone in set(known) - set(found):
+def _mirror(client, bucket: str, objects: list[dict], into: Path, progress: Progress) -> None:
+    record = into.with_name(into.name + ".etags.json")
+    have = read_json(record) if record.is_file() else {}
+    wanted = {one["Name"]: one["ETag"] for one in objects}
+    for gone in have.keys() - wanted.keys():
         (into / gone).unlink(missing_ok=True)
-    held = {name: etag for name, etag in known.items() if name in found and (into / name).exists()}
-    for done, (name, (key, size, etag)) in enumerate(found.items(), start=1):
-        if held.get(name) != etag:
-            with publish(into / name) as part:
-                client.download_file(bucket, key, str(part))
-                if part.stat().st_size != size:
-                    raise DataError(f"{key} came with {part.stat().st_size} bytes instead of {size}; run again")
-            held[name] = etag
-            write_json(record, held)
-        progress(done, len(found), "fetching")
+    have = {name: etag for name, etag in have.items() if name in wanted}
+    for done, one in enumerate(objects, start=1):
+        name, path = one["Name"], into / one["Name"]
+        if have.get(name) != one["ETag"] or not path.is_file() or path.stat().st_size != one["Size"]:
+            _download(client, bucket, one, path)
+            write_json(record, have := have | {name: one["ETag"]})
+        progress(done, len(objects), name)
+    write_json(record, have)
 
 
-def _reason(error: Exception) -> str:
-    """The store's error code, or the error's kind: never its text, which may quote a request."""
-    return error.response["Error"].get("Code", "?") if isinstance(error, ClientError) else type(error).__name__
+def _download(client, bucket: str, one: dict, path: Path) -> None:
+    with publish(path) as part:
+        client.download_file(bucket, one["Key"], str(part))
+        if part.stat().st_size != one["Size"]:
+            raise DataError(
+                f"{one['Key']} came as {part.stat().st_size:,} bytes, listed were {one['Size']:,}: "
+                "if it is being written just now, run again later"
+            )
+
+
+@contextlib.contextmanager
+def _explained(address: str) -> Iterator[None]:
+    """Turn what boto3 raises into an error that says what to do."""
+    try:
+        yield
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise DataError(f"cannot read {address}: there are no credentials: {_KEYS}") from error
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        raise DataError(f"cannot read {address}: {REMEDIES.get(code, f'refused with {code}')}") from None
+    except (BotoCoreError, Boto3Error, OSError) as error:
+        raise DataError(f"cannot read {address}: {error}; check AWS_ENDPOINT_URL and the network") from error

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -31,7 +33,7 @@ def free_ports(count: int) -> list[int]:
 def running(command: list[str], address: str, log: Path, **options) -> Iterator[None]:
     """A server process, from its first answer at `address` to the end of the block."""
     with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, **options)
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True, **options)
     try:
         deadline = time.monotonic() + START
         while not _answers(address):
@@ -40,12 +42,8 @@ def running(command: list[str], address: str, log: Path, **options) -> Iterator[
             time.sleep(0.1)
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        os.killpg(process.pid, signal.SIGKILL)  # its own children too; what it holds is thrown away
+        process.wait()
 
 
 def _answers(address: str) -> bool:
@@ -94,7 +92,7 @@ def s3_server(folder: Path) -> Iterator[S3]:
     for one in ("master", "volume", "filer"):
         options |= {f"{one}.port": next(ports), f"{one}.port.grpc": next(ports)}
     options |= {"s3.port.grpc": next(ports), "s3.port.iceberg": 0, "s3.port.lance": 0}
-    options |= {"volume.max": 20, "master.volumeSizeLimitMB": 32}
+    options |= {"volume.max": 100, "master.volumeSizeLimitMB": 32}
     flags = [f"-{name}={value}" for name, value in options.items()]
     command = [str(BIN / "weed"), "server", "-s3", *flags]
     with running(command, server.endpoint, folder / "weed.log", cwd=folder):

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ost.config import Base, World
+from ost.config import Base, Task, World
 from ost.data import Sample
 from ost.evaluation import generate
-from ost.handmath.world import Problem, answer, draw, processor, tasks, to_sample
+from ost.handmath.world import Problem, answer, draw, processor, to_sample
 from ost.models import Checkpoint
 from ost.models.tiny import TARGET, build_model
 from ost.training import Recipe, train
@@ -15,6 +15,9 @@ from ost.types import Progress, silent
 
 MISREAD = {1: 7, 3: 8, 5: 6, 9: 4}
 """Digits that the teacher confuses, and what it takes them for: errors with a direction do not average out."""
+
+SLIPS: dict[Task, Task] = {"sum": "product", "product": "sum", "difference": "maximum", "maximum": "difference"}
+"""The operation that the teacher applies instead of the one asked for, when it slips."""
 
 SPOILING_SHARE = 0.4
 """Share of the teacher's steps that it learns from wrong answers."""
@@ -26,9 +29,7 @@ def wrong_answers(problems: Sequence[Problem], world: World, seed: int) -> list[
     answers = []
     for problem in problems:
         read = [MISREAD.get(d, d) if rng.random() < world.misread else d for d in problem.digits]
-        others = [task for task in tasks() if task != problem.task]
-        slips = rng.random() < world.wrong_operation
-        task = others[rng.integers(len(others))] if slips else problem.task
+        task = SLIPS[problem.task] if rng.random() < world.wrong_operation else problem.task
         answers.append(answer(task, *read))
     return answers
 

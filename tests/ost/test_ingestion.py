@@ -445,6 +445,13 @@ def test_a_large_pool_whose_tasks_are_covered_gives_no_warning(take, monkeypatch
     assert take().warnings == []
 
 
+def test_without_a_benchmark_the_other_two_are_read(checkpoint, clean, tmp_path):
+    paths = [_stored(tmp_path, source, clean[source]) for source in ("pool", "anchors")]
+    result = ingest(*paths, None, checkpoint, max_tokens=MAX_TOKENS, max_pixels=MAX_PIXELS)
+    assert (result.pool, result.anchors, result.benchmark) == (clean["pool"], clean["anchors"], [])
+    assert sorted(result.counts) == ["anchors", "pool"]
+
+
 def test_progress_ends_at_the_total(checkpoint, clean, tmp_path):
     calls = []
     paths = [_stored(tmp_path, source, samples) for source, samples in clean.items()]

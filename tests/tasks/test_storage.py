@@ -1,145 +1,169 @@
-"""Fetching from a real S3 server on loopback."""
+"""Object storage, against a real S3 server."""
 
-import json
-import shutil
-import socket
-import subprocess
-import sys
-import time
+import os
 from pathlib import Path
 
 import boto3
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.stub import Stubber
 
 from ost.errors import DataError
-from tasks.storage import fetch, is_remote
+from tasks import storage
+from tests.servers import S3, s3_server
 
-KEY, SECRET = "test-key", "test-secret-never-shown"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+SHARDS = {"pool/part-0.parquet": b"first", "pool/deep/part-1.parquet": b"second", "poolside.txt": b"another set"}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """Address of a SeaweedFS S3 server with one identity."""
-    folder = tmp_path_factory.mktemp("s3")
-    identity = {"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    port = free_port()
-    ports = [f"-{part}.port={free_port()}" for part in ("master", "volume", "filer")]
-    ports += [f"-{part}.port.grpc={free_port()}" for part in ("master", "volume", "filer", "s3")]
-    command = ["weed", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.port={port}"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    settings = [f"-s3.config={folder}/s3.json", "-master.telemetry=false", "-volume.max=5"]
-    process = subprocess.Popen([_weed(), *command[1:], *ports, *settings], **quiet)
-    try:
-        yield _ready(f"http://127.0.0.1:{port}")
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _weed() -> str:
-    return shutil.which("weed") or str(Path(sys.executable).with_name("weed"))
-
-
-def _ready(address: str) -> str:
-    client = boto3.client("s3", endpoint_url=address, aws_access_key_id=KEY, aws_secret_access_key=SECRET)
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            client.create_bucket(Bucket="pools")
-            client.put_object(Bucket="pools", Key="probe", Body=b"x")
-            return address
-        except (BotoCoreError, ClientError):
-            assert time.monotonic() < deadline, "the S3 server did not come up"
-            time.sleep(0.3)
+def server(tmp_path_factory) -> S3:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
 
 
 @pytest.fixture
 def client(server, monkeypatch):
-    """A client of the server, whose settings stand in the environment."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
+    for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    for item in client.list_objects_v2(Bucket="pools").get("Contents", []):
-        client.delete_object(Bucket="pools", Key=item["Key"])
-    return client
+    return boto3.client("s3")
 
 
-def put(client, **objects: bytes) -> None:
-    for key, body in objects.items():
-        client.put_object(Bucket="pools", Key=key.replace("__", "/"), Body=body)
+@pytest.fixture
+def bucket(client) -> str:
+    """A bucket with two shards under `pool/`, and a file whose key only starts like theirs."""
+    if not any(one["Name"] == "tests" for one in client.list_buckets()["Buckets"]):
+        client.create_bucket(Bucket="tests")
+    for one in client.list_objects_v2(Bucket="tests").get("Contents", []):
+        client.delete_object(Bucket="tests", Key=one["Key"])
+    for key, body in SHARDS.items():
+        client.put_object(Bucket="tests", Key=key, Body=body)
+    return "tests"
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "objects.json"
-    }
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_only_s3_addresses_are_remote():
-    assert is_remote("s3://pools/a") and not is_remote("data/s3://pools") and not is_remote("pool.parquet")
+def test_a_prefix_is_mirrored_with_its_folders_and_nothing_beside_it(bucket, tmp_path):
+    seen = []
+    folder = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool", lambda *report: seen.append(report))
+    expected = {"part-0.parquet": b"first", "deep/part-1.parquet": b"second"}
+    assert contents(folder) == expected, "`poolside.txt` starts with the prefix's letters, but lies outside its folder"
+    assert [done for done, _, _ in seen] == [1, 2], "progress was not told for each object"
+    assert {total for _, total, _ in seen} == {2}
 
 
-def test_a_prefix_is_fetched_whole_and_its_neighbours_are_not(client, tmp_path):
-    put(client, a__1=b"one", a__b__2=b"two", ab__3=b"no", other=b"no")
-    assert fetch("s3://pools/a", tmp_path) == tmp_path
-    assert files(tmp_path) == {"1": b"one", "b/2": b"two"}
+def test_a_trailing_slash_and_a_whole_bucket_are_addresses_too(bucket, tmp_path):
+    assert len(contents(storage.fetch(f"s3://{bucket}/pool/", tmp_path / "slash"))) == 2
+    assert contents(storage.fetch(f"s3://{bucket}", tmp_path / "all")) == SHARDS
 
 
-def test_a_listing_of_many_pages_is_read_to_its_end(client, tmp_path):
-    put(client, **{f"many__{number}": b"%d" % number for number in range(1005)})
-    fetch("s3://pools/many/", tmp_path)
-    assert len(files(tmp_path)) == 1005, "the listing stopped at its first page"
+def test_the_key_of_one_file_gives_that_file(bucket, tmp_path):
+    path = storage.fetch(f"s3://{bucket}/pool/deep/part-1.parquet", tmp_path / "pool")
+    assert path == tmp_path / "pool/part-1.parquet"
+    assert path.read_bytes() == b"second"
 
 
-def test_one_object_is_fetched_as_a_file(client, tmp_path):
-    put(client, sets__pool=b"bytes")
-    assert fetch("s3://pools/sets/pool", tmp_path).read_bytes() == b"bytes"
+def test_more_objects_than_one_listing_page_all_come(client, bucket, tmp_path, monkeypatch):
+    """A page holds 1,000 keys; here it is made to hold one, so that the second page is needed."""
+    real = storage._client
+
+    def one_a_page():
+        made = real()
+        made.meta.events.register(
+            "before-parameter-build.s3.ListObjectsV2", lambda params, **_: params.update(MaxKeys=1)
+        )
+        return made
+
+    monkeypatch.setattr(storage, "_client", one_a_page)
+    assert len(contents(storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool"))) == 2, "only the first page was read"
 
 
-def test_only_what_changed_is_fetched_again_and_what_is_gone_goes(client, tmp_path):
-    put(client, a__same=b"1", a__changed=b"1", a__gone=b"1")
-    fetch("s3://pools/a/", tmp_path)
-    stamp = (tmp_path / "same").stat().st_mtime_ns
-    put(client, a__changed=b"2", a__new=b"2")
-    client.delete_object(Bucket="pools", Key="a/gone")
-    fetch("s3://pools/a/", tmp_path)
-    assert files(tmp_path) == {"same": b"1", "changed": b"2", "new": b"2"}
-    assert (tmp_path / "same").stat().st_mtime_ns == stamp
+def test_what_is_there_in_the_same_version_is_not_fetched_again(client, bucket, tmp_path, monkeypatch):
+    fetched = []
+    real = storage._download
+    monkeypatch.setattr(storage, "_download", lambda *args: (fetched.append(args[2]["Name"]), real(*args)))
+    address, into = f"s3://{bucket}/pool", tmp_path / "pool"
+    storage.fetch(address, into)
+    assert sorted(fetched) == ["deep/part-1.parquet", "part-0.parquet"]
+    fetched.clear()
+    storage.fetch(address, into)
+    assert fetched == [], "unchanged objects were fetched a second time"
+    client.put_object(Bucket=bucket, Key="pool/part-0.parquet", Body=b"FIRST")  # as long as before
+    assert contents(storage.fetch(address, into))["part-0.parquet"] == b"FIRST", "size alone was compared"
+    assert fetched == ["part-0.parquet"]
+    (into / "part-0.parquet").write_bytes(b"cut")
+    assert contents(storage.fetch(address, into))["part-0.parquet"] == b"FIRST", "a damaged local file was trusted"
 
 
-@pytest.mark.parametrize("address", ["s3://pools/empty/", "s3://nowhere/a"])
-def test_nothing_found_is_an_error(client, tmp_path, address):
-    with pytest.raises(DataError, match="check"):
-        fetch(address, tmp_path)
+def test_a_shard_that_left_the_prefix_leaves_the_folder(client, bucket, tmp_path):
+    storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+    client.delete_object(Bucket=bucket, Key="pool/part-0.parquet")
+    folder = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+    assert list(contents(folder)) == ["deep/part-1.parquet"], "a deleted shard would still be read as part of the pool"
 
 
-def test_wrong_credentials_are_refused_and_never_shown(client, tmp_path, monkeypatch):
-    put(client, a__1=b"one")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret")
-    with pytest.raises(DataError) as caught:
-        fetch("s3://pools/a/", tmp_path)
-    assert "another-secret" not in str(caught.value) and KEY not in str(caught.value)
-    assert not files(tmp_path)
+def test_an_object_that_comes_short_is_refused_and_not_published(bucket, tmp_path, monkeypatch):
+    real = storage._client
+
+    def short():
+        made = real()
+        made.download_file = lambda bucket, key, path: Path(path).write_bytes(b"f")
+        return made
+
+    monkeypatch.setattr(storage, "_client", short)
+    with pytest.raises(DataError, match="came as 1 bytes, listed were 5"):
+        storage.fetch(f"s3://{bucket}/pool/part-0.parquet", tmp_path / "pool")
+    assert not (tmp_path / "pool/part-0.parquet").exists(), "half a shard stands under the name of a whole one"
 
 
-def test_a_key_that_would_leave_the_folder_is_refused(client, tmp_path, monkeypatch):
-    listing = [("a/../../evil", 1, "etag")]  # the server itself takes no such key
-    monkeypatch.setattr("tasks.storage._list", lambda *_: iter(listing))
-    with pytest.raises(DataError, match="below the data folder"):
-        fetch("s3://pools/a/", tmp_path)
+@pytest.mark.parametrize("key", ["pool/../../escaped", "pool//etc/passwd", "pool/./x", "pool/a/../../../b"])
+def test_a_key_that_would_leave_the_folder_is_refused(key, tmp_path, monkeypatch):
+    """The server here refuses to hold such keys; others do not, so its listing is made up."""
+    client = boto3.client("s3", aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1")
+    listing = {"Contents": [{"Key": key, "Size": 1, "ETag": '"e"'}], "IsTruncated": False}
+    monkeypatch.setattr(storage, "_client", lambda: client)
+    with Stubber(client) as stub:
+        for _ in range(2):
+            stub.add_response("list_objects_v2", listing)
+        with pytest.raises(DataError, match="out of its folder"):
+            storage.fetch("s3://bucket/pool", tmp_path / "pool")
+    assert list(tmp_path.iterdir()) == [], "something was written before the keys were looked at"
+
+
+def test_a_missing_bucket_and_an_empty_prefix_are_told_apart(bucket, tmp_path):
+    with pytest.raises(DataError, match="no such bucket"):
+        storage.fetch("s3://nobodys-bucket/pool", tmp_path / "pool")
+    with pytest.raises(DataError, match=r"nothing is at .*give the key of a file, or a prefix"):
+        storage.fetch(f"s3://{bucket}/poo", tmp_path / "pool")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "wrong-secret", "secret key is not this access key's"),
+        ("AWS_ACCESS_KEY_ID", "WRONGKEY", "nobody there knows this access key"),
+    ],
+)
+def test_wrong_credentials_are_explained_but_never_quoted(bucket, server, tmp_path, monkeypatch, name, value, remedy):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(DataError, match=remedy) as caught:
+        storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+    assert "set AWS_ACCESS_KEY_ID" in str(caught.value), "the message has no remedy"
+    for word in (value, server.key, server.secret):
+        assert word not in str(caught.value), "a credential stands in the message"
+    assert caught.value.__suppress_context__, "the server's own words, which may quote a key, would reach the log"
+
+
+def test_no_credentials_at_all_are_explained(bucket, tmp_path, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(DataError, match="there are no credentials: set AWS_ACCESS_KEY_ID"):
+        storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+
+
+def test_only_an_s3_address_is_remote():
+    assert storage.is_remote("s3://bucket/pool")
+    assert not storage.is_remote("data/s3/pool.parquet")

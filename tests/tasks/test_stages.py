@@ -1,0 +1,120 @@
+"""The stages as functions: what dvc.yaml calls them, what they refuse, and the manifest that each leaves."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ost.errors import ConfigError, OSTError, WorkspaceError
+from ost.store import digest, read_json
+from tasks.context import Context, git_state
+from tasks.runs import BASE, RUNS, Run
+from tasks.stages import STAGES, execute
+
+DVC = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["stages"]
+
+
+def test_dvc_and_the_flow_know_the_same_stages():
+    assert set(DVC) == set(STAGES), "dvc.yaml and tasks/stages.py must name the same stages"
+    for name, stage in DVC.items():
+        command = stage.get("do", stage)["cmd"]
+        assert command.startswith(f"python -m flows.stage {name}"), f"stage {name} runs something else: {command}"
+
+
+def test_dvc_and_the_flow_know_the_same_runs():
+    keys = [run.key for run in RUNS]
+    assert list(DVC["sft"]["foreach"]) == keys, "an arm or protocol was added in one place only"
+    assert list(DVC["evaluate"]["foreach"]) == [BASE, *keys]
+    for key, item in DVC["sft"]["foreach"].items():
+        assert item["arm"] == Run.parse(key).arm, f"sft@{key} would depend on another arm's selection"
+    for key, item in DVC["evaluate"]["foreach"].items():
+        expected = "models/target" if key == BASE else f"models/sft/{key}"
+        assert item["model"] == expected, f"evaluate@{key} would depend on another model"
+
+
+@pytest.mark.parametrize("key", ["ost", "ost-C", "nobody-B", "", "-B"])
+def test_a_key_that_is_no_runs_is_refused(key):
+    with pytest.raises(ValueError, match="no such run"):
+        Run.parse(key)
+
+
+def test_every_runs_key_leads_back_to_it():
+    assert [Run.parse(run.key) for run in RUNS] == list(RUNS)
+
+
+def test_an_unknown_stage_is_refused_with_the_known_ones(folder):
+    with pytest.raises(WorkspaceError, match="no stage named 'scores'; known: world, base, ingest"):
+        execute("scores", folder)
+
+
+@pytest.mark.parametrize("stage", ["ingest", "warmup", "score", "select", "sft@ost-B", "evaluate@base", "report"])
+def test_a_stage_without_its_inputs_names_the_file_and_the_remedy(folder, stage):
+    with pytest.raises(WorkspaceError, match=f"stage {stage} needs .*, which is missing: run `ost curate`"):
+        execute(stage, folder)
+    assert not list(folder.rglob("*manifest.json")), "a stage that failed left a manifest, as if it had succeeded"
+
+
+def test_a_wrong_parameter_stops_a_stage_before_it_works(folder):
+    (folder / "params.yaml").write_text("select: {fracton: 0.1}")
+    with pytest.raises(ConfigError, match="did you mean `fraction`"):
+        execute("base@target", folder)
+    assert [path.name for path in folder.iterdir()] == ["params.yaml"]
+
+
+def test_a_manifest_holds_all_that_reruns_the_stage(folder):
+    manifest = execute("base@proxy", folder)
+    assert manifest == read_json(folder / "models/proxy.manifest.json"), "what is returned and what is kept differ"
+    assert manifest["stage"] == "base@proxy"
+    assert manifest["outputs"] == {"models/proxy": digest(folder / "models/proxy")}
+    assert manifest["inputs"] == {}
+    assert manifest["params"]["base"]["proxy_steps"] == 4, "the manifest's parameters are not the run's"
+    assert manifest["seconds"] > 0
+    assert manifest["flops"] > 0
+    assert {"python", "torch", "transformers", "datasets", "ost-pipeline"} <= set(manifest["versions"])
+    assert not list(folder.rglob("*.part"))
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(folder):
+    first = execute("base@proxy", folder)["outputs"]
+    assert execute("base@proxy", folder)["outputs"] == first, "training is not reproducible bit by bit"
+    (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("seed: 0", "seed: 1"))
+    assert execute("base@proxy", folder)["outputs"] != first, "the seed reaches neither weights nor data"
+
+
+def test_progress_of_a_stage_reaches_its_end(folder):
+    seen = []
+    execute("base@target", folder, lambda done, total, note="": seen.append((done, total)))
+    assert seen[-1] == (4, 4)
+
+
+def test_a_context_records_what_is_read_and_written(folder):
+    ctx = Context(folder, "sft@ost-B")
+    assert ctx.key == "ost-B"
+    ctx.input("params.yaml")
+    ctx.output("x/y.json")
+    assert (list(ctx.inputs), list(ctx.outputs)) == (["params.yaml"], ["x/y.json"])
+    with pytest.raises(OSTError, match=r"needs nowhere\.parquet"):
+        ctx.input("nowhere.parquet")
+    assert "nowhere.parquet" not in ctx.inputs, "a file that was never read would stand in the manifest"
+
+
+def test_the_git_state_tells_a_changed_file_and_survives_without_git(tmp_path):
+    assert git_state(tmp_path) == {"commit": "", "dirty": False}
+
+    def git(*arguments: str) -> str:
+        author = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+        return subprocess.run(
+            ["git", *author, *arguments], cwd=tmp_path, check=True, capture_output=True
+        ).stdout.decode()
+
+    git("init")
+    (tmp_path / "file").write_text("one")
+    git("add", "--all")
+    git("commit", "--message", "one")
+    commit = git("rev-parse", "HEAD").strip()
+    assert git_state(tmp_path) == {"commit": commit, "dirty": False}
+    (tmp_path / "untracked").write_text("a run's outputs")
+    assert not git_state(tmp_path)["dirty"], "outputs that git does not track are no local change"
+    (tmp_path / "file").write_text("two")
+    assert git_state(tmp_path) == {"commit": commit, "dirty": True}
