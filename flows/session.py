@@ -1,5 +1,6 @@
 """One run of a flow over a workspace: its workers, its MLflow record, and what it shows meanwhile."""
 
+from contextlib import chdir
 from pathlib import Path
 
 from flows.display import Display
@@ -22,6 +23,8 @@ class Session:
         self.errors: list[Exception] = []
 
     def __enter__(self) -> "Session":
+        self._inside = chdir(self.root)  # as for `dvc repro`: a relative path in params.yaml starts there
+        self._inside.__enter__()
         self._stale = versioning.stale_stages(self.root)
         self._tracker = Tracker(self.root, self.params)
         self._parent = self._tracker.open(git_state(self.root), "prefect", {"ost.flow_run": self.flow_run})
@@ -35,6 +38,7 @@ class Session:
         self.display.stop()
         self._tracker.note_reuse(self._parent, self.reused)
         self._tracker.close(self._parent, succeeded=error is None)
+        self._inside.__exit__(kind, error, trace)
 
     def run(self, stage: str) -> bool:
         """Bring a stage up to date; returns whether it had to run."""

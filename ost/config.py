@@ -110,7 +110,7 @@ class Select(_Section):
 class SFT(_Section):
     """Supervised fine-tuning of the target."""
 
-    steps: Count = 600
+    steps: Count = 700
     """Optimizer steps of Full-SFT; protocol B gives every arm as many, protocol A as many epochs."""
     batch_size: Count = 32
     learning_rate: Rate = 1e-3

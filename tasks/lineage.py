@@ -49,7 +49,8 @@ def find_version(tracker: Tracker, name: str) -> ModelVersion | None:
     if base != tracker.model_name:
         return None
     versions = tracker.model_versions()
-    found = [version for version in versions if number in ("", str(version.version), version.tags.get("ost.run"))]
+    wanted = tracker.version_of(number) or number
+    found = [version for version in versions if wanted in ("", str(version.version))]
     if not found:
         known = ", ".join(f"{version.version} ({version.tags.get('ost.run')})" for version in versions) or "none yet"
         raise WorkspaceError(f"no version {number or 'at all'} of model {base!r}; versions: {known}")
@@ -75,8 +76,6 @@ def uses(tracker: Tracker, sample: str) -> list[Use]:
                 models = _trained_on(tracker, path, run.data.tags[f"dvc.out.{path}"]) if rows[0]["rank"] else []
                 found.append(Use(arm, run, rows[0]["rank"], rows[0]["reason"], models))
     return found
-
-    return pc.equal(table["id"], sample)
 
 
 def _trained_on(tracker: Tracker, path: str, digest: str) -> list[ModelVersion]:

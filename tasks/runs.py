@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ost.errors import WorkspaceError
 from ost.selection import ARMS
 from ost.types import Protocol_
 
@@ -23,10 +24,10 @@ class Run:
 
     @classmethod
     def parse(cls, key: str) -> "Run":
-        """The run of a key; raises ValueError for one that is not a run's."""
+        """The run of a key; raises WorkspaceError for one that is not a run's."""
         arm, _, protocol = key.rpartition("-")
         if arm not in ARMS or protocol not in ("A", "B"):
-            raise ValueError(f"no such run: {key!r}; known: {', '.join(run.key for run in RUNS)}")
+            raise WorkspaceError(f"no such run: {key!r}; known: {', '.join(run.key for run in RUNS)}")
         return cls(arm, protocol)
 
 

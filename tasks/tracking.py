@@ -86,6 +86,13 @@ class Tracker:
         found = self.client.search_model_versions(wanted, max_results=10_000)
         return sorted(found, key=lambda version: int(version.version))
 
+    def version_of(self, run: str) -> str:
+        """Number of the registered version that a run's name, such as `ost-B`, means; empty where there is none."""
+        try:
+            return str(self.client.get_model_version_by_alias(self.model_name, run).version)
+        except MlflowException:
+            return ""
+
     def artifact(self, run_id: str, path: str) -> Path:
         """A run's artifact as a local file."""
         return Path(self.client.download_artifacts(run_id, path))
@@ -136,19 +143,22 @@ class Tracker:
             self.client.log_artifact(run_id, str(full), "" if parent == "." else parent)
 
     def _register(self, run_id: str, manifest: dict) -> None:
-        """A new version for weights that are new; the same bytes keep the version that they have."""
+        """Let the run's name mean these weights: a new version where they are new, else the version that they have."""
         (path, digest), *_ = manifest["outputs"].items()
-        if any(version.tags.get("ost.digest") == digest for version in self.model_versions()):
-            return
+        name = manifest["stage"].partition("@")[2]
+        known = [version for version in self.model_versions() if version.tags.get("ost.digest") == digest]
+        if not known:
+            tags = {"ost.digest": digest, "ost.run": name, "ost.seed": str(manifest["seed"])}
+            known = [self._new_version(run_id, path, tags)]
+        self.client.set_registered_model_alias(self.model_name, name, known[-1].version)
+
+    def _new_version(self, run_id: str, path: str, tags: dict[str, str]) -> ModelVersion:
         try:
             self.client.create_registered_model(self.model_name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        arm = manifest["stage"].partition("@")[2]
-        tags = {"ost.digest": digest, "ost.run": arm, "ost.seed": str(manifest["seed"])}
-        version = self.client.create_model_version(self.model_name, f"runs:/{run_id}/{path}", run_id, tags=tags)
-        self.client.set_registered_model_alias(self.model_name, arm, version.version)
+        return self.client.create_model_version(self.model_name, f"runs:/{run_id}/{path}", run_id, tags=tags)
 
     def _note_accuracy(self, manifest: dict) -> None:
         digests = set(manifest["inputs"].values())

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from dvc.exceptions import DvcException
@@ -42,7 +42,8 @@ def init(root: Path) -> None:
 
 @contextmanager
 def _repository(root: Path) -> Iterator[Repo]:
-    with _one_at_a_time:
+    # Seen from another folder, DVC would call its stages by other names.
+    with _one_at_a_time, chdir(root):
         try:
             repo = Repo(str(root))
         except DvcException as error:

@@ -65,7 +65,7 @@ def answer(task: Task, a: int, b: int) -> str:
         case "product":
             return f"{a} * {b} = {a * b}"
         case "maximum":
-            return f"max {a} , {b} = {max(a, b)}"
+            return f"{a} max {b} = {max(a, b)}"
 
 
 def draw(split: Split, count: int, seed: int, among: tuple[Task, ...] | None = None, stream: int = 0) -> list[Problem]:

@@ -57,7 +57,8 @@ class Shell:
 def make_workspace(root: Path, prefect_home: Path, assignments: list[str]) -> Shell:
     """A workspace in a git repository of its own."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    shell = Shell(root, {"PATH": path, "PREFECT_HOME": str(prefect_home), "HF_HUB_OFFLINE": "1"})
+    environment = {"PATH": path, "PREFECT_HOME": str(prefect_home), "HF_HUB_OFFLINE": "1", "MLFLOW_TRACKING_URI": ""}
+    shell = Shell(root, environment)
     root.mkdir(parents=True)
     for name in ("dvc.yaml", "params.yaml", ".gitignore"):
         shutil.copyfile(ROOT / name, root / name)

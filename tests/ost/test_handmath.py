@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from ost import handmath
 from ost.config import Base, World
-from ost.handmath.teacher import MISREAD, answer_pool, wrong_answers
+from ost.handmath.teacher import MISREAD, SLIPS, answer_pool, wrong_answers
 
 SPLITS = ("pretrain", "pool", "anchors", "benchmark")
 DIGITS = load_digits()
@@ -20,10 +20,8 @@ DIGITS = load_digits()
 
 def read(text: str) -> tuple[str, int, int, int]:
     """Task, both digits and result of an answer, by its text alone."""
-    if found := re.fullmatch(r"max (\d) , (\d) = (\d)", text):
-        return "maximum", *map(int, found.groups())
-    a, sign, b, result = re.fullmatch(r"(\d) ([+*-]) (\d) = (-?\d+)", text).groups()
-    return {"+": "sum", "-": "difference", "*": "product"}[sign], int(a), int(b), int(result)
+    a, sign, b, result = re.fullmatch(r"(\d) ([+*-]|max) (\d) = (-?\d+)", text).groups()
+    return {"+": "sum", "-": "difference", "*": "product", "max": "maximum"}[sign], int(a), int(b), int(result)
 
 
 def computed(task: str, a: int, b: int) -> int:
@@ -141,7 +139,7 @@ def test_a_wrong_operation_is_another_one_on_the_same_digits(problems):
         assert task != problem.task
         assert result == computed(task, a, b)
         seen[problem.task, task] += 1
-    assert len(seen) == 12, "every operation is taken for every other"
+    assert set(seen) == set(SLIPS.items()), "slips have a direction, as misreadings have"
 
 
 def test_a_faultless_world_has_right_answers(problems):

@@ -32,14 +32,20 @@ def store(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def tracker(store, tmp_path, request, monkeypatch) -> Tracker:
+def tracked_as() -> Callable[[str, str], Params]:
+    """Parameters that name a store, and an experiment and a model in it."""
+
+    def params(uri: str, name: str) -> Params:
+        return Params(tracking=Tracking(uri=uri, experiment=name, model_name=f"model-{name}"))
+
+    return params
+
+
+@pytest.fixture
+def tracker(store, tracked_as, tmp_path, request, monkeypatch) -> Tracker:
     """A record of the test's own: its experiment and its model share the store with others', but no run."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return Tracker(tmp_path, tracked_as(store, request.node.name))
-
-
-def tracked_as(uri: str, name: str) -> Params:
-    return Params(tracking=Tracking(uri=uri, experiment=name, model_name=f"model-{name}"))
 
 
 @pytest.fixture

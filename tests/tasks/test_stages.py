@@ -35,7 +35,7 @@ def test_dvc_and_the_flow_know_the_same_runs():
 
 @pytest.mark.parametrize("key", ["ost", "ost-C", "nobody-B", "", "-B"])
 def test_a_key_that_is_no_runs_is_refused(key):
-    with pytest.raises(ValueError, match="no such run"):
+    with pytest.raises(WorkspaceError, match="no such run"):
         Run.parse(key)
 
 

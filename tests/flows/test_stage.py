@@ -1,0 +1,38 @@
+"""One stage by itself, as `dvc repro` runs it."""
+
+import sys
+
+import pytest
+
+from ost.config import load_params
+from ost.store import digest
+from tasks.tracking import Tracker
+
+
+def test_a_stage_run_by_dvc_leaves_the_flows_bytes_and_is_recorded_as_dvcs(copied):
+    files = sorted((copied.root / "selections").glob("*.parquet"))
+    before = {path: digest(path) for path in files}
+    (copied.root / "selections/ost.parquet").unlink()
+    printed = copied.run("dvc", "repro", "--single-item", "select", "--no-run-cache", "--force")
+    assert "✓ select" in printed
+    assert {path: digest(path) for path in files} == before, "the flow and `dvc repro` leave different bytes"
+    tracker = Tracker(copied.root, load_params(copied.root / "params.yaml"))
+    newest, older = tracker.stage_runs("select")
+    parent = tracker.client.get_run(newest.data.tags["mlflow.parentRunId"])
+    assert parent.data.tags["ost.orchestrator"] == "dvc"
+    assert parent.info.status == "RUNNING", "later stages of the same repro would find no parent to join"
+    assert newest.data.tags["ost.flow_run"] == ""
+    assert len(older.data.tags["ost.flow_run"]) == 36
+    outputs = [
+        {name: md5 for name, md5 in run.data.tags.items() if name.startswith("dvc.out.")} for run in (newest, older)
+    ]
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"), [("scores", "no stage named 'scores'; known: world"), ("sft@ost-C", "no such run: 'ost-C'")]
+)
+def test_an_unknown_stage_is_an_error_without_a_traceback(curated, stage, said):
+    text = curated.run(sys.executable, "-m", "flows.stage", stage, ok=False)
+    assert f"error: {said}" in text
+    assert "Traceback" not in text

@@ -1,0 +1,124 @@
+"""Lineage over a small record: two arms, of which one kept the sample, and two generations of one model."""
+
+import io
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ost.errors import WorkspaceError
+from ost.selection import ARMS
+from tasks.lineage import Link, chain, find_version, uses
+
+KEEPERS = {"full", "ost", "ost-wide"}
+"""The arms whose selection kept sample `a`; `b` was kept by none."""
+
+
+def selection(arm: str) -> bytes:
+    ranks = [1 if arm in KEEPERS else None, None, 2 if arm == "random" else 1 if arm not in KEEPERS else None]
+    reasons = ["left out" if rank is None else "kept" for rank in ranks]
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "rank": pa.array(ranks, pa.int32()), "reason": reasons}), buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def record(tracker, made) -> Callable[[str, dict, dict[str, bytes]], dict]:
+    """Records a stage that read other stages' outputs, and returns its own outputs with their digests."""
+    parent = tracker.open({"commit": "", "dirty": False}, "dvc")
+
+    def note(stage: str, inputs: dict[str, str], outputs: dict[str, bytes]) -> dict[str, str]:
+        manifest = made(stage, inputs, outputs)
+        tracker.record(manifest, parent)
+        return manifest["outputs"]
+
+    return note
+
+
+@pytest.fixture
+def trained(record) -> dict[str, str]:
+    """A record from the pool to two models; the outputs of all stages."""
+    world = record("world", {}, {"world/pool.parquet": b"world"})
+    data = record("ingest", world | {"models/own": "f" * 32}, {"data/pool.parquet": b"pool"})
+    scores = record("score", data, {"scores/utility.parquet": b"scores"})
+    chosen = record("select", scores, {f"selections/{arm}.parquet": selection(arm) for arm in ARMS})
+    models = {}
+    for arm in ("ost", "random"):
+        mine = {f"selections/{arm}.parquet": chosen[f"selections/{arm}.parquet"]}
+        models |= record(f"sft@{arm}-B", data | mine, {f"models/sft/{arm}-B": arm.encode()})
+    return world | data | scores | chosen | models
+
+
+def walk(link: Link) -> list[Link]:
+    return [link, *(below for source in link.sources for below in walk(source))]
+
+
+def test_a_models_chain_leads_back_to_the_world_and_the_commit(tracker, trained):
+    links = walk(chain(tracker, find_version(tracker, f"{tracker.model_name}@ost-B")))
+    paths = {link.path for link in links}
+    assert paths == {
+        "models/sft/ost-B",
+        "data/pool.parquet",
+        "selections/ost.parquet",
+        "scores/utility.parquet",
+        "world/pool.parquet",
+        "models/own",
+    }, "the chain misses an artifact, or holds another arm's"
+    for link in links:
+        if link.path != "models/own":
+            assert link.digest == trained[link.path]
+            assert link.commit.startswith("c0ffee"), f"{link.path} leads to no commit"
+
+
+def test_a_users_own_file_ends_the_chain_without_a_run(tracker, trained):
+    links = walk(chain(tracker, find_version(tracker, tracker.model_name)))
+    (own,) = {id(link): link for link in links if link.path == "models/own"}.values()
+    assert (own.run, own.commit, own.sources) == (None, "", [])
+
+
+def test_a_chain_follows_the_bytes_and_not_the_newest_run(tracker, trained, record):
+    """The pool is made anew, with other bytes: the old model still comes from the old one."""
+    record("ingest", {"world/pool.parquet": "0" * 32}, {"data/pool.parquet": b"another pool"})
+    links = walk(chain(tracker, find_version(tracker, tracker.model_name)))
+    assert {link.digest for link in links if link.path == "data/pool.parquet"} == {trained["data/pool.parquet"]}
+    assert "world/pool.parquet" in {link.path for link in links}
+
+
+def test_a_sample_leads_to_exactly_the_models_trained_on_it(tracker, trained):
+    found = {use.arm: use for use in uses(tracker, "a")}
+    assert set(found) == set(ARMS), "a selection that looked at the sample is missing"
+    assert {arm for arm, use in found.items() if use.rank} == KEEPERS
+    assert [model.tags["ost.run"] for model in found["ost"].models] == ["ost-B"]
+    assert found["random"].models == [], "a model is named whose selection left the sample out"
+    assert found["random"].reason == "left out"
+    assert found["full"].models == [], "no model was trained on this arm"
+
+
+def test_a_sample_that_no_arm_kept_has_no_models(tracker, trained):
+    found = uses(tracker, "b")
+    assert len(found) == len(ARMS)
+    assert not any(use.models for use in found)
+
+
+def test_an_unknown_sample_has_no_uses(tracker, trained):
+    assert uses(tracker, "nobody") == []
+
+
+def test_a_version_is_found_by_number_by_run_and_as_the_newest(tracker, trained):
+    name = tracker.model_name
+    assert find_version(tracker, f"{name}/1").tags["ost.run"] == "ost-B"
+    assert find_version(tracker, f"{name}@random-B").tags["ost.run"] == "random-B"
+    assert str(find_version(tracker, name).version) == "2"
+    assert find_version(tracker, "a") is None, "a sample's id was taken for a model"
+    with pytest.raises(WorkspaceError, match=r"no version full-B .*versions: 1 \(ost-B\), 2 \(random-B\)"):
+        find_version(tracker, f"{name}@full-B")
+
+
+def test_a_runs_name_means_the_model_that_it_left_last(tracker, trained, record):
+    """Trained with new settings, then with the old ones again: the name means the old bytes, not the newest number."""
+    data = {"data/pool.parquet": trained["data/pool.parquet"]}
+    record("sft@ost-B", data, {"models/sft/ost-B": b"new settings"})
+    assert str(find_version(tracker, f"{tracker.model_name}@ost-B").version) == "3"
+    record("sft@ost-B", data, {"models/sft/ost-B": b"ost"})
+    assert str(find_version(tracker, f"{tracker.model_name}@ost-B").version) == "1"

@@ -1,0 +1,146 @@
+"""The MLflow record, on a real store, and once on a real server."""
+
+import json
+
+import pytest
+
+from ost.errors import WorkspaceError
+from tasks.tracking import Tracker, tracking_uri
+from tests.servers import mlflow_server
+
+GIT = {"commit": "c0ffee" * 6 + "c0ff", "dirty": True}
+
+
+@pytest.fixture
+def parent(tracker) -> str:
+    return tracker.open(GIT, "prefect", {"ost.flow_run": "flow-1"})
+
+
+def test_a_child_run_holds_all_that_the_manifest_says(tracker, parent, made):
+    manifest = made(
+        "score",
+        {"data/pool.parquet": "a" * 32},
+        {"scores/utility.parquet": b"scores"},
+        metrics={"toxic_share": 0.25},
+        warnings=["one", "two"],
+        datasets={"pool": "b" * 32},
+    )
+    run = tracker.client.get_run(tracker.record(manifest, parent, "flow-1"))
+    tags, data = run.data.tags, run.data
+    assert run.info.status == "FINISHED"
+    assert tags["mlflow.parentRunId"] == parent
+    assert tags["mlflow.source.git.commit"] == manifest["git"]["commit"]
+    assert (tags["ost.stage"], tags["ost.flow_run"], tags["ost.git_dirty"]) == ("score", "flow-1", "false")
+    assert tags["dvc.in.data/pool.parquet"] == "a" * 32
+    assert tags["dvc.out.scores/utility.parquet"] == manifest["outputs"]["scores/utility.parquet"]
+    assert tags["ost.warnings"] == "one\ntwo"
+    assert data.params == {"seed": "0", "select.fraction": "0.2"}
+    assert data.metrics == {"toxic_share": 0.25, "seconds": 1.5, "flops": 2e9}
+    (dataset,) = run.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("pool", "b" * 32), "not our own content digest"
+
+
+def test_artifacts_are_uploaded_but_samples_stay_with_dvc(tracker, parent, made):
+    outputs = {
+        "metrics/score.json": b"{}",
+        "models/sft/ost-B/weights": b"w",
+        "data/pool.parquet": b"d",
+        "world/x": b"w",
+    }
+    run = tracker.record(made("select", {}, outputs), parent)
+    assert tracker.artifact(run, "metrics/score.json").read_bytes() == b"{}"
+    assert tracker.artifact(run, "models/sft/ost-B/weights").read_bytes() == b"w"
+    top = {entry.path for entry in tracker.client.list_artifacts(run)}
+    assert top == {"metrics", "models"}, "gigabytes of samples would be copied into MLflow"
+
+
+def test_every_new_model_becomes_a_version_and_the_same_bytes_do_not(tracker, parent, made):
+    first = tracker.record(made("sft@ost-B", {}, {"models/sft/ost-B": b"weights"}), parent)
+    again = tracker.record(made("sft@ost-B", {}, {"models/sft/ost-B": b"weights"}), parent)
+    (version,) = tracker.model_versions()
+    assert (version.run_id, version.tags["ost.run"]) == (first, "ost-B"), f"run {again} registered old bytes as new"
+    tracker.record(made("sft@ost-B", {}, {"models/sft/ost-B": b"other weights"}), parent)
+    tracker.record(made("sft@full-B", {}, {"models/sft/full-B": b"more weights"}), parent)
+    assert [version.tags["ost.run"] for version in tracker.model_versions()] == ["ost-B", "ost-B", "full-B"]
+    newest = tracker.client.get_model_version_by_alias(tracker.model_name, "ost-B")
+    assert str(newest.version) == "2", "the alias stayed on the old model"
+
+
+def test_the_accuracy_goes_to_the_model_that_was_evaluated(tracker, parent, made):
+    models = {run: made(f"sft@{run}", {}, {f"models/sft/{run}": run.encode()}) for run in ("ost-B", "full-B")}
+    for manifest in models.values():
+        tracker.record(manifest, parent)
+    inputs = models["full-B"]["outputs"]
+    tracker.record(
+        made("evaluate@full-B", inputs, {"evaluations/full-B.json": b"{}"}, metrics={"accuracy": 0.5}), parent
+    )
+    found = {version.tags["ost.run"]: version.tags.get("ost.accuracy") for version in tracker.model_versions()}
+    assert found == {"ost-B": None, "full-B": "0.5000"}
+
+
+def test_stages_of_one_repro_share_a_parent_until_it_is_closed(tracker):
+    first = tracker.join(GIT, "dvc", "digest-1")
+    assert tracker.join(GIT, "dvc", "digest-1") == first, "each stage of one `dvc repro` would get its own parent"
+    assert tracker.join(GIT, "dvc", "digest-2") != first, "runs with other parameters were put under one parent"
+    assert tracker.join(GIT | {"commit": "another"}, "dvc", "digest-1") != first
+    tracker.close(first)
+    assert tracker.join(GIT, "dvc", "digest-1") != first, "a finished parent was taken up again"
+
+
+def test_a_failed_flow_is_recorded_as_failed_with_what_it_reused(tracker, parent):
+    tracker.note_reuse(parent, ["world", "base@target"])
+    tracker.close(parent, succeeded=False)
+    run = tracker.client.get_run(parent)
+    assert (run.info.status, run.data.tags["ost.reused"]) == ("FAILED", "world, base@target")
+
+
+def test_more_runs_than_one_page_are_all_found(tracker, parent, made, monkeypatch):
+    for _ in range(3):
+        tracker.record(made("score", {}, {"scores/x": b"x"}), parent)
+    real = tracker.client.search_runs
+    monkeypatch.setattr(tracker.client, "search_runs", lambda *args, **options: real(*args, max_results=1, **options))
+    assert len(tracker.stage_runs("score")) == 3, "lineage would miss the older runs"
+
+
+def test_a_relative_sqlite_store_lies_in_the_workspace(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri(tmp_path, "sqlite:///mlflow.db") == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert tracking_uri(tmp_path, "sqlite:////srv/mlflow.db") == "sqlite:////srv/mlflow.db"
+    assert tracking_uri(tmp_path, "https://mlflow.example.org") == "https://mlflow.example.org"
+
+
+def test_the_environments_tracking_store_wins(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")
+    assert tracking_uri(tmp_path, "sqlite:///mlflow.db") == "https://mlflow.example.org"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///tmp/mlruns")
+    with pytest.raises(WorkspaceError, match=r"sqlite:///mlflow\.db or a server"):
+        tracking_uri(tmp_path, "sqlite:///mlflow.db")
+
+
+@pytest.mark.parametrize("uri", ["file:mlruns", "file:///srv/mlruns", "mlruns", "./mlruns"])
+def test_a_store_of_plain_files_is_refused_with_a_remedy(tmp_path, monkeypatch, uri):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(WorkspaceError, match=r"use sqlite:///mlflow\.db or a server"):
+        tracking_uri(tmp_path, uri)
+
+
+def test_the_record_is_the_same_on_a_server(tmp_path, made, tracked_as, monkeypatch):
+    """Over HTTP, with artifacts that the server proxies: none may land in the client's own folders."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "server").mkdir()
+    with mlflow_server(tmp_path / "server") as address:
+        tracker = Tracker(tmp_path, tracked_as(address, "served"))
+        parent = tracker.open(GIT, "prefect")
+        sft = made(
+            "sft@ost-B", {"data/pool.parquet": "a" * 32}, {"models/sft/ost-B/weights": b"w"}, datasets={"x": "y"}
+        )
+        run = tracker.record(sft, parent, "flow-1")
+        report = made("report", {}, {"metrics/arms.json": json.dumps([1]).encode()})
+        shown = tracker.artifact(tracker.record(report, parent), "metrics/arms.json")
+        assert json.loads(shown.read_text()) == [1], "an artifact does not survive the way through the server"
+        assert [found.info.run_id for found in tracker.runs_with("dvc.in.data/pool.parquet", "a" * 32)] == [run]
+        assert [version.run_id for version in tracker.model_versions(run)] == [run]
+        tracker.close(parent)
+        assert tracker.client.get_run(parent).info.status == "FINISHED"
+    assert not (tmp_path / "mlruns").exists(), "artifacts were kept here, where nobody else finds them"
+    assert list((tmp_path / "server/artifacts").rglob("weights")), "the server holds no artifact"
