@@ -24,9 +24,11 @@ QUIET = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
-"""What the flow's libraries may say while the command shows its own progress; the environment wins."""
+"""What the flow's libraries may say while the command shows its own progress, and how long Prefect's server may take to
+start: 20 seconds, its default, is too short for a first start on a busy machine. The environment wins."""
 
 Workspace = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that holds params.yaml and dvc.yaml.")]
 Output = Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")]

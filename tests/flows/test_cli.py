@@ -3,13 +3,16 @@
 import json
 import shutil
 
+import boto3
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from tiny_workspace import TINY, make_workspace
 
 from ost.data import read_samples
 from ost.selection import kept_ids
 from ost.store import read_json, read_table
+from tests.servers import s3_server
 
 
 @pytest.mark.parametrize("command", ["", "curate", "score", "select", "report", "lineage"])
@@ -82,27 +85,73 @@ def test_an_error_in_a_stage_is_told_without_a_traceback(copied):
     assert "error:" in text and "nowhere.jsonl" in text and "Traceback" not in text
 
 
-def test_own_files_and_checkpoints_go_through_with_bad_records_set_apart(curated, tmp_path, prefect_home):
+@pytest.fixture
+def s3(tmp_path):
+    (tmp_path / "s3").mkdir()
+    with s3_server(tmp_path / "s3") as server:
+        yield server
+
+
+def test_own_files_objects_and_checkpoints_go_through_with_bad_records_set_apart(curated, tmp_path, prefect_home, s3):
+    """The pool as JSONL with image files, two records of it bad; the anchors in object storage; no known truth."""
     settings = [value for value in TINY if not value.startswith("sft.steps")]
-    own = [f"data.{name}={name}.jsonl" for name in ("pool", "anchors", "benchmark")]
+    own = ["data.pool=pool.jsonl", "data.benchmark=benchmark.jsonl", "data.anchors=s3://samples/anchors.parquet"]
     models = [f"models.{role}={role}-checkpoint" for role in ("target", "proxy")]
     assignments = [*settings, "sft.steps=2", "data.truth=null", *own, *models]
     shell = make_workspace(tmp_path / "workspace", prefect_home, assignments)
+    shell.environment |= s3.environment
+    without_stage_world(shell.root / "dvc.yaml")
     for role in ("target", "proxy"):
         shutil.copytree(curated.root / f"models/{role}", shell.root / f"{role}-checkpoint")
-    for name in ("pool", "anchors", "benchmark"):
+    for name in ("pool", "benchmark"):
         write_jsonl(curated.root / f"world/{name}.parquet", shell.root / f"{name}.jsonl")
     broken = [{"images": ["lost.png"], "messages": MESSAGES}, {"images": [], "messages": [MESSAGES[0]]}]
     with (shell.root / "pool.jsonl").open("a") as stream:
         stream.write("".join(json.dumps(record) + "\n" for record in broken))
+    put_object(s3, "anchors.parquet", (curated.root / "world/anchors.parquet").read_bytes())
+
     printed = shell.run("ost", "curate")
-    assert "world " not in printed.replace("data.world", "") or "✓ world" not in printed
+    assert "world" not in shell.manifests()
+    assert s3.secret not in printed
     counts = read_json(shell.root / "metrics/ingest.json")["counts"]["pool"]
     assert (counts["read"], counts["kept"], counts["quarantined"]) == (202, 200, 2)
     assert pq.read_table(shell.root / "data/quarantine.parquet")["reason"].to_pylist() == ["missing-image", "malformed"]
     assert read_json(shell.root / "metrics/audit.json") is None
-    ours, theirs = (read_samples(s.root / "data/pool.parquet") for s in (shell, curated))
-    assert {sample.id for sample in ours} == {sample.id for sample in theirs}, "a form of storage changed the ids"
+    assert (shell.root / "report/index.html").stat().st_size > 1000
+    for name in ("pool", "anchors", "benchmark"):
+        ours, theirs = (read_samples(one.root / f"data/{name}.parquet") for one in (shell, curated))
+        assert {sample.id for sample in ours} == {sample.id for sample in theirs}, f"{name}: another form, other ids"
+
+    assert "up to date" in shell.run("dvc", "status"), "DVC cannot follow an object under s3://"
+    put_object(s3, "anchors.parquet", (curated.root / "world/benchmark.parquet").read_bytes())
+    assert "s3://samples/anchors.parquet" in shell.run("dvc", "status"), "a changed object would not be read again"
+
+
+def test_a_checkpoint_that_is_not_there_is_told_without_a_traceback(copied):
+    text = copied.run("ost", "curate", "--set", "models.proxy=./no-such-checkpoint", ok=False)
+    assert "error: no model at './no-such-checkpoint': give a folder" in text
+    assert "Traceback" not in text
+    assert "✓" not in text, "work went on behind a stage that failed"
+
+
+def put_object(s3, key: str, body: bytes) -> None:
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3.endpoint,
+        aws_access_key_id=s3.key,
+        aws_secret_access_key=s3.secret,
+        region_name="us-east-1",
+    )
+    if not client.list_buckets()["Buckets"]:
+        client.create_bucket(Bucket="samples")
+    client.put_object(Bucket="samples", Key=key, Body=body)
+
+
+def without_stage_world(path) -> None:
+    """What dvc.yaml tells a user with own data to do."""
+    pipeline = yaml.safe_load(path.read_text())
+    del pipeline["stages"]["world"]
+    path.write_text(yaml.safe_dump(pipeline, sort_keys=False))
 
 
 MESSAGES = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A digit."}]
