@@ -1,9 +1,13 @@
 """What a person watches while stages run: a bar for each, then a line that stays."""
 
+import os
+import sys
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+"""The terminal; a pipe, which has no width, gets lines of 120."""
 
 
 class Display:

@@ -1,10 +1,12 @@
 """One run of a flow over a workspace: its workers, its MLflow record, and what it shows meanwhile."""
 
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import chdir
 from pathlib import Path
 
 from flows.display import Display
 from ost.config import Params, load_params
+from ost.errors import WorkspaceError
 from tasks import versioning
 from tasks.context import git_state
 from tasks.tracking import Tracker
@@ -49,7 +51,7 @@ class Session:
         try:
             manifest = self._workers.submit(stage, self.root).result()
         except Exception as error:
-            self.errors.append(error)
+            self.errors.append(_explained(error, stage))
             self.display.fail(stage)
             raise
         versioning.commit(self.root, stage)
@@ -66,3 +68,12 @@ class Session:
     def _is_current(self, stage: str) -> bool:
         """Until something has run, what DVC said at the start holds; from then on it is asked again."""
         return versioning.is_current(self.root, stage) if self.ran else stage not in self._stale
+
+
+def _explained(error: Exception, stage: str) -> Exception:
+    if isinstance(error, BrokenProcessPool):
+        return WorkspaceError(
+            f"the process that ran {stage} was killed from outside, most likely for want of memory: lower "
+            "compute.workers or a batch_size, and run again; finished stages are kept"
+        )
+    return error
