@@ -27,7 +27,7 @@ demo: install ## the whole curation on the built-in world
 test: install ## linters, import contract, all tests
 	@$(BIN)/pytest
 
-bench-seeds: install ## the demo for three seeds, into metrics/seeds.json
+bench-seeds: install ## the demo for three seeds, into docs/seeds.json and docs/arms.png
 	@$(BIN)/python -m flows.replicate --seeds 0 1 2
 
 lint: install

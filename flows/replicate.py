@@ -1,7 +1,8 @@
 """The demo over several seeds, each in a workspace of its own: `python -m flows.replicate --seeds 0 1 2`.
 
 A seed changes all that is drawn: the split of the digits, both base models, the faulty teacher, the warm-up, the random
-arm and every training. Writes metrics/seeds.json: the rows of each seed's arms.json, with mean and standard deviation.
+arm and every training. Writes docs/seeds.json, the rows of each seed's arms.json with mean and standard deviation, and
+docs/arms.png, their chart.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from flows.display import console
 from flows.parameters import set_params
 from ost.config import load_params
+from ost.report import chart_png
 from ost.selection import arm_label
 from ost.store import read_json, write_json
 from tasks import versioning
@@ -35,6 +37,7 @@ def replicate(root: Path, seeds: list[int], assignments: list[str], out: str) ->
         audits[str(seed)] = read_json(workspace / "metrics/audit.json")
     result = {"seeds": seeds, "settings": assignments, "summary": _summary(rows), "arms": rows, "audit": audits}
     write_json(root / out, result)
+    chart_png(rows, root / "docs/arms.png")
     return result
 
 
@@ -72,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--out", default="metrics/seeds.json")
+    parser.add_argument("--out", default="docs/seeds.json")
     arguments = parser.parse_args()
     result = replicate(Path.cwd(), arguments.seeds, arguments.assignments, arguments.out)
     for entry in result["summary"]:
