@@ -1,4 +1,6 @@
-"""The demo over several seeds, each in a workspace of its own: `python -m flows.replicate --seeds 0 1 2`.
+"""The demo over several seeds: `python -m flows.replicate --seeds 0 1 2`.
+
+This workspace serves for its own seed; each other seed gets a workspace of its own under runs/.
 
 A seed changes all that is drawn: the split of the digits, both base models, the faulty teacher, the warm-up, the random
 arm and every training. Writes docs/seeds.json, the rows of each seed's arms.json with mean and standard deviation, and
@@ -42,6 +44,8 @@ def replicate(root: Path, seeds: list[int], assignments: list[str], out: str) ->
 
 
 def _workspace(root: Path, seed: int, assignments: list[str]) -> Path:
+    if not assignments and load_params(root / "params.yaml").seed == seed:
+        return root
     name = "-".join(["seed", str(seed), *(assignment.replace("=", "-") for assignment in assignments)])
     workspace = root / "runs" / name
     if not (workspace / ".dvc").exists():

@@ -36,9 +36,9 @@ class World(_Section):
     benchmark: Count = 2000
     errors: Literal["teacher", "rules"] = "teacher"
     """Who writes the pool's answers: a small model trained on wrong labels, or the rules that made those labels."""
-    misread: Share = 0.5
+    misread: Share = 0.65
     """Chance that a confusable digit (1, 3, 5, 9) is misread in a wrong label."""
-    wrong_operation: Share = 0.2
+    wrong_operation: Share = 0.12
     """Chance that a wrong label applies another operation than the one asked for."""
     teacher_steps: Count = 900
     temperature: Rate = 0.7
@@ -110,7 +110,7 @@ class Select(_Section):
 class SFT(_Section):
     """Supervised fine-tuning of the target."""
 
-    steps: Count = 700
+    steps: Count = 600
     """Optimizer steps of Full-SFT; protocol B gives every arm as many, protocol A as many epochs."""
     batch_size: Count = 32
     learning_rate: Rate = 1e-3
