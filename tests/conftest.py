@@ -3,33 +3,23 @@
 Session fixtures are shared: a test that changes a model takes a copy with `copy_of`.
 """
 
-import copy
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from specimens import copy_of, drawn, other_forms
 
 from ost import handmath
 from ost.config import World
-from ost.data import Sample, chat
+from ost.data import Sample
 from ost.handmath.teacher import wrong_answers
 from ost.models import Checkpoint
 from ost.models.tiny import PROXY, build_model
 from ost.training import Recipe, train
 
 torch.set_num_threads(1)
-
-
-def copy_of(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Checkpoint:
-    """A checkpoint with weights of its own, in any precision."""
-    return Checkpoint(copy.deepcopy(checkpoint.model).to(dtype), checkpoint.processor)
-
-
-def drawn(split: handmath.Split, count: int, seed: int = 0) -> list[Sample]:
-    """Rightly answered samples of the built-in world."""
-    return [handmath.to_sample(problem) for problem in handmath.draw(split, count, seed)]
 
 
 @pytest.fixture(scope="session")
@@ -70,15 +60,3 @@ def pool() -> list[Sample]:
     texts = wrong_answers(problems[32:], World(misread=1.0, wrong_operation=1.0), 0)
     wrong = [handmath.to_sample(problem, text) for problem, text in zip(problems[32:], texts, strict=True)]
     return [*right[:16], *other_forms(), *right[16:], *wrong]
-
-
-def other_forms() -> list[Sample]:
-    """Several turns, no image, two images, a long answer."""
-    one, two = (handmath.to_sample(problem) for problem in handmath.draw("pool", 2, 1))
-    turns = (*one.messages, *chat("And the larger one?", "max 3 , 4 = 4", images=0))
-    return [
-        Sample(one.images, turns, "maximum"),
-        Sample((), chat("What is 3 + 4?", "3 + 4 = 7", images=0), "sum"),
-        Sample((*one.images, *two.images), chat("What is the sum of all digits?", "20", images=2), "sum"),
-        Sample(two.images, chat("Explain!", "First read the digits, then add them; it is what it is."), "sum"),
-    ]

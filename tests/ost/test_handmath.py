@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 import pytest
-from conftest import drawn
 from PIL import Image
 from sklearn.datasets import load_digits
+from specimens import drawn
 
 from ost import handmath
 from ost.config import Base, World

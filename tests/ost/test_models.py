@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import drawn
 from safetensors.torch import load_file, save_file
+from specimens import drawn
 from transformers import (
     Idefics3Config,
     LlamaConfig,

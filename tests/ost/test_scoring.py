@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import copy_of, drawn
 from scipy.stats import spearmanr
+from specimens import copy_of, drawn
 
 import ost
 from ost.data import Sample, chat

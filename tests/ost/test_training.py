@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from conftest import copy_of, drawn, other_forms
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from specimens import copy_of, drawn, other_forms
 from torch import nn
 
 from ost.data import Sample, chat
