@@ -76,11 +76,12 @@ def score(
     reduction: Annotated[Reduction, typer.Option(help="How token losses become a sample's loss.")] = "mean",
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in one forward pass.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest sample in tokens; longer ones are left out.")] = 4096,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; the same number gives the same bytes.")] = 1,
 ) -> None:
     """Score a pool: for each sample, would one gradient step on it lower the loss on the anchors?"""
     from flows.standalone import score_files
 
-    score_files(pool, anchors, proxy, out, method, step, reduction, batch_size, max_tokens)
+    score_files(pool, anchors, proxy, out, method, step, reduction, batch_size, max_tokens, threads)
 
 
 @app.command()

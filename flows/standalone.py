@@ -21,6 +21,7 @@ def score_files(
     reduction: Reduction,
     batch_size: int,
     max_tokens: int,
+    threads: int,
 ) -> None:
     """Score a pool file and write the table; what cannot be scored is counted by reason."""
     from ost.config import Data
@@ -28,7 +29,9 @@ def score_files(
     from ost.models import load_checkpoint, resolve_device
     from ost.scoring import score
     from ost.store import write_table
+    from tasks.stages import settle
 
+    settle(threads)
     display = Display()
     display.start()
     try:

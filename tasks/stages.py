@@ -46,14 +46,14 @@ def execute(stage: str, root: str | Path, progress: Progress = silent) -> dict:
         raise WorkspaceError(f"no stage named {stage!r}; known: {', '.join(STAGES)}")
     function, manifest = STAGES[name]
     ctx = Context(Path(root), stage, progress)
-    _settle(ctx.params.compute.threads)
+    settle(ctx.params.compute.threads)
     started = datetime.datetime.now(datetime.UTC)
     outcome = function(ctx)
     return read_json(ctx.write_manifest(manifest.format(key=ctx.key), outcome, started))
 
 
-def _settle(threads: int) -> None:
-    """Make this process quiet, and its arithmetic the same from run to run."""
+def settle(threads: int) -> None:
+    """Make this process quiet, and its arithmetic the same from run to run at the same number of CPU threads."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(torch.cuda.is_available())
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
