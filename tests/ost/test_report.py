@@ -122,6 +122,12 @@ def test_hostile_text_is_only_text():
     assert "image can't be shown" in html
 
 
+def test_hostile_arm_in_the_headline_is_only_text():
+    tags = Tags(render(data(arms=[row(HOSTILE, 0.5, fraction=0.3)])))
+    assert tags.text.count(f"{HOSTILE} 30 % reaches 50.0 %") == 1
+    assert "script" not in {tag for tag, _ in tags.found}
+
+
 def test_page_asks_for_nothing_from_outside():
     page = data(facts={"source": "https://example.org/pool"})
     html = render(page)
@@ -252,7 +258,7 @@ def test_images_are_bounded():
     assert (shown["width"], shown["height"], shown["tiny"]) == (256, 128, False)
     assert thumbnail(png((5000, 4000), 0, "1")) is None, "too many pixels to decode for a thumbnail"
     assert thumbnail(png()[:60]) is None
-    assert thumbnail(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n") is None
+    assert thumbnail(b"P6 1 1 255\nabc") is None, "a reader that was not asked for"
     clear = thumbnail(png(colour=(0, 0, 0, 0), mode="RGBA"))["uri"].partition(",")[2]
     assert Image.open(io.BytesIO(base64.b64decode(clear))).getpixel((0, 0)) == (255, 255, 255)
 
