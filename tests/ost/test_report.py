@@ -215,7 +215,7 @@ def test_empty_page_says_why():
     text = Tags(html).text
     assert "nothing to compare" in text
     assert "no histogram" in text
-    for words in ("Warning", "A warning", "What came in", "What it cost", "harmful samples", "Where this comes"):
+    for words in ("Warning", "A warning", "What came in", "What choosing cost", "harmful samples", "Where this comes"):
         assert words not in text
     assert "<svg" not in html
 
