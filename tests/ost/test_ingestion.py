@@ -128,8 +128,9 @@ def parquet_form(folder: Path, samples: list[Sample]) -> Path:
 
 
 def shards_form(folder: Path, samples: list[Sample]) -> Path:
-    write_samples(folder / "01.parquet", samples[3:])
-    write_samples(folder / "00.parquet", samples[:3])
+    numbers = range(len(samples))
+    for number in [*numbers[1::2], *numbers[::2]]:  # in no order that a file system might list them in by itself
+        write_samples(folder / f"{number}.parquet", [samples[number]])
     return folder
 
 
@@ -282,6 +283,10 @@ BAD: dict[str, tuple[Reason, dict | bytes]] = {
     "not base64": ("broken-image", record(images=["data:image/png;base64,@@@"])),
     "a data URL in plain text": ("broken-image", record(images=["data:image/svg+xml,<svg/>"])),
     "a format not allowed": ("broken-image", record(images=[data_url(encoded(form="PPM"))])),
+    "a checksum that disagrees": (
+        "broken-image",
+        record(images=[data_url(PNG[:-16] + bytes([PNG[-16] ^ 1]) + PNG[-15:])]),
+    ),
     "a flipped bit": ("broken-image", record(images=[data_url(PNG[:60] + bytes([PNG[60] ^ 1]) + PNG[61:])])),
     "too many pixels": ("image-too-large", record(images=[data_url(encoded((101, 100)))])),
     "blank answer": ("empty-answer", record(answer=" \n")),
@@ -319,6 +324,13 @@ def test_a_truncated_image_is_broken_and_a_whole_one_is_not(form, take):
     cut = whole[: len(whole) * 2 // 3]
     result = take(pool=[record(images=[data_url(whole)]), record(images=[data_url(cut)])])
     assert [(entry.index, entry.reason) for entry in result.quarantine] == [(1, "broken-image")]
+
+
+def test_a_spelled_image_token_is_refused_where_no_image_would_give_it_away(take):
+    """Among samples without images the processor accepts the text; only training would miss the image."""
+    result = take(pool=[record("<|image_pad|> what?", images=[]), record("what?", images=[])])
+    assert [(entry.index, entry.reason) for entry in result.quarantine] == [(0, "malformed")]
+    assert "spells <|image_pad|>" in result.quarantine[0].detail
 
 
 def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_not(take, tmp_path):
