@@ -39,20 +39,22 @@ class Display:
 
     def fail(self, stage: str) -> None:
         """A stage has failed; the error itself is told by whoever catches it."""
-        if stage in self._bars:
-            self._progress.remove_task(self._bars.pop(stage))
+        self._drop_bar(stage)
         console.print(f"[red]✗[/] {stage}", highlight=False)
 
     def finish(self, stage: str, manifest: dict | None) -> None:
         """A stage is done: with its manifest, or None where it was up to date and not run."""
-        if stage in self._bars:
-            self._progress.remove_task(self._bars.pop(stage))
+        self._drop_bar(stage)
         if manifest is None:
             console.print(f"[dim]=[/] {stage:<18} up to date, reused", highlight=False)
             return
         console.print(f"[green]✓[/] {stage:<18} {manifest['seconds']:6.1f} s  {_headline(manifest)}", highlight=False)
         for warning in manifest["warnings"]:
             console.print("  [yellow]![/]", warning, markup=False)
+
+    def _drop_bar(self, stage: str) -> None:
+        if stage in self._bars:
+            self._progress.remove_task(self._bars.pop(stage))
 
 
 def _headline(manifest: dict) -> str:

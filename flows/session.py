@@ -44,16 +44,19 @@ class Session:
 
     def run(self, stage: str) -> bool:
         """Bring a stage up to date; returns whether it had to run."""
-        if not self.force and self._is_current(stage):
-            self.reused.append(stage)
-            self.display.finish(stage, None)
-            return False
         try:
-            manifest = self._workers.submit(stage, self.root).result()
+            return self._run(stage)
         except Exception as error:
             self.errors.append(_explained(error, stage))
             self.display.fail(stage)
             raise
+
+    def _run(self, stage: str) -> bool:
+        if not self.force and self._is_current(stage):
+            self.reused.append(stage)
+            self.display.finish(stage, None)
+            return False
+        manifest = self._workers.submit(stage, self.root).result()
         versioning.commit(self.root, stage)
         self._tracker.record(manifest, self._parent, self.flow_run)
         self.ran.append(stage)

@@ -1,5 +1,6 @@
 """Supervised fine-tuning with the transformers Trainer."""
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,17 +89,19 @@ def _arguments(recipe: Recipe, scratch: str, device: torch.device) -> TrainingAr
 class _FiniteTrainer(Trainer):
     """A Trainer that stops at the first loss that is not finite, before the step that it would poison."""
 
-    losses: list[float]
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.losses: list[float] = []
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         value = loss.detach().item()
-        if value != value or value in (float("inf"), float("-inf")):
+        if not math.isfinite(value):
             raise TrainingError(
                 f"the training loss is {value} at step {self.state.global_step + 1}; lower the learning rate, "
                 "or look for samples that the scoring quarantined"
             )
-        self.losses = [*getattr(self, "losses", []), value]
+        self.losses.append(value)
         return loss
 
 

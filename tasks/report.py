@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from ost.audit import audit
 from ost.cost import Cost, Stopwatch
+from ost.data import Sample
 from ost.report import Example, ReportData, render
 from ost.scoring import read_scores
 from ost.selection import ARMS, arm_label, fraction_of
@@ -101,7 +102,8 @@ def _page(
     order = np.argsort(-utility, kind="stable")
     order = order[np.isfinite(utility[order])]
     ends = (order[:EXAMPLES], order[::-1][:EXAMPLES])
-    useful, harmful = (_examples(ctx, end, utility, wrong) for end in ends)
+    pool = ctx.samples("data/pool.parquet")
+    useful, harmful = (_examples(pool, end, utility, wrong) for end in ends)
     return ReportData(
         title="Data selection by one-step-train utility",
         arms=arms,
@@ -117,8 +119,7 @@ def _page(
     )
 
 
-def _examples(ctx: Context, rows: np.ndarray, utility: np.ndarray, wrong: np.ndarray | None) -> list[Example]:
-    pool = ctx.samples("data/pool.parquet")
+def _examples(pool: list[Sample], rows: np.ndarray, utility: np.ndarray, wrong: np.ndarray | None) -> list[Example]:
     return [Example(pool[row], float(utility[row]), None if wrong is None else bool(wrong[row])) for row in rows]
 
 
