@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ost.config import load_params
+from ost.config import Score, load_params, parse_section
 from ost.errors import OSTError
-from ost.types import Method, Reduction
+from ost.types import Method, Optimizer, Ranking, Reduction, Strategy
 
 app = typer.Typer(
     name="ost",
@@ -70,18 +70,46 @@ def score(
     proxy: Annotated[str, typer.Option(help="Warmed-up proxy: a local folder or a hub name.")],
     out: Output,
     method: Annotated[
-        Method, typer.Option(help="transposed: two forward passes a sample; exact: the paper's step.")
-    ] = "transposed",
+        Method,
+        typer.Option(
+            help="gradient: a forward and a backward pass; transposed: two forward passes; exact: the paper's."
+        ),
+    ] = "gradient",
+    layers: Annotated[str, typer.Option(help="Weights that move: all, language, last:N or head.")] = "all",
+    optimizer: Annotated[
+        Optimizer, typer.Option(help="Whose step is simulated; auto: adam for a proxy that this pipeline warmed up.")
+    ] = "auto",
     step: Annotated[float, typer.Option(help="Step length ε (transposed) or step size η (exact).")] = 1e-3,
     reduction: Annotated[Reduction, typer.Option(help="How token losses become a sample's loss.")] = "mean",
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in one forward pass.")] = 64,
+    sketch: Annotated[
+        int, typer.Option(help="Numbers of a sample's gradient sketch, for `ost select --strategy cover`; 0: none.")
+    ] = 256,
+    checks: Annotated[
+        int, typer.Option(help="Random samples to check against the exact step in float64; 0: none.")
+    ] = 200,
+    toxic_q: Annotated[float, typer.Option(help="False-discovery rate of the toxic flag.")] = 0.1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in one pass.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest sample in tokens; longer ones are left out.")] = 4096,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; the same number gives the same bytes.")] = 1,
 ) -> None:
     """Score a pool: for each sample, would one gradient step on it lower the loss on the anchors?"""
     from flows.standalone import score_files
 
-    score_files(pool, anchors, proxy, out, method, step, reduction, batch_size, max_tokens, threads)
+    settings = parse_section(
+        Score,
+        {
+            "method": method,
+            "layers": layers,
+            "optimizer": optimizer,
+            "step": step,
+            "reduction": reduction,
+            "sketch": sketch,
+            "checks": checks,
+            "toxic_q": toxic_q,
+            "batch_size": batch_size,
+        },
+    )
+    score_files(pool, anchors, proxy, out, settings, max_tokens, threads)
 
 
 @app.command()
@@ -89,11 +117,18 @@ def select(
     scores: Annotated[Path, typer.Argument(help="Score table that `ost score` wrote.")],
     out: Output,
     fraction: Annotated[float, typer.Option(help="Share of the pool to keep.")] = 0.2,
+    strategy: Annotated[
+        Strategy,
+        typer.Option(help="top: by rank; quota: within each task; vote: over the anchors' tasks; cover: for breadth."),
+    ] = "top",
+    by: Annotated[
+        Ranking, typer.Option(help="What ranks: utility, or what it costs to train on it as well.")
+    ] = "utility",
 ) -> None:
-    """Keep the top part of a scored pool; every sample left out is given a reason."""
+    """Choose a part of a scored pool; every sample left out is given a reason."""
     from flows.standalone import select_file
 
-    select_file(scores, out, fraction)
+    select_file(scores, out, fraction, strategy, by)
 
 
 @app.command()

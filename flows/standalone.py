@@ -1,27 +1,22 @@
 """The library's calls on files, for the `ost` command: no workspace and no flow needed."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.display import Display, console
 from flows.summary import lineage_tree, uses_table
-from ost.config import load_params
+from ost.config import Score, load_params
 from ost.errors import WorkspaceError
-from ost.types import Method, Reduction
+from ost.types import Ranking, Strategy
 from tasks.lineage import chain, find_version, uses
 from tasks.tracking import Tracker
 
+if TYPE_CHECKING:
+    from ost.scoring.checks import Checks
+
 
 def score_files(
-    pool: Path,
-    anchors: Path,
-    proxy: str,
-    out: Path,
-    method: Method,
-    step: float,
-    reduction: Reduction,
-    batch_size: int,
-    max_tokens: int,
-    threads: int,
+    pool: Path, anchors: Path, proxy: str, out: Path, settings: Score, max_tokens: int, threads: int
 ) -> None:
     """Score a pool file and write the table; what cannot be scored is counted by reason."""
     from ost.config import Data
@@ -41,32 +36,39 @@ def score_files(
             ingested.pool,
             ingested.anchors,
             checkpoint,
-            method,
-            step=step,
-            reduction=reduction,
-            batch_size=batch_size,
+            settings,
             progress=lambda done, total, note="": display.advance("score", done, total, note),
         )
     finally:
         display.stop()
     write_table(out, scored.table)
-    for warning in ingested.warnings:
+    for warning in [*ingested.warnings, *scored.warnings]:
         console.print("[yellow]![/]", warning, markup=False)
     for source, counts in ingested.counts.items():
         if counts["quarantined"]:
             console.print(f"{source}: {counts['quarantined']} left out {counts['reasons']}", markup=False)
+    console.print(_checks_line(scored.checks))
     console.print(
         f"{len(scored.table):,} samples scored, {scored.toxic_share:.1%} toxic, {scored.cost.seconds:.1f} s → {out}"
     )
 
 
-def select_file(scores: Path, out: Path, fraction: float) -> None:
+def _checks_line(checks: "Checks | None") -> str:
+    if checks is None:
+        return "no checks were made"
+    return (
+        f"on {checks.samples} random samples: rank agreement {checks.fidelity.spearman:.4f} with the simulated step in "
+        f"float64, {checks.stability:.2f} with another anchor set, {checks.lookahead.spearman:.2f} with ten steps"
+    )
+
+
+def select_file(scores: Path, out: Path, fraction: float, strategy: Strategy, by: Ranking) -> None:
     """Select from a score table and write the selection."""
     from ost.scoring import read_scores
     from ost.selection import kept_ids, select
     from ost.store import write_table
 
-    table = select(read_scores(scores), fraction)
+    table = select(read_scores(scores), fraction, strategy, by)
     write_table(out, table)
     console.print(f"{len(kept_ids(table)):,} of {len(table):,} samples kept → {out}")
 

@@ -4,21 +4,25 @@ Every section is frozen and refuses what it does not know, so that a typing erro
 """
 
 import difflib
+import math
 import typing
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ost.errors import ConfigError
-from ost.types import Device, Method, Reduction
+from ost.types import Detail, Device, Method, Optimizer, Precision, Ranking, Reduction, Strategy
 
 Fraction = typing.Annotated[float, Field(gt=0.0, le=1.0)]
 Share = typing.Annotated[float, Field(ge=0.0, le=1.0)]
 Count = typing.Annotated[int, Field(ge=1)]
 Rate = typing.Annotated[float, Field(gt=0.0)]
+Layers = typing.Annotated[str, Field(pattern=r"^(all|language|head|last:[1-9]\d*)$")]
 Task = Literal["sum", "difference", "product", "maximum"]
+
+Model = typing.TypeVar("Model", bound=BaseModel)
 
 BUILTIN = "handmath"
 """The model name that stands for a tiny model of the built-in world, pretrained here instead of fetched."""
@@ -85,17 +89,61 @@ class Warmup(_Section):
     """Share of an SFT run's steps; the paper found 5 % best."""
     learning_rate: Rate = 2e-3
     """Peak rate; a proxy, being smaller than the target, takes a larger one."""
+    lora_rank: int = Field(default=0, ge=0)
+    """Rank of the LoRA adapter that is trained, and scored, in place of the proxy's weights; 0 for the weights."""
 
 
 class Score(_Section):
     """Utility scoring."""
 
-    method: Method = "transposed"
+    method: Method = "gradient"
+    """`gradient`: a forward and a backward pass, for all tasks and folds at once. `transposed`: two forward passes, any
+    layer, but one utility over all anchors. `exact`: the paper's simulated step, slow."""
+    optimizer: Optimizer = "auto"
+    """Whose step is simulated; `adam` preconditions it by the second moment that the warm-up ended with. auto: adam
+    where the proxy brings that, else sgd."""
+    layers: Layers = "all"
+    """Weights that move: all, language, last:N (decoder blocks) or head."""
     step: Rate = 1e-3
-    """`exact`: the step size η. `transposed`: the length ε of the step along the unit anchor gradient."""
+    """`exact`: the step size η. `transposed`: the length ε of the step along the unit anchor gradient. `gradient` takes
+    none."""
     reduction: Reduction = "mean"
     """How a sample's token losses become its loss; it sets the length bias of the ranking."""
+    detail: Detail | None = None
+    """How finely utilities are resolved over the anchors: total, groups (tasks), or folds of each task, which give a
+    standard error. Left out: total for `transposed`, which pays two passes for each, else folds."""
+    folds: typing.Annotated[int, Field(ge=2)] = 5
+    """Parts of each task's anchors that a standard error is taken over."""
+    toxic_q: Fraction = 0.1
+    """False-discovery rate at which a sample is called toxic."""
+    sketch: int = Field(default=256, ge=0)
+    """Numbers of the gradient sketch that `gradient` keeps of each sample, a square; 0 for none. The strategy `cover`
+    chooses by it."""
+    checks: typing.Annotated[int, Field(ge=0)] = 200
+    """Random pool samples that the run is checked on, against `exact` in float64; 0 leaves the checks out."""
+    precision: Precision = "auto"
+    """Arithmetic over the fp32 weights; auto: bf16 on an accelerator if the check passes with it, else fp32."""
     batch_size: Count = 64
+    """Samples of one pass; halved where memory runs out."""
+    shard_size: Count = 1000
+    """Samples scored and published at a time; a killed run loses no more."""
+
+    @field_validator("sketch")
+    @classmethod
+    def _is_square(cls, sketch: int) -> int:
+        if math.isqrt(sketch) ** 2 != sketch:
+            raise ValueError("a sketch has a square number of numbers, such as 64 or 256")
+        return sketch
+
+    @property
+    def sketches(self) -> int:
+        """Numbers of a sketch in force: only `gradient` keeps one."""
+        return self.sketch if self.method == "gradient" else 0
+
+    @property
+    def resolution(self) -> Detail:
+        """The detail in force."""
+        return self.detail or ("total" if self.method == "transposed" else "folds")
 
 
 class Select(_Section):
@@ -105,6 +153,12 @@ class Select(_Section):
     """Share kept by the `ost` and `random` arms."""
     wide_fraction: Fraction = 0.5
     """Share kept by the `ost-wide` arm."""
+    strategy: Strategy = "top"
+    """How the OST arms choose. `top`: by rank. `quota`: by rank within each task, to the pool's mix. `vote`: by the
+    mean rank over the anchors' tasks. `cover`: of the best, those whose gradients stand for the others' (see
+    ost/selection/cover.py)."""
+    by: Ranking = "utility"
+    """What ranks: utility, or utility_per_token, which counts what training on a sample costs."""
 
 
 class SFT(_Section):
@@ -135,6 +189,11 @@ class Compute(_Section):
     """CPU threads of one stage. Scores are reproducible bit by bit at the same number."""
     workers: Count = 2
     """Stages that the flow runs at the same time."""
+    ray: str | None = None
+    """Where a pool's shards are scored: null for the stage's own process, `local` for a Ray of this machine, or the
+    address of a running Ray cluster."""
+    ray_workers: Count = 2
+    """Shards that a local Ray scores at a time; a cluster takes as many as it has CPUs for."""
 
 
 class Tracking(_Section):
@@ -196,25 +255,29 @@ def load_params(path: str | Path) -> Params:
 
 def parse_params(raw: dict, source: str = "params") -> Params:
     """Validate a nested mapping; raises ConfigError. An unknown key is answered with the nearest known one."""
+    return parse_section(Params, raw, source)
+
+
+def parse_section(section: type[Model], raw: dict, source: str = "the settings") -> Model:
+    """Validate the mapping of one section; raises ConfigError naming every problem at once."""
     try:
-        return Params.model_validate(raw)
+        return section.model_validate(raw)
     except ValidationError as error:
-        lines = [f"  {_explain(problem)}" for problem in error.errors()]
+        lines = [f"  {_explain(problem, section)}" for problem in error.errors()]
         raise ConfigError(f"{source} has {len(lines)} problem(s):\n" + "\n".join(lines)) from None
 
 
-def _explain(problem: dict) -> str:
+def _explain(problem: dict, section: type[BaseModel]) -> str:
     location = [str(part) for part in problem["loc"]]
     name = ".".join(location) or "params"
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        known = _known_keys(section, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
         return f"{name}: unknown key; did you mean `{near[0]}`? Known here: {', '.join(known)}"
     return f"{name}: {problem['msg'].removeprefix('Value error, ')} (found {problem['input']!r})"
 
 
-def _known_keys(location: list[str]) -> list[str]:
-    section: type[BaseModel] = Params
+def _known_keys(section: type[BaseModel], location: list[str]) -> list[str]:
     for part in location:
         section = section.model_fields[part].annotation
     return sorted(section.model_fields)

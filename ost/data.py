@@ -6,11 +6,13 @@ A sample is `{"id", "images", "messages", "task"}`. Messages are in the chat for
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ost.store import publish
@@ -100,6 +102,31 @@ def read_samples(path: str | Path) -> Iterator[Sample]:
     for batch in pq.ParquetFile(path).iter_batches(batch_size=500):
         for row in batch.to_pylist():
             yield from_row(row)
+
+
+class SampleFile:
+    """Samples of such a Parquet file by position, read when they are taken: the file is never held whole."""
+
+    def __init__(self, path: str | Path):
+        self._file = pq.ParquetFile(path)
+        sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._starts = np.cumsum([0, *sizes])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def ids(self) -> pa.ChunkedArray:
+        """The N ids, in order."""
+        return self._file.read(columns=["id"])["id"]
+
+    def take(self, positions: Sequence[int]) -> list[Sample]:
+        """The samples at ascending positions."""
+        wanted, found = np.asarray(positions, dtype=np.int64), []
+        groups = np.searchsorted(self._starts, wanted, side="right") - 1
+        for group in np.unique(groups):
+            own = wanted[groups == group] - self._starts[group]
+            found += [from_row(row) for row in self._file.read_row_group(int(group)).take(own).to_pylist()]
+        return found
 
 
 def from_row(row: dict) -> Sample:

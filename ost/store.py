@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,6 @@ def write_table(path: str | Path, table: pa.Table) -> None:
         pq.write_table(table, part)
 
 
-def read_table(path: str | Path) -> pa.Table:
-    """Load a Parquet table."""
-    return pq.read_table(path)
+def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Load a Parquet table, or some of its columns."""
+    return pq.read_table(path, columns=columns)

@@ -3,7 +3,7 @@
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -38,6 +38,8 @@ class Trained:
     loss: float
     """Mean training loss over the last tenth of the steps."""
     cost: Cost
+    second_moment: dict[str, torch.Tensor] = field(repr=False)
+    """AdamW's bias-corrected second moment v̂ = v / (1 − β₂ᵗ) of each trained weight at the end."""
 
 
 def train(checkpoint: Checkpoint, samples: Sequence[Sample], recipe: Recipe, progress: Progress = silent) -> Trained:
@@ -62,7 +64,19 @@ def train(checkpoint: Checkpoint, samples: Sequence[Sample], recipe: Recipe, pro
     checkpoint.model.eval()
     tail = trainer.losses[-max(1, recipe.steps // 10) :]
     flops = forward_flops(checkpoint, samples) * (1 + BACKWARD) * recipe.steps * recipe.batch_size
-    return Trained(recipe.steps, len(samples), sum(tail) / len(tail), Cost(watch.seconds, flops))
+    cost = Cost(watch.seconds, flops)
+    return Trained(recipe.steps, len(samples), sum(tail) / len(tail), cost, _second_moment(trainer))
+
+
+def _second_moment(trainer: Trainer) -> dict[str, torch.Tensor]:
+    groups = trainer.optimizer.param_groups
+    decay = {id(weight): group["betas"][1] for group in groups for weight in group["params"]}
+    state = trainer.optimizer.state
+    return {
+        name: state[weight]["exp_avg_sq"] / (1 - decay[id(weight)] ** float(state[weight]["step"]))
+        for name, weight in trainer.model.named_parameters()
+        if weight in state
+    }
 
 
 def _arguments(recipe: Recipe, scratch: str, device: torch.device) -> TrainingArguments:

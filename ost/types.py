@@ -1,11 +1,17 @@
 """Shape letters and the two callables that travel through the library.
 
-Shapes, used in every docstring: B batch, T tokens, V vocabulary, N pool, A anchors, G anchor groups (tasks), K subset.
+Shapes, used in every docstring: B batch, T tokens, V vocabulary, N pool, A anchors, G anchor groups (tasks), K subset;
+in scoring also D anchor cells (folds of the groups) and L rows of an activation.
 """
 
 from typing import Literal, Protocol
 
-Method = Literal["exact", "transposed"]
+Method = Literal["exact", "gradient", "transposed"]
+Optimizer = Literal["auto", "sgd", "adam"]
+Detail = Literal["total", "groups", "folds"]
+Precision = Literal["auto", "fp32", "bf16"]
+Strategy = Literal["top", "quota", "vote", "cover"]
+Ranking = Literal["utility", "utility_per_token"]
 Reduction = Literal["mean", "sum"]
 Protocol_ = Literal["A", "B"]
 Device = Literal["auto", "cpu", "cuda"]

@@ -1,30 +1,32 @@
 """Stage `score`: the utility of every pool sample."""
 
-from ost.data import content_digest
-from ost.models import load_checkpoint, resolve_device
-from ost.scoring import score as score_pool
+from ost.data import SampleFile, content_digest
+from ost.scoring import Job, score_file
 from ost.store import write_json, write_table
 from tasks.context import Context, Outcome
+from tasks.shards import runner
 
 
 def score(ctx: Context) -> Outcome:
     """Score the pool with the warm proxy against the anchors; the truth about the pool is out of reach here."""
-    settings = ctx.params.score
-    proxy = load_checkpoint(ctx.input("models/proxy-warm"), resolve_device(ctx.params.compute.device))
-    sets = {name: ctx.samples(f"data/{name}.parquet") for name in ("pool", "anchors")}
-    scored = score_pool(
-        sets["pool"],
-        sets["anchors"],
-        proxy,
-        settings.method,
-        step=settings.step,
-        reduction=settings.reduction,
-        batch_size=settings.batch_size,
-        progress=ctx.progress,
+    compute = ctx.params.compute
+    ctx.input("models/proxy")  # an adapter's base
+    job = Job(
+        pool=ctx.input("data/pool.parquet"),
+        anchors=ctx.input("data/anchors.parquet"),
+        proxy=ctx.input("models/proxy-warm"),
+        store=ctx.root / ".ost/scores",
+        settings=ctx.params.score,
+        device=compute.device,
+        threads=compute.threads,
     )
+    scored = score_file(job, runner(compute), ctx.progress)
     write_table(ctx.output("scores/utility.parquet"), scored.table)
-    summary = {"toxic_share": scored.toxic_share, "quarantined": scored.quarantined}
+    checks = scored.checks.to_json() if scored.checks else {}
+    summary = {"toxic_share": scored.toxic_share, "quarantined": scored.quarantined, "checks": checks}
     write_json(ctx.output("metrics/score.json"), summary)
-    warnings = [f"{len(scored.quarantined)} sample(s) with a loss that is not finite: see metrics/score.json"]
-    digests = {name: content_digest(sample.id for sample in samples) for name, samples in sets.items()}
-    return Outcome({"toxic_share": scored.toxic_share}, scored.cost, warnings if scored.quarantined else [], digests)
+    digests = {
+        name: content_digest(SampleFile(ctx.root / f"data/{name}.parquet").ids().to_pylist())
+        for name in ("pool", "anchors")
+    }
+    return Outcome(scored.figures, scored.cost, scored.warnings, digests)

@@ -75,6 +75,8 @@ def test_no_source_of_the_library_names_one_of_the_four(package):
         ("botocore", {"tasks/storage.py"}),
         ("mlflow", {"tasks/tracking.py", "tasks/lineage.py"}),
         ("dvc", {"tasks/versioning.py"}),
+        ("ray", {"tasks/shards.py"}),
+        ("prefect_ray", {"tasks/shards.py"}),
     ],
 )
 def test_each_service_has_its_own_room(package, allowed):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -15,8 +16,11 @@ from transformers import (
 from transformers.processing_utils import ProcessorMixin
 
 from ost.errors import ModelError
+from ost.models.adapter import base_of, has_adapter, load_adapter, save_adapter
 from ost.models.processor import load_processor
 from ost.store import publish
+
+SECOND_MOMENT = "second_moment.safetensors"
 
 
 @dataclass
@@ -25,6 +29,8 @@ class Checkpoint:
 
     model: PreTrainedModel
     processor: ProcessorMixin
+    second_moment: dict[str, torch.Tensor] | None = None
+    """Adam's bias-corrected second moment v̂ of each trainable weight, where the checkpoint's training left one."""
 
     @property
     def tokenizer(self):
@@ -32,29 +38,57 @@ class Checkpoint:
         return getattr(self.processor, "tokenizer", self.processor)
 
     def save(self, path: str | Path) -> None:
-        """Publish weights (safetensors) and processor as one folder; the same bytes for the same checkpoint."""
+        """Publish weights (safetensors) and processor as one folder; the same bytes for the same checkpoint.
+
+        Of a model with a LoRA adapter the adapter alone is saved, with the way to its base.
+        """
         if backend := getattr(self.tokenizer, "backend_tokenizer", None):
             backend.no_padding()  # else how the last batch was padded would be saved along
         with publish(path) as part:
-            self.model.save_pretrained(part)
+            if has_adapter(self.model):
+                save_adapter(self.model, part, Path(path))
+            else:
+                self.model.save_pretrained(part)
             self.processor.save_pretrained(part)
+            if self.second_moment is not None:
+                moments = {name: moment.detach().cpu().contiguous() for name, moment in self.second_moment.items()}
+                save_file(moments, part / SECOND_MOMENT)
 
 
 def load_checkpoint(name: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Load a hub name or a local folder in fp32, safetensors only and no code from the checkpoint.
 
-    Raises ModelError where nothing loadable is found.
+    An adapter's folder gives base and adapter as one model. Raises ModelError where nothing loadable is found.
     """
-    config = load_config(name)
-    auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    config, base = load_config(name), base_of(name)
     try:
-        model, info = auto.from_pretrained(name, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
+        model = _load_weights(base or name, config)
+        if base:
+            load_adapter(model, name)
+        moments = _load_moments(name)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot load the weights of {name} (safetensors only): {error}") from error
+    return Checkpoint(model.to(device).eval(), load_processor(name, config), moments)
+
+
+def checkpoint_folders(name: str | Path) -> list[Path]:
+    """The folders that a local checkpoint is read from: its own, and that of its adapter's base."""
+    base = base_of(name)
+    return [Path(name), *([Path(base)] if base and Path(base).is_dir() else [])]
+
+
+def _load_weights(name: str | Path, config: PretrainedConfig) -> PreTrainedModel:
+    auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    model, info = auto.from_pretrained(name, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
     if absent := sorted(info["missing_keys"]):
         # transformers would fill them with random numbers.
         raise ModelError(f"{name} lacks {len(absent)} of the model's weights, such as {absent[0]}; fetch it anew")
-    return Checkpoint(model.to(device).eval(), load_processor(name, config))
+    return model
+
+
+def _load_moments(name: str | Path) -> dict[str, torch.Tensor] | None:
+    file = Path(name) / SECOND_MOMENT
+    return load_file(file) if file.is_file() else None
 
 
 def load_config(name: str | Path) -> PretrainedConfig:

@@ -1,41 +1,52 @@
 """`exact`: the paper's simulated step, taken for each sample by itself; the reference for the faster methods."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ost.data import Sample
-from ost.encoding import Encoder
-from ost.models import Checkpoint
-from ost.scoring.losses import batches, gradients, mean_loss, sample_losses, scored_weights, shift
-from ost.scoring.settings import Chunk, Settings
+from ost.encoding import Batch
+from ost.scoring.losses import gradients
+from ost.scoring.scorer import Chunk, Scorer
+from ost.scoring.weights import move
 
 
-def exact(proxy: Checkpoint, pool: Sequence[Sample], anchors: Sequence[Sample], settings: Settings) -> Iterator[Chunk]:
-    """Utility (L_V(θ) − L_V(θ − η ∇ℓ(z; θ))) / η of each sample z (arXiv:2605.07488, the utility's definition).
+class ExactScorer(Scorer):
+    """Utilities (L_d(θ) − L_d(θ − η P ∇ℓ(z; θ))) / η for every anchor cell d (arXiv:2605.07488, utility's definition).
 
-    Divided by the step size η it is in the unit of `transposed`: anchor loss per unit of learning rate. One backward
-    pass a sample and one forward pass over all A anchors. In fp32 the difference of two close losses is resolved to
-    about 1e-7 / η; a float64 proxy does better, down to η ≈ 1e-5, where the norms that transformers always takes
-    in fp32 begin to show. The proxy's weights are restored bit by bit.
+    Divided by the step size η they are in the unit of the other methods: anchor loss per unit of learning rate. P is
+    the optimizer's preconditioner, one for SGD. A forward and a backward pass a sample, and a forward pass over all A
+    anchors. In fp32 the difference of two close losses is resolved to about 1e-7 / η; a float64 proxy does better,
+    down to η ≈ 1e-5, where the norms that transformers always takes in fp32 begin to show.
     """
-    model, encoder, eta = proxy.model, Encoder(proxy), settings.step
-    weights = scored_weights(model)
-    original = [weight.detach().clone() for weight in weights]
 
-    def anchor_loss() -> float:
-        return mean_loss(model, encoder, anchors, settings.reduction, settings.batch_size)
+    largest_batch = 1
 
-    before = anchor_loss()
-    for batch in batches(encoder, pool, 1, model.device):
-        losses, tokens = sample_losses(model, batch, settings.reduction)
-        shift(weights, gradients(losses.sum(), weights), -eta)
-        utility = (before - anchor_loss()) / eta
-        _restore(weights, original)
-        yield Chunk(torch.tensor([utility], dtype=torch.float64), losses.detach().cpu(), tokens.cpu())
+    def prepare(self) -> None:
+        """Encode the anchors once, and take their losses where the proxy stands."""
+        self._batches = [self.encode(own) for own in self.anchor_batches()]
+        self._origin = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self._before = self._cell_losses()
 
+    def score_batch(self, samples: Sequence[Sample], batch: Batch) -> Chunk:
+        """One step, the anchors' losses behind it, and back."""
+        losses, tokens = self.losses(batch)
+        step = dict(zip(self.weights, gradients(losses.sum(), list(self.weights.values())), strict=True))
+        if self.factors:
+            step = {name: gradient * self.factors[name] for name, gradient in step.items()}
+        move(self.weights, self._origin, step, -self.settings.step)
+        utility = (self._before - self._cell_losses()) / self.settings.step
+        self._return()
+        return self.chunk(utility[None], losses.detach(), tokens, batch)
 
-@torch.no_grad()
-def _restore(weights: Sequence[torch.Tensor], original: Sequence[torch.Tensor]) -> None:
-    for weight, value in zip(weights, original, strict=True):
-        weight.copy_(value)
+    @torch.no_grad()
+    def _cell_losses(self) -> Tensor:
+        """(D,) float64: mean loss of each cell's anchors."""
+        losses = torch.cat([self.losses(batch)[0] for batch in self._batches])
+        return torch.stack([losses[list(members)].mean() for members in self.cells.members])
+
+    @torch.no_grad()
+    def _return(self) -> None:
+        for name, weight in self.weights.items():
+            weight.copy_(self._origin[name])

@@ -1,13 +1,12 @@
-"""Per-sample losses and gradients: fp32 weights, float64 accumulation, no dependence on batch mates."""
+"""Per-sample losses and gradients: float64 accumulation, no dependence on batch mates."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ost.data import Sample
-from ost.encoding import IGNORE, Batch, Encoder, to_device
+from ost.encoding import IGNORE, Batch
 from ost.types import Reduction
 
 
@@ -27,51 +26,9 @@ def sample_losses(model: PreTrainedModel, batch: Batch, reduction: Reduction = "
     return (losses / tokens if reduction == "mean" else losses), tokens
 
 
-def batches(encoder: Encoder, samples: Sequence[Sample], size: int, device: torch.device) -> Iterator[Batch]:
-    """The samples as training batches on a device, in order."""
-    for start in range(0, len(samples), size):
-        yield to_device(encoder.training(samples[start : start + size]), device)
-
-
-def scored_weights(model: PreTrainedModel) -> list[nn.Parameter]:
-    """The weights that the simulated step moves: every trainable one, tied ones once."""
-    return [weight for weight in model.parameters() if weight.requires_grad]
-
-
-def mean_gradient(
-    model: PreTrainedModel, encoder: Encoder, samples: Sequence[Sample], reduction: Reduction, batch_size: int
-) -> list[Tensor]:
-    """Gradient of the samples' mean loss, a tensor for each of `scored_weights`."""
-    weights = scored_weights(model)
-    total = [torch.zeros_like(weight) for weight in weights]
-    for batch in batches(encoder, samples, batch_size, model.device):
-        losses, _ = sample_losses(model, batch, reduction)
-        for into, gradient in zip(total, gradients(losses.sum() / len(samples), weights), strict=True):
-            into += gradient
-    return total
-
-
 def gradients(loss: Tensor, weights: Sequence[nn.Parameter]) -> tuple[Tensor, ...]:
     """Gradient of a scalar loss; zeros for a weight that it does not depend on."""
     return torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-
-
-@torch.no_grad()
-def mean_loss(
-    model: PreTrainedModel, encoder: Encoder, samples: Sequence[Sample], reduction: Reduction, batch_size: int
-) -> float:
-    """Mean loss of the samples, accumulated in float64."""
-    total = 0.0
-    for batch in batches(encoder, samples, batch_size, model.device):
-        total += sample_losses(model, batch, reduction)[0].sum().item()
-    return total / len(samples)
-
-
-@torch.no_grad()
-def shift(weights: Sequence[Tensor], directions: Sequence[Tensor], factor: float) -> None:
-    """Add `factor` × direction to each weight, in place."""
-    for weight, direction in zip(weights, directions, strict=True):
-        weight.add_(direction, alpha=factor)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,99 +1,74 @@
-"""Score a pool: the methods by name, and the table that comes out."""
+"""Score a pool: one that is held in memory, or one on disk, shard by shard."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import torch
 
-from ost.cost import BACKWARD, Cost, Stopwatch, forward_flops
-from ost.data import Sample
+from ost.config import Score, parse_section
+from ost.cost import Stopwatch, forward_flops
+from ost.data import Sample, SampleFile
 from ost.errors import DataError
 from ost.models import Checkpoint
-from ost.scoring.exact import exact
-from ost.scoring.settings import Chunk, Settings
-from ost.scoring.transposed import transposed
+from ost.scoring.checks import choose
+from ost.scoring.engine import Engine, Scored
+from ost.scoring.rows import rows_of
+from ost.scoring.shards import Job, Runner, collect, pending, prune, run_here
 from ost.store import read_table
-from ost.types import Method, Progress, Reduction, silent
+from ost.types import Progress, silent
 
-METHODS: dict[Method, Callable[[Checkpoint, Sequence[Sample], Sequence[Sample], Settings], Iterator[Chunk]]] = {
-    "exact": exact,
-    "transposed": transposed,
-}
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A score table and what it cost."""
-
-    table: pa.Table
-    """N rows in pool order: `id, utility, toxic, loss, tokens, task`."""
-    cost: Cost
-
-    @property
-    def toxic_share(self) -> float:
-        """Share of the pool with negative utility."""
-        return pc.mean(self.table["toxic"].cast(pa.float64())).as_py()
-
-    @property
-    def quarantined(self) -> list[str]:
-        """Ids of samples whose loss or utility is not finite."""
-        return self.table.filter(pc.invert(pc.is_finite(self.table["utility"])))["id"].to_pylist()
+PROBE = 64
+"""Samples that FLOPs are counted on."""
 
 
 def score(
     pool: Sequence[Sample],
     anchors: Sequence[Sample],
     proxy: Checkpoint,
-    method: Method = "transposed",
+    settings: Score | None = None,
     *,
-    step: float = 1e-3,
-    reduction: Reduction = "mean",
-    batch_size: int = 64,
     progress: Progress = silent,
+    **changes,
 ) -> Scored:
     """Utility of every pool sample for the anchor loss (arXiv:2605.07488), positive where training on it helps.
 
-    A sample with negative utility is `toxic`. A sample whose loss is not finite keeps a NaN utility and is never toxic:
-    it is quarantined. Raises DataError for an empty pool or anchor set.
+    `changes` are keys of `ost.config.Score`, such as method="transposed". A sample whose loss is not finite keeps a NaN
+    utility and is never toxic: it is quarantined. For a pool too large to hold, see `score_file`.
+
+    Raises DataError for an empty pool or anchor set, ConfigError for a setting that is none, and ModelError where the
+    proxy cannot be scored with.
     """
-    if not pool or not anchors:
-        raise DataError(f"scoring needs a pool and anchors; found {len(pool)} and {len(anchors)} samples")
-    watch = Stopwatch()
-    settings = Settings(step=step, reduction=reduction, batch_size=batch_size)
-    chunks: list[Chunk] = []
-    done = 0
-    for chunk in METHODS[method](proxy, pool, anchors, settings):
-        chunks.append(chunk)
-        done += len(chunk.loss)
-        progress(done, len(pool), f"scoring ({method})")
-    flops = forward_flops(proxy, pool) * _forwards(method, len(pool), len(anchors))
-    return Scored(_table(pool, chunks), Cost(watch.seconds, flops))
+    watch, settings = Stopwatch(), parse_section(Score, (settings or Score()).model_dump() | changes, "score")
+    engine = Engine(proxy, anchors, settings, len(pool))
+    engine.check([pool[at] for at in choose([sample.id for sample in pool], settings.checks)], progress)
+    scorer, parts, note = engine.scorer(), [], f"scoring ({settings.method})"
+    for start in range(0, len(pool), settings.shard_size):
+        shard = pool[start : start + settings.shard_size]
+        parts.append(rows_of(scorer, shard, lambda done, start=start: progress(start + done, len(pool), note)))
+    return engine.finish(pa.concat_tables(parts), forward_flops(proxy, pool), watch.seconds)
 
 
-def _forwards(method: Method, pool: int, anchors: int) -> int:
-    """Forward-pass equivalents that a method runs."""
-    if method == "exact":
-        return pool * (1 + BACKWARD + anchors) + anchors
-    return 2 * pool + (1 + BACKWARD) * anchors
+def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) -> Scored:
+    """Score the pool of a job shard by shard; what is scored already is not scored again.
 
-
-def _table(pool: Sequence[Sample], chunks: Sequence[Chunk]) -> pa.Table:
-    utility = torch.cat([chunk.utility for chunk in chunks])
-    loss = torch.cat([chunk.loss for chunk in chunks])
-    utility = torch.where(loss.isfinite() & utility.isfinite(), utility, torch.nan)
-    return pa.table(
-        {
-            "id": pa.array([sample.id for sample in pool]),
-            "utility": pa.array(utility.numpy()),
-            "toxic": pa.array((utility < 0).numpy()),
-            "loss": pa.array(loss.numpy()),
-            "tokens": pa.array(torch.cat([chunk.tokens for chunk in chunks]).to(torch.int32).numpy()),
-            "task": pa.array([sample.task for sample in pool]),
-        }
-    )
+    The pool is never held whole. Shards are published one by one in the job's store, under a name that the proxy, the
+    anchors, the settings and the scoring code make: a killed run goes on where it stood, and a pool that grew by 1 %
+    costs 1 %. `run` maps the shards, here or on other machines. Raises what `score` raises.
+    """
+    watch, pool = Stopwatch(), SampleFile(job.pool)
+    proxy, anchors, ids = job.load_proxy(), job.load_anchors(), pool.ids()
+    engine = Engine(proxy, anchors, job.settings, len(ids))
+    engine.check(pool.take(choose(ids.to_pylist(), job.settings.checks)), progress)
+    job = dataclasses.replace(job, bf16=engine.bf16)
+    shards = pending(job, ids)
+    done, note = len(ids) - sum(map(len, shards)), f"scoring ({job.settings.method})"
+    for size in run(job, shards):
+        done += size
+        progress(done, len(ids), note)
+    rows = collect(job, ids)
+    prune(job)
+    return engine.finish(rows, forward_flops(proxy, pool.take(range(min(len(ids), PROBE)))), watch.seconds)
 
 
 def read_scores(path: str | Path) -> pa.Table:

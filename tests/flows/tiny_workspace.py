@@ -19,6 +19,7 @@ TINY = [
     "base.target_steps=4",
     "base.proxy_steps=4",
     "base.batch_size=8",
+    "score.checks=20",
     "sft.steps=10",
     "sft.batch_size=8",
     "evaluate.max_new_tokens=4",

@@ -1,4 +1,4 @@
-"""Scores against gradients computed here with plain autograd, against each other, and against what must not matter."""
+"""Utilities against gradients computed here with plain autograd, against each other, and what must not matter."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,18 @@ from scipy.stats import spearmanr
 from specimens import copy_of, drawn
 
 import ost
+from ost.config import Score
 from ost.data import Sample, chat
 from ost.encoding import Encoder
 from ost.errors import DataError, ModelError
 from ost.models import Checkpoint
+from ost.scoring.engine import METHODS as METHOD_CLASSES
 from ost.store import write_table
 
 STEP64 = 3e-4
 """Below it, the norms and softmaxes that transformers computes in fp32 whatever the weights would show."""
+
+METHODS = ("exact", "gradient", "transposed")
 
 # --- the reference: one sample at a time, the model's own loss, float64 throughout ------------------------------------
 
@@ -47,13 +51,17 @@ def truth(proxy64, pool, anchors) -> dict:
     return reference(proxy64, pool, anchors)
 
 
+def scores(pool, anchors, checkpoint, method="transposed", **settings) -> ost.Scored:
+    return ost.score(pool, anchors, checkpoint, method=method, checks=0, **settings)
+
+
 def utilities(pool, anchors, checkpoint, method="transposed", **settings) -> np.ndarray:
-    return ost.score(pool, anchors, checkpoint, method, **settings).table["utility"].to_numpy()
+    return scores(pool, anchors, checkpoint, method, **settings).table["utility"].to_numpy()
 
 
 @pytest.fixture(scope="module")
 def scored(pool, anchors, proxy) -> ost.Scored:
-    return ost.score(pool, anchors, proxy)
+    return scores(pool, anchors, proxy)
 
 
 # --- right ------------------------------------------------------------------------------------------------------------
@@ -74,6 +82,13 @@ def test_transposed_is_the_gradient_product(scored, truth):
 def test_transposed_in_float64_is_the_gradient_product_almost_exactly(pool, anchors, proxy64, truth):
     utility = utilities(pool, anchors, proxy64, step=STEP64)
     np.testing.assert_allclose(utility, truth["utility"], rtol=0, atol=2e-3 * truth["utility"].std())
+
+
+def test_gradient_is_the_gradient_product_exactly(pool, anchors, proxy, proxy64, truth):
+    """In float64 to rounding; in fp32 to fp32's."""
+    np.testing.assert_allclose(utilities(pool, anchors, proxy64, "gradient"), truth["utility"], rtol=1e-5, atol=1e-6)
+    error = np.abs(utilities(pool, anchors, proxy, "gradient") - truth["utility"]).max()
+    assert error < 1e-3 * truth["utility"].std()
 
 
 def test_transposed_with_sums_is_the_product_of_summed_losses(pool, anchors, proxy64):
@@ -122,7 +137,7 @@ def test_utility_is_the_mean_over_anchors(pool, anchors, proxy64):
     )
 
 
-@pytest.mark.parametrize("method", ["exact", "transposed"])
+@pytest.mark.parametrize("method", METHODS)
 def test_training_on_the_anchor_itself_helps(method, anchors, proxy64):
     assert utilities([anchors[0]], [anchors[0]], proxy64, method, step=1e-5)[0] > 0, "the sign of utility is turned"
 
@@ -136,7 +151,7 @@ def test_wrong_answers_score_lower(scored):
 # --- what must not matter ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["exact", "transposed"])
+@pytest.mark.parametrize("method", METHODS)
 def test_batch_size_order_and_batch_mates_do_not_matter(method, pool, anchors, proxy64):
     some = pool[10:26]
     expected = utilities(some, anchors, proxy64, method)
@@ -155,21 +170,21 @@ def test_in_fp32_batch_mates_change_no_more_than_rounding(batch_size, pool, anch
     got = utilities(pool, anchors, proxy, batch_size=batch_size)
     assert np.abs(got - expected).max() < 5e-3 * expected.std()
     np.testing.assert_allclose(
-        ost.score(pool[:9], anchors, proxy, batch_size=batch_size).table["loss"].to_numpy(),
+        scores(pool[:9], anchors, proxy, batch_size=batch_size).table["loss"].to_numpy(),
         scored.table["loss"].to_numpy()[:9],
         rtol=1e-5,
     )
 
 
 def test_the_same_scores_twice_are_the_same_bits(pool, anchors, proxy, scored):
-    assert ost.score(pool, anchors, proxy).table.equals(scored.table)
+    assert scores(pool, anchors, proxy).table.equals(scored.table)
 
 
-@pytest.mark.parametrize("method", ["exact", "transposed"])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_proxy_is_left_bitwise_as_it_was(method, pool, anchors, proxy):
     scoring = copy_of(proxy)
     before = {name: value.clone() for name, value in scoring.model.state_dict().items()}
-    ost.score(pool[:4], anchors[:4], scoring, method)
+    scores(pool[:4], anchors[:4], scoring, method)
     after = scoring.model.state_dict()
     changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
     assert not changed, f"the simulated step was not taken back in {changed[:3]}"
@@ -177,7 +192,7 @@ def test_the_proxy_is_left_bitwise_as_it_was(method, pool, anchors, proxy):
 
 
 def test_loss_by_sum_is_loss_by_mean_times_tokens(pool, anchors, proxy, scored):
-    summed = ost.score(pool, anchors, proxy, reduction="sum").table
+    summed = scores(pool, anchors, proxy, reduction="sum").table
     expected = scored.table["loss"].to_numpy() * scored.table["tokens"].to_numpy()
     np.testing.assert_allclose(summed["loss"].to_numpy(), expected, rtol=1e-3)
     assert summed["tokens"].equals(scored.table["tokens"])
@@ -185,18 +200,32 @@ def test_loss_by_sum_is_loss_by_mean_times_tokens(pool, anchors, proxy, scored):
 
 def test_progress_reaches_the_pool(pool, anchors, proxy):
     calls = []
-    ost.score(pool[:10], anchors[:2], proxy, batch_size=4, progress=lambda *call: calls.append(call[:2]))
+    scores(pool[:10], anchors[:2], proxy, batch_size=4, progress=lambda *call: calls.append(call[:2]))
     assert calls == [(4, 10), (8, 10), (10, 10)]
 
 
 # --- harm and damage --------------------------------------------------------------------------------------------------
 
 
-def test_toxic_is_negative_utility(scored):
-    toxic, utility = scored.table["toxic"].to_numpy(), scored.table["utility"].to_numpy()
-    assert (toxic == (utility < 0)).all()
-    assert scored.toxic_share == pytest.approx(np.mean(utility < 0))
-    assert scored.quarantined == []
+def test_toxic_is_negative_utility_at_a_false_discovery_rate(pool, anchors, proxy):
+    strict, lax = (scores(pool, anchors, proxy, "gradient", toxic_q=rate) for rate in (0.3, 1.0))
+    utility, q = (lax.table[name].to_numpy() for name in ("utility", "toxic_q"))
+    assert (lax.table["toxic"].to_numpy() == (utility < 0)).all(), "at a rate of one, every negative utility is toxic"
+    assert (strict.table["toxic"].to_numpy() == ((utility < 0) & (q <= 0.3))).all()
+    assert strict.table["toxic_q"].equals(lax.table["toxic_q"])
+    assert 0 < lax.toxic_share == pytest.approx(np.mean(utility < 0))
+    assert lax.quarantined == []
+
+
+def test_the_methods_agree_on_what_trusted_samples_look_like(anchors, proxy64):
+    settings = {"checks": 0, "detail": "folds", "folds": 3}
+    found = {
+        method: METHOD_CLASSES[method](proxy64, anchors, Score(method=method, step=step, **settings)).held_out()
+        for method, step in (("gradient", 1.0), ("transposed", STEP64), ("exact", 1e-5))
+    }
+    for method in ("transposed", "exact"):
+        error = np.abs(found[method] - found["gradient"]).max()
+        assert error < 0.02 * found["gradient"].std(), method
 
 
 def poisoned(proxy: Checkpoint, character: str) -> Checkpoint:
@@ -210,27 +239,27 @@ def poisoned(proxy: Checkpoint, character: str) -> Checkpoint:
     return damaged
 
 
-@pytest.mark.parametrize("method", ["exact", "transposed"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_sample_without_a_finite_loss_is_quarantined_alone(method, batch_size, anchors, proxy):
     clean = drawn("pool", 6, 3)
     broken = [Sample(s.images, chat(s.question + "~", s.answer), s.task) for s in drawn("pool", 3, 4)]
     mixed = [clean[0], broken[0], *clean[1:4], broken[1], broken[2], *clean[4:]]
     damaged = poisoned(proxy, "~")
-    result = ost.score(mixed, anchors[:4], damaged, method, batch_size=batch_size)
+    result = scores(mixed, anchors[:4], damaged, method, batch_size=batch_size)
     utility = result.table["utility"].to_numpy()
     expected = ["~" in sample.question for sample in mixed]
     assert np.isnan(utility).tolist() == expected, "a broken sample takes its batch mates with it, or passes as scored"
     assert result.quarantined == [sample.id for sample, bad in zip(mixed, expected, strict=True) if bad]
     assert not any(flag for flag, bad in zip(result.table["toxic"].to_pylist(), expected, strict=True) if bad)
-    alone = ost.score([s for s, bad in zip(mixed, expected, strict=True) if not bad], anchors[:4], damaged, method)
+    alone = scores([s for s, bad in zip(mixed, expected, strict=True) if not bad], anchors[:4], damaged, method)
     np.testing.assert_allclose(utility[~np.array(expected)], alone.table["utility"].to_numpy(), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize(("pool_size", "anchor_count"), [(0, 1), (1, 0), (0, 0)])
 def test_nothing_to_score_is_a_data_error_with_both_counts(pool_size, anchor_count, pool, anchors, proxy):
     with pytest.raises(DataError, match=f"{pool_size} and {anchor_count} samples"):
-        ost.score(pool[:pool_size], anchors[:anchor_count], proxy)
+        scores(pool[:pool_size], anchors[:anchor_count], proxy)
 
 
 @pytest.mark.parametrize("value", [0.0, torch.nan])
@@ -240,15 +269,18 @@ def test_an_anchor_gradient_without_a_direction_is_a_model_error(value, pool, an
         for weight in flat.model.parameters():
             weight.fill_(value)
     with pytest.raises(ModelError, match=r"anchor gradient has norm (0\.0|nan)"):
-        ost.score(pool[:2], anchors[:2], flat)
+        scores(pool[:2], anchors[:2], flat)
 
 
-def test_cost_counts_the_forward_passes(pool, anchors, proxy):
-    """Transposed runs two forward passes a pool sample, and one forward and one backward an anchor."""
-    short, long = (ost.score(pool[:n], anchors[:4], proxy).cost.flops for n in (8, 16))
-    one = short / (2 * 8 + 3 * 4)
-    assert long == pytest.approx(one * (2 * 16 + 3 * 4), rel=0.3), "different samples differ a little in length"
-    assert ost.score(pool[:8], anchors[:4], proxy, "exact").cost.flops == pytest.approx(one * (8 * (3 + 4) + 4))
+def test_cost_counts_the_passes(pool, anchors, proxy):
+    """A sample costs two forward passes, or a forward and a backward one, or those and a forward one an anchor."""
+
+    def flops(count: int, method: str) -> float:
+        return scores(pool[:1] * count, anchors[:4], proxy, method).cost.flops
+
+    one = (flops(16, "transposed") - flops(8, "transposed")) / (2 * 8)
+    assert flops(16, "gradient") - flops(8, "gradient") == pytest.approx(one * 3 * 8)
+    assert flops(16, "exact") - flops(8, "exact") == pytest.approx(one * (3 + 4) * 8)
 
 
 def test_a_score_table_is_read_back_and_another_refused(scored, tmp_path):

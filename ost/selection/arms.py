@@ -1,4 +1,4 @@
-"""Selection: from scores to the subset of each arm, with a rank for each kept sample and a reason for each left out."""
+"""The subset of each arm, with a rank for each kept sample and a reason for each left out."""
 
 import random
 from typing import Literal, get_args
@@ -8,33 +8,37 @@ import pyarrow.compute as pc
 
 from ost.config import Select
 from ost.errors import ConfigError
+from ost.selection.strategies import STRATEGIES
+from ost.types import Ranking, Strategy
 
 Arm = Literal["full", "random", "ost", "ost-wide"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 
 KEPT = "kept"
 NOT_DRAWN = "not drawn"
-BELOW = "utility below the cut"
 TOXIC = "toxic: training on it raises the anchor loss"
 QUARANTINED = "quarantined: its loss is not finite"
 
 
-def select(scores: pa.Table, fraction: float) -> pa.Table:
-    """The top `fraction` of the N scored samples by utility, as a selection table (see `select_arm`).
+def select(scores: pa.Table, fraction: float, strategy: Strategy = "top", by: Ranking = "utility") -> pa.Table:
+    """The `fraction` of the N scored samples that a strategy chooses, as a selection table (see `select_arm`).
 
-    Quarantined samples are never kept, and ties are broken by id, so that the pool's order plays no part.
-    Raises ConfigError for a fraction outside (0, 1].
+    Quarantined samples are never kept. Raises ConfigError for a fraction outside (0, 1], and DataError where the scores
+    lack what the strategy needs.
     """
-    order = scores.sort_by([("utility", "descending"), ("id", "ascending")])
-    finite = order.filter(pc.is_finite(order["utility"]))
-    return _table(scores, finite["id"].to_pylist()[: _size(scores, fraction)], BELOW)
+    choice = STRATEGIES[strategy](scores, _size(scores, fraction), by)
+    reasons = {
+        name: choice.exceptions.get(name, choice.reason) if not toxic else TOXIC
+        for name, toxic in zip(scores["id"].to_pylist(), scores["toxic"].to_pylist(), strict=True)
+    }
+    return _table(scores, choice.kept, reasons)
 
 
 def draw(scores: pa.Table, fraction: float, seed: int) -> pa.Table:
     """A random `fraction` of the samples, the same for the same seed whatever their order; blind to utility."""
     usable = sorted(scores.filter(pc.is_finite(scores["utility"]))["id"].to_pylist())
     random.Random(seed).shuffle(usable)
-    return _table(scores, usable[: _size(scores, fraction)], NOT_DRAWN)
+    return _table(scores, usable[: _size(scores, fraction)], dict.fromkeys(scores["id"].to_pylist(), NOT_DRAWN))
 
 
 def select_arm(arm: Arm, scores: pa.Table, settings: Select, seed: int) -> pa.Table:
@@ -45,9 +49,9 @@ def select_arm(arm: Arm, scores: pa.Table, settings: Select, seed: int) -> pa.Ta
         case "random":
             return draw(scores, settings.fraction, seed)
         case "ost":
-            return select(scores, settings.fraction)
+            return select(scores, settings.fraction, settings.strategy, settings.by)
         case "ost-wide":
-            return select(scores, settings.wide_fraction)
+            return select(scores, settings.wide_fraction, settings.strategy, settings.by)
 
 
 def fraction_of(arm: str, settings: Select) -> float:
@@ -79,15 +83,13 @@ def _size(scores: pa.Table, fraction: float) -> int:
     return max(1, round(fraction * len(scores)))
 
 
-def _table(scores: pa.Table, kept: list[str], otherwise: str) -> pa.Table:
+def _table(scores: pa.Table, kept: list[str], reasons: dict[str, str]) -> pa.Table:
+    """`kept`: ids, the best first. `reasons`: why each sample is left out if it is."""
     ranks = {name: rank for rank, name in enumerate(kept, start=1)}
-    rows = zip(scores["id"].to_pylist(), scores["utility"].to_pylist(), strict=True)
-    reasons = [KEPT if name in ranks else _reason(utility, otherwise) for name, utility in rows]
-    rank = [ranks.get(name) for name in scores["id"].to_pylist()]
-    return pa.table({"id": scores["id"], "rank": pa.array(rank, pa.int32()), "reason": pa.array(reasons)})
-
-
-def _reason(utility: float, otherwise: str) -> str:
-    if utility != utility:
-        return QUARANTINED
-    return TOXIC if otherwise == BELOW and utility < 0 else otherwise
+    ids, finite = scores["id"].to_pylist(), pc.is_finite(scores["utility"]).to_pylist()
+    reason = [
+        KEPT if name in ranks else reasons[name] if usable else QUARANTINED
+        for name, usable in zip(ids, finite, strict=True)
+    ]
+    rank = [ranks.get(name) for name in ids]
+    return pa.table({"id": scores["id"], "rank": pa.array(rank, pa.int32()), "reason": pa.array(reason)})

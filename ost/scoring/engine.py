@@ -1,0 +1,159 @@
+"""What all shards of a pool have in common: the method, the checks, and the table at the end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ost.config import Score
+from ost.cost import BACKWARD, Cost
+from ost.data import Sample
+from ost.errors import DataError
+from ost.models import Checkpoint
+from ost.scoring.anchors import Cells, divide
+from ost.scoring.checks import Checks, Reference
+from ost.scoring.exact import ExactScorer
+from ost.scoring.gradient import GradientScorer
+from ost.scoring.rows import matrix, rows_of
+from ost.scoring.scorer import Scorer
+from ost.scoring.statistics import degrees_of_freedom, resolve, toxic_q
+from ost.scoring.transposed import TransposedScorer
+from ost.types import Detail, Method, Progress, silent
+
+METHODS: dict[Method, type[Scorer]] = {
+    "exact": ExactScorer,
+    "gradient": GradientScorer,
+    "transposed": TransposedScorer,
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A score table, what the checks say about it, and what it cost."""
+
+    table: pa.Table
+    """N rows in pool order, see `Engine.table`."""
+    checks: Checks | None
+    """None where `score.checks` is 0."""
+    cost: Cost
+
+    @property
+    def toxic_share(self) -> float:
+        """Share of the pool that is toxic."""
+        return pc.mean(self.table["toxic"].cast(pa.float64())).as_py()
+
+    @property
+    def quarantined(self) -> list[str]:
+        """Ids of samples whose loss or utility is not finite."""
+        return self.table.filter(pc.invert(pc.is_finite(self.table["utility"])))["id"].to_pylist()
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The run in numbers."""
+        checks = self.checks
+        agreements = (
+            {}
+            if checks is None
+            else {
+                "fidelity": checks.fidelity.spearman,
+                "stability": checks.stability,
+                "lookahead": checks.lookahead.spearman,
+            }
+        )
+        return {"toxic_share": self.toxic_share} | agreements
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know before using the scores."""
+        found = list(self.checks.warnings) if self.checks else []
+        if broken := self.quarantined:
+            found.append(f"{len(broken)} sample(s) with a loss that is not finite, such as {broken[0]}")
+        return found
+
+
+class Engine:
+    """One proxy, one anchor set and one setting of `score`."""
+
+    def __init__(self, proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, pool_size: int):
+        """Raises DataError for an empty pool or anchor set."""
+        if not pool_size or not anchors:
+            raise DataError(f"scoring needs a pool and anchors; found {pool_size} and {len(anchors)} samples")
+        self.proxy, self.anchors, self.settings = proxy, anchors, settings
+        self.bf16 = settings.precision == "bf16"
+        self.on_accelerator = proxy.model.device.type != "cpu"
+        self.reference: Reference | None = None
+
+    def check(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
+        """Score the check's samples by the reference; it decides about bf16 where `precision` is `auto`."""
+        if not samples:
+            return
+        self.reference = Reference(self.proxy, self.anchors, self.settings, samples, progress)
+        if self.settings.precision == "auto" and self.on_accelerator:
+            trial = self.scorer(bf16=True)
+            utility = resolve(matrix(rows_of(trial, samples), "by_cell"), trial.cells).utility
+            self.bf16 = self.reference.accepts(utility)
+
+    def scorer(self, bf16: bool | None = None) -> Scorer:
+        """The method, ready to score."""
+        return METHODS[self.settings.method](
+            self.proxy, self.anchors, self.settings, self.bf16 if bf16 is None else bf16
+        )
+
+    def table(self, rows: pa.Table) -> pa.Table:
+        """The score table, a row a sample.
+
+        - `id`, `task`, `loss` in nats, `tokens` of the answer, and `length` in tokens of the whole.
+        - `utility`: anchor loss saved per unit of learning rate; `utility_per_token`: that by length, which is what a
+          training step costs; `utility/TASK`: for the anchors of each task, where they are told apart.
+        - `utility_se`: the standard error of utility over anchors; null where all anchors are one cell.
+        - `toxic_q`: false-discovery rate at which the sample counts as toxic; `toxic`: it is at most `score.toxic_q`,
+          and the utility is negative.
+        - `sketch` of the gradient, where asked for.
+        """
+        settings, cells = self.settings, self._cells(self.settings.resolution)
+        found = resolve(matrix(rows, "by_cell"), cells)
+        q = toxic_q(found.utility, found.error, degrees_of_freedom(cells), self._trusted())
+        columns = {
+            "id": rows["id"],
+            "utility": pa.array(found.utility),
+            "utility_se": pa.array(found.error, mask=np.isnan(found.error)),
+            "toxic": pa.array((q <= settings.toxic_q) & (found.utility < 0)),
+            "toxic_q": pa.array(q, mask=np.isnan(q)),
+            **{name: rows[name] for name in ("loss", "tokens", "length")},
+            "utility_per_token": pa.array(found.utility / rows["length"].to_numpy()),
+            "task": rows["task"],
+            **{f"utility/{task}": pa.array(values) for task, values in found.groups.items()},
+        }
+        return pa.table(columns | ({"sketch": rows["sketch"]} if settings.sketches else {}))
+
+    def finish(self, rows: pa.Table, forward_flops: float, seconds: float) -> Scored:
+        """The table, the checks, and the cost. `forward_flops`: FLOPs of one forward pass over one sample."""
+        table = self.table(rows)
+        checks = None
+        if self.reference:
+            place = dict(zip(table["id"].to_pylist(), table["utility"].to_pylist(), strict=True))
+            checks = self.reference.compare(np.array([place[sample.id] for sample in self.reference.samples]))
+        return Scored(table, checks, Cost(seconds, forward_flops * self._forwards(len(rows))))
+
+    def _trusted(self) -> np.ndarray:
+        """Utility of each anchor for the anchors outside its fold, by the same method."""
+        settings = self.settings.model_copy(update={"detail": "folds", "sketch": 0})
+        return METHODS[settings.method](self.proxy, self.anchors, settings, self.bf16).held_out()
+
+    def _forwards(self, pool: int) -> float:
+        """Forward-pass equivalents of a run: anchors, pool, trusted samples and checks."""
+        anchors, full = len(self.anchors), 1 + BACKWARD
+        checked = len(self.reference.samples) * (full + anchors) if self.reference else 0
+        match self.settings.method:
+            case "exact":
+                return (pool + anchors) * (full + anchors) + checked
+            case "gradient":
+                return (pool + 3 * anchors) * full + checked
+            case "transposed":
+                cells = len(self._cells(self.settings.resolution).members)
+                return 2 * cells * pool + 2 * (1 + full) * anchors + checked
+
+    def _cells(self, detail: Detail) -> Cells:
+        return divide(self.anchors, detail, self.settings.folds)

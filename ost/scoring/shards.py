@@ -1,0 +1,123 @@
+"""Shards: parts of a pool on disk that are scored and published by themselves, here or on other machines."""
+
+import functools
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from ost.config import Score
+from ost.data import Sample, SampleFile, read_samples
+from ost.models import Checkpoint, checkpoint_folders, load_checkpoint, resolve_device
+from ost.scoring.engine import METHODS
+from ost.scoring.rows import rows_of
+from ost.scoring.scorer import Scorer
+from ost.store import digest, read_table, write_table
+
+KEPT_RUNS = 3
+"""Proxies, anchor sets or settings whose rows the store keeps."""
+UNRELATED = {"checks", "precision", "shard_size", "toxic_q"}
+"""Settings that no row depends on."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs to score any shard: paths and settings, small enough to send."""
+
+    pool: Path
+    """Parquet file of samples."""
+    anchors: Path
+    proxy: Path
+    store: Path
+    """Folder that shards are published in. Workers on other machines must see it, and the inputs, under these paths."""
+    settings: Score
+    device: str = "auto"
+    threads: int = 1
+    bf16: bool = False
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where the rows of this proxy, these anchors, these settings and this scoring code are kept."""
+        parts = [*map(digest, checkpoint_folders(self.proxy)), digest(self.anchors), _code_digest(), str(self.bf16)]
+        parts.append(self.settings.model_dump_json(exclude=UNRELATED))
+        return self.store / hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
+
+    def load_proxy(self) -> Checkpoint:
+        """The proxy, on the job's device."""
+        return load_checkpoint(self.proxy, resolve_device(self.device))
+
+    def load_anchors(self) -> list[Sample]:
+        """The anchors."""
+        return list(read_samples(self.anchors))
+
+
+Runner = Callable[[Job, Sequence[Sequence[int]]], Iterable[int]]
+"""Scores all shards of a job, and yields the size of each as it is published, in any order."""
+
+
+def run_here(job: Job, shards: Sequence[Sequence[int]]) -> Iterator[int]:
+    """Score the shards one after the other, in this process."""
+    for shard in shards:
+        yield score_shard(job, shard)
+
+
+def score_shard(job: Job, positions: Sequence[int]) -> int:
+    """Score the samples at these positions of the pool and publish their rows; returns how many there are."""
+    torch.set_num_threads(job.threads)
+    rows = rows_of(_scorer(job), SampleFile(job.pool).take(positions))
+    name = hashlib.blake2b("\n".join(rows["id"].to_pylist()).encode(), digest_size=12).hexdigest()
+    write_table(job.folder / f"{name}.parquet", rows)
+    return len(rows)
+
+
+def pending(job: Job, ids: pa.ChunkedArray) -> list[np.ndarray]:
+    """Positions of the samples that have no rows yet, in shards of `shard_size`.
+
+    A run that was killed finds the same shards again, less those that were published, so its results are the same.
+    """
+    known = [read_table(path, ["id"])["id"] for path in _published(job)]
+    scored = pc.is_in(ids, pa.chunked_array(known, pa.string())) if known else pa.array(np.zeros(len(ids), bool))
+    left = np.flatnonzero(~scored.to_numpy(zero_copy_only=False))
+    return np.split(left, range(job.settings.shard_size, len(left), job.settings.shard_size)) if len(left) else []
+
+
+def collect(job: Job, ids: pa.ChunkedArray) -> pa.Table:
+    """The rows of all samples, in the pool's order."""
+    rows = pa.concat_tables(read_table(path) for path in _published(job))
+    return rows.take(pc.index_in(ids, rows["id"].combine_chunks()))
+
+
+def prune(job: Job) -> None:
+    """Forget the rows of all but the latest runs' settings."""
+    job.folder.touch()
+    others = sorted((path for path in job.store.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime_ns)
+    for folder in others[KEPT_RUNS:]:
+        shutil.rmtree(folder)
+
+
+def _published(job: Job) -> list[Path]:
+    return sorted(job.folder.glob("*.parquet"))
+
+
+@functools.lru_cache(maxsize=1)
+def _scorer(job: Job) -> Scorer:
+    """The job's scorer, prepared once a process."""
+    return METHODS[job.settings.method](job.load_proxy(), job.load_anchors(), job.settings, job.bf16)
+
+
+@functools.cache
+def _code_digest() -> str:
+    """Digest of the code that rows come from: after a change of it nothing old is taken for new."""
+    library = Path(__file__).parents[1]
+    files = [
+        *sorted(Path(__file__).parent.glob("*.py")),
+        library / "encoding.py",
+        *sorted((library / "models").glob("*.py")),
+    ]
+    return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=12).hexdigest()

@@ -1,0 +1,97 @@
+"""What the utilities of N samples for D anchor cells say together: means, standard errors, and tested harm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from ost.scoring.anchors import Cells
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Utilities summed up over the anchors."""
+
+    utility: np.ndarray
+    """(N,) for all anchors."""
+    error: np.ndarray
+    """(N,) its standard error over anchors; NaN where one cell holds them all."""
+    groups: dict[str, np.ndarray]
+    """Task → (N,) utility for that task's anchors."""
+
+
+def resolve(by_cell: np.ndarray, cells: Cells) -> Resolved:
+    """Sum up utilities (N, D) by the cells' shares; each task's utility likewise, over its own cells.
+
+    The standard error is that of a stratified sample: within a task the F folds' utilities are F draws, so the variance
+    of the task's mean is Σ_f s_f² (u_f − ū)² · F / (F − 1), s_f being the fold's share of the task; tasks add up by the
+    square of their share. Tasks with a single fold are taken as one stratum.
+    """
+    groups = {task: _mean(by_cell, cells, _of(cells, task)) for task in cells.groups}
+    return Resolved(by_cell @ cells.shares, _standard_error(by_cell, cells), groups)
+
+
+def degrees_of_freedom(cells: Cells) -> int:
+    """Degrees of freedom of the standard error: folds less tasks."""
+    return sum(len(stratum) - 1 for stratum in _strata(cells))
+
+
+def toxic_q(utility: np.ndarray, error: np.ndarray, freedom: int, trusted: np.ndarray) -> np.ndarray:
+    """False-discovery rate (N,) at which each sample counts as toxic; NaN where the utility is.
+
+    Benjamini and Hochberg's step-up with Storey's estimate of how many samples are harmless, (1 + #{p > ½}) / ½N.
+
+    Two things have to be said against a sample, and its p-value is the larger of the two: its utility is lower than
+    that of trusted samples (a conformal p-value against the utilities of the anchors themselves, each for the anchors
+    outside its fold; Bates et al. 2023, arXiv:2104.08279), and it is negative beyond the anchors' disagreement (a
+    one-sided t-test, where a standard error is known). The first holds the rate among samples that are as good as the
+    anchors, the second among those that do no harm.
+    """
+    finite = np.isfinite(utility)
+    q = np.full(len(utility), np.nan)
+    trusted = np.sort(trusted[np.isfinite(trusted)])
+    p = (1 + np.searchsorted(trusted, utility[finite], side="right")) / (1 + len(trusted))
+    if freedom > 0:
+        p = np.maximum(p, stats.t.cdf(utility[finite] / error[finite], freedom))
+    if len(p):
+        harmless = min(1.0, (1 + (p > 0.5).sum()) / (0.5 * len(p)))
+        q[finite] = stats.false_discovery_control(p) * harmless
+    return q
+
+
+def without_own(by_cell: np.ndarray, cells: Cells) -> np.ndarray:
+    """Utility (A,) of each anchor for the anchors outside its fold, from the anchors' utilities (A, D)."""
+    utility, number = np.empty(len(by_cell)), np.array(cells.folds)
+    for index, members in enumerate(cells.members):
+        others = np.flatnonzero(number != number[index])
+        utility[list(members)] = _mean(by_cell[list(members)], cells, others if len(others) else [index])
+    return utility
+
+
+def _standard_error(by_cell: np.ndarray, cells: Cells) -> np.ndarray:
+    if degrees_of_freedom(cells) == 0:
+        return np.full(len(by_cell), np.nan)
+    variance = np.zeros(len(by_cell))
+    for stratum in _strata(cells):
+        count, shares = len(stratum), cells.shares[stratum]
+        if count > 1:
+            away = by_cell[:, stratum] - _mean(by_cell, cells, stratum)[:, None]
+            variance += (shares**2 * away**2).sum(axis=1) * count / (count - 1)
+    return np.sqrt(variance)
+
+
+def _strata(cells: Cells) -> list[list[int]]:
+    """Cells of each task; the tasks with one cell together."""
+    by_task = [_of(cells, task) for task in sorted(set(cells.tasks))]
+    single = [stratum[0] for stratum in by_task if len(stratum) == 1]
+    return [stratum for stratum in by_task if len(stratum) > 1] + ([single] if single else [])
+
+
+def _of(cells: Cells, task: str) -> list[int]:
+    return [index for index, own in enumerate(cells.tasks) if own == task]
+
+
+def _mean(by_cell: np.ndarray, cells: Cells, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    shares = cells.shares[indices]
+    return by_cell[:, indices] @ (shares / shares.sum())

@@ -1,0 +1,163 @@
+"""LoRA proxies: what training moves, what is saved, that it comes back, and that it is scored like any other."""
+
+import filecmp
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from specimens import copy_of, drawn
+
+import ost
+from ost.encoding import Encoder
+from ost.errors import ModelError
+from ost.models import Checkpoint, add_adapter, checkpoint_folders, load_checkpoint
+from ost.training import Recipe, train
+
+
+def warmed(base: Path, seed: int = 0) -> Checkpoint:
+    """The base with an adapter that was trained for a few steps."""
+    proxy = load_checkpoint(base)
+    add_adapter(proxy.model, rank=4, seed=seed)
+    trained = train(proxy, drawn("pool", 64), Recipe(steps=8, batch_size=8, learning_rate=5e-3))
+    proxy.second_moment = trained.second_moment
+    return proxy
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, proxy) -> Path:
+    """models/proxy, whole weights, and models/proxy-warm, an adapter on it."""
+    root = tmp_path_factory.mktemp("workspace") / "models"
+    proxy.save(root / "proxy")
+    warmed(root / "proxy").save(root / "proxy-warm")
+    return root
+
+
+def trainable(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    return {name: weight for name, weight in checkpoint.model.named_parameters() if weight.requires_grad}
+
+
+def logits(checkpoint: Checkpoint) -> torch.Tensor:
+    batch = Encoder(checkpoint).prompts(drawn("benchmark", 4))
+    with torch.no_grad():
+        return checkpoint.model(**batch).logits
+
+
+def test_training_moves_the_adapter_alone(folder, proxy):
+    moved = warmed(folder / "proxy")
+    assert trainable(moved) and all("lora_" in name for name in trainable(moved))
+    assert any(weight.any() for name, weight in trainable(moved).items() if "lora_B" in name), "B was not trained"
+    before = {name.replace(".base_layer", ""): value for name, value in moved.model.state_dict().items()}
+    for name, value in proxy.model.state_dict().items():
+        assert torch.equal(value, before[name]), f"{name} is frozen, and moved"
+
+
+def test_what_is_saved_comes_back(folder):
+    back = load_checkpoint(folder / "proxy-warm")
+    torch.testing.assert_close(logits(back), logits(warmed(folder / "proxy")), rtol=0, atol=0)
+    assert set(trainable(back)) == set(back.second_moment) and all("lora_" in name for name in back.second_moment)
+    assert not torch.equal(logits(back), logits(load_checkpoint(folder / "proxy")))
+
+
+def test_the_adapter_alone_is_saved_without_a_path_of_this_machine(folder):
+    names = {path.name for path in (folder / "proxy-warm").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "second_moment.safetensors"} <= names
+    assert "model.safetensors" not in names and not any(name.endswith((".bin", ".pt")) for name in names)
+    assert json.loads((folder / "proxy-warm/adapter_config.json").read_text())["base_model_name_or_path"] == "../proxy"
+
+
+def test_the_same_training_leaves_the_same_bytes(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "models")
+    warmed(tmp_path / "models/proxy").save(tmp_path / "models/again")
+    same = filecmp.dircmp(tmp_path / "models/again", folder / "proxy-warm")
+    assert same.left_list == same.right_list
+    _, differ, errors = filecmp.cmpfiles(same.left, same.right, same.common_files, shallow=False)
+    assert not differ and not errors
+
+
+def test_a_moved_workspace_still_loads_and_a_missing_base_is_said(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    torch.testing.assert_close(
+        logits(load_checkpoint(tmp_path / "elsewhere/proxy-warm")), logits(load_checkpoint(folder / "proxy-warm"))
+    )
+    assert checkpoint_folders(tmp_path / "elsewhere/proxy-warm")[1] == (tmp_path / "elsewhere/proxy").resolve()
+    shutil.rmtree(tmp_path / "elsewhere/proxy")
+    with pytest.raises(ModelError, match=r"adapter on \.\./proxy"):
+        load_checkpoint(tmp_path / "elsewhere/proxy-warm")
+
+
+def test_an_adapter_of_an_unsaved_base_is_not_saved(fresh, tmp_path):
+    proxy = copy_of(fresh)
+    proxy.model.name_or_path = ""
+    add_adapter(proxy.model, rank=2, seed=0)
+    with pytest.raises(ModelError, match="save the base"):
+        proxy.save(tmp_path / "adapter")
+
+
+def test_all_methods_score_the_adapter_alike(folder):
+    proxy, pool, anchors = load_checkpoint(folder / "proxy-warm"), drawn("pool", 24, 3), drawn("anchors", 12)
+    proxy.model.double()
+    found = {
+        method: ost.score(pool, anchors, proxy, method=method, step=step, checks=0).table["utility"].to_numpy()
+        for method, step in (("gradient", 1.0), ("transposed", 1e-4), ("exact", 1e-3))
+    }
+    for method in ("transposed", "exact"):
+        error = np.abs(found[method] - found["gradient"]).max()
+        assert error < 0.06 * found["gradient"].std(), f"{method} is off"
+
+
+@pytest.mark.parametrize("method", ["gradient", "transposed", "exact"])
+def test_a_fresh_adapter_is_refused(method, folder):
+    proxy = load_checkpoint(folder / "proxy")
+    add_adapter(proxy.model, rank=4, seed=0)
+    with pytest.raises(ModelError, match="fresh"):
+        ost.score(drawn("pool", 4), drawn("anchors", 4), proxy, method=method, checks=0)
+
+
+def test_layers_without_an_adapter_are_refused(folder):
+    with pytest.raises(ModelError, match="only the adapter is trainable"):
+        ost.score(
+            drawn("pool", 4), drawn("anchors", 4), load_checkpoint(folder / "proxy-warm"), layers="head", checks=0
+        )
+
+
+# --- Adam's second moment ---------------------------------------------------------------------------------------------
+
+
+def test_after_one_step_the_second_moment_is_the_clipped_gradient_squared(fresh):
+    """v̂ = v / (1 − β₂) = g², with the gradient of the one batch, clipped to length 1 as the Trainer does."""
+    samples, own = drawn("pool", 8), copy_of(fresh)
+    own.model.train()
+    own.model(**Encoder(own).training(samples)).loss.backward()
+    torch.nn.utils.clip_grad_norm_(own.model.parameters(), 1.0)
+    found = train(copy_of(fresh), samples, Recipe(steps=1, batch_size=8, learning_rate=1e-3)).second_moment
+    assert set(found) == {name for name, _ in own.model.named_parameters()}
+    for name, weight in own.model.named_parameters():
+        torch.testing.assert_close(found[name], weight.grad.square(), rtol=1e-3, atol=1e-9)
+
+
+def test_adam_scores_by_the_preconditioned_product(folder):
+    """⟨∇ℓ(z), P ∇L_V⟩ with P = r / (√v̂ + r / 100), r² being the mean of v̂, by every method."""
+    proxy, pool, anchors = load_checkpoint(folder / "proxy-warm"), drawn("pool", 12, 3), drawn("anchors", 8)
+    proxy.model.double()
+    weights = trainable(proxy)
+
+    def gradient(sample: ost.Sample) -> torch.Tensor:
+        batch = Encoder(proxy).training([sample])
+        batch["pixel_values"] = batch["pixel_values"].double()
+        return torch.cat([g.flatten() for g in torch.autograd.grad(proxy.model(**batch).loss, list(weights.values()))])
+
+    moment = torch.cat([proxy.second_moment[name].double().flatten() for name in weights])
+    factors = moment.mean().sqrt() / (moment.sqrt() + 0.01 * moment.mean().sqrt())
+    direction = torch.stack([gradient(anchor) for anchor in anchors]).mean(dim=0) * factors
+    expected = np.array([(gradient(sample) @ direction).item() for sample in pool])
+    for method, step in (("gradient", 1.0), ("transposed", 1e-4), ("exact", 1e-3)):
+        found = ost.score(pool, anchors, proxy, method=method, optimizer="adam", step=step, checks=0).table["utility"]
+        np.testing.assert_allclose(found.to_numpy(), expected, rtol=0, atol=0.03 * expected.std(), err_msg=method)
+
+
+def test_adam_needs_a_second_moment(pool, anchors, proxy):
+    with pytest.raises(ModelError, match=r"no second moment for 6\d weight\(s\)"):
+        ost.score(pool[:2], anchors[:2], copy_of(proxy), optimizer="adam", checks=0)

@@ -1,0 +1,139 @@
+"""The checks of a run: that they see what they are there to see, and warn with a remedy."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from specimens import copy_of, drawn
+from test_scoring import reference
+
+import ost
+from ost.config import Score
+from ost.scoring.checks import FIDELITY, Agreement, Checks, Reference, agreement, choose, warnings_of
+from ost.scoring.engine import Engine
+from ost.scoring.lookahead import LookaheadScorer
+from ost.scoring.rows import matrix, rows_of
+
+
+@pytest.fixture(scope="module")
+def checked(pool, anchors, proxy) -> Checks:
+    return ost.score(pool, anchors, proxy, checks=25).checks
+
+
+def test_the_fast_method_passes_its_check(checked):
+    assert checked.samples == 25
+    assert checked.fidelity.spearman >= FIDELITY and checked.fidelity.top_overlap >= 0.8
+    assert not any("float64" in warning for warning in checked.warnings)
+
+
+def test_the_reference_is_the_gradient_product(pool, anchors, proxy, proxy64):
+    truth = reference(proxy64, pool[:12], anchors)["utility"]
+    found = Reference(proxy, anchors, Score(), pool[:12]).utility
+    np.testing.assert_allclose(found, truth, atol=0.1 * truth.std())  # a step of finite length sees curvature
+    assert np.corrcoef(found, truth)[0, 1] > 0.999
+
+
+def test_scores_from_noise_are_warned_of(pool, anchors, proxy):
+    """A step so short that fp32 cannot tell its two ends apart."""
+    checks = ost.score(pool, anchors, proxy, method="transposed", step=1e-8, checks=25).checks
+    assert checks.fidelity.spearman < 0.9
+    assert any("score.step" in warning for warning in checks.warnings)
+
+
+def test_no_checks_where_none_are_asked_for(pool, anchors, proxy):
+    scored = ost.score(pool[:4], anchors[:4], proxy, checks=0)
+    assert scored.checks is None and scored.warnings == []
+
+
+def test_the_samples_are_chosen_by_content():
+    ids = [f"{index:04x}" for index in range(500)]
+    chosen = {ids[at] for at in choose(ids, 50)}
+    assert {ids[::-1][at] for at in choose(ids[::-1], 50)} == chosen, "another order, other samples"
+    more = [*ids, *(f"{index:04x}" for index in range(500, 505))]
+    assert len({more[at] for at in choose(more, 50)} & chosen) >= 45, "1 % more samples, and all others are checked"
+    assert 150 < np.mean(choose(ids, 50)) < 350
+    assert choose(ids, 900) == list(range(500))
+
+
+def test_agreement_of_rankings():
+    values = np.arange(20.0)
+    assert agreement(values, 3 * values + 1) == Agreement(1.0, 1.0)
+    assert agreement(values, -values) == Agreement(-1.0, 0.0)
+    assert agreement(np.where(values == 19, np.nan, values), values) == Agreement(1.0, 1.0)
+    assert np.isnan(agreement(values[:2], values[:2]).spearman)
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"fidelity": Agreement(0.9, 0.8)}, "score.precision"),
+        ({"stability": 0.5}, "add anchors"),
+        ({"lookahead": Agreement(0.3, 0.2)}, "warmup.fraction"),
+        ({}, None),
+    ],
+)
+def test_each_warning_names_its_remedy(changes, remedy):
+    good = {"fidelity": Agreement(1.0, 1.0), "lookahead": Agreement(0.9, 0.8), "halves": Agreement(0.8, 0.7)}
+    found = warnings_of(Checks(samples=200, **(good | {"stability": 0.9} | changes)))
+    assert len(found) == (remedy is not None)
+    assert remedy is None or remedy in found[0]
+
+
+def test_more_anchors_are_more_stable(pool, proxy):
+    few, many = (Reference(proxy, drawn("anchors", n), Score(), pool[:20]).compare(np.arange(20.0)) for n in (8, 48))
+    assert many.halves.spearman > few.halves.spearman
+    assert many.stability == pytest.approx(2 * many.halves.spearman / (1 + many.halves.spearman))
+
+
+# --- the walk of ten steps --------------------------------------------------------------------------------------------
+
+
+def walked(proxy, anchors, pool, steps: int) -> tuple[np.ndarray, LookaheadScorer]:
+    class Walk(LookaheadScorer):
+        pass
+
+    Walk.steps = steps
+    scorer = Walk(proxy, anchors, Score(detail="total", sketch=0))
+    return matrix(rows_of(scorer, pool), "by_cell")[:, 0], scorer
+
+
+def test_a_walk_lowers_the_anchors_loss_step_by_step(anchors, proxy):
+    gains = [walked(proxy, anchors, anchors, steps)[0].mean() for steps in (1, 3, 10)]
+    assert 0 < gains[0] < gains[1] < gains[2]
+
+
+def test_a_short_walk_ranks_like_one_step(pool, anchors, proxy64, monkeypatch):
+    descend = LookaheadScorer._descend
+    monkeypatch.setattr(LookaheadScorer, "_descend", lambda self, w, step, rate, own: descend(self, w, step, 1e-5, own))
+    far, _ = walked(proxy64, anchors, pool, 2)
+    near = ost.score(pool, anchors, proxy64, method="gradient", checks=0).table["utility"].to_numpy()
+    np.testing.assert_allclose(far / 2e-5, near, atol=0.02 * near.std())
+
+
+def test_a_walk_leaves_the_proxy_where_it_was(anchors, proxy):
+    walker = copy_of(proxy)
+    before = copy.deepcopy(walker.model.state_dict())
+    walked(walker, anchors, anchors[:3], 2)
+    assert all(torch.equal(value, before[name]) for name, value in walker.model.state_dict().items())
+
+
+# --- the arithmetic ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "bf16"), [("gradient", True), ("transposed", False)])
+def test_bf16_is_used_where_it_ranks_alike(method, bf16, pool, anchors, proxy):
+    """The difference of two close losses drowns in bf16; a gradient product does not, at this check's patience."""
+    for precision, expected in (("auto", bf16), ("fp32", False)):
+        engine = Engine(proxy, anchors, Score(method=method, precision=precision), len(pool))
+        engine.on_accelerator = True
+        engine.check(pool)
+        assert engine.bf16 == expected
+
+
+def test_bf16_can_be_demanded(pool, anchors, proxy):
+    exact, rough = (
+        ost.score(pool, anchors, proxy, checks=0, precision=precision).table["utility"].to_numpy()
+        for precision in ("fp32", "bf16")
+    )
+    assert 0 < np.abs(exact - rough).max() < 0.3 * exact.std()
