@@ -1,0 +1,218 @@
+"""The strategies against independent references: counting, ranking, plain greedy and brute force."""
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import rankdata
+
+from ost.errors import DataError
+from ost.selection import KEPT, QUARANTINED, STRATEGIES, TOXIC, cover, kept_ids, select
+from ost.selection.strategies import BELOW, BREADTH, COVERED, OUTVOTED, QUOTA
+
+GROUPS = ("product", "sum")
+
+
+@st.composite
+def pools(draw_) -> pa.Table:
+    """Score tables with ties, several tasks, quarantined samples and sketches of a few kinds."""
+    count, rng = draw_(st.integers(1, 40)), np.random.default_rng(draw_(st.integers(0, 2**16)))
+    return pool(rng, count, draw_(st.sampled_from([0.0, 0.2])))
+
+
+def pool(rng: np.random.Generator, count: int, broken: float = 0.0, kinds: int = 5) -> pa.Table:
+    by_group = rng.integers(-3, 4, size=(count, 2)).astype(float)
+    utility = np.where(rng.random(count) < broken, np.nan, by_group.mean(axis=1))
+    length = rng.integers(5, 50, count)
+    sketch = rng.normal(size=(kinds, 9))[rng.integers(kinds, size=count)] + 0.1 * rng.normal(size=(count, 9))
+    return pa.table({
+        "id": [f"{index:03d}" for index in rng.permutation(count)],
+        "utility": utility,
+        "utility_per_token": utility / length,
+        "toxic": utility < -2,
+        "loss": np.ones(count),
+        "length": length,
+        "task": rng.choice(["product", "sum", "maximum"], count, p=[0.6, 0.3, 0.1]),
+        **{f"utility/{name}": np.where(np.isnan(utility), np.nan, by_group[:, at]) for at, name in enumerate(GROUPS)},
+        "sketch": pa.FixedSizeListArray.from_arrays(pa.array(sketch.astype(np.float16).ravel()), 9),
+    })  # fmt: skip
+
+
+def rows_of(scores: pa.Table) -> list[dict]:
+    return [row for row in scores.to_pylist() if row["utility"] == row["utility"]]
+
+
+# --- what holds for all -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("by", ["utility", "utility_per_token"])
+@settings(max_examples=30, deadline=None)
+@given(scores=pools(), fraction=st.floats(0.01, 1.0), seed=st.integers(0, 99))
+def test_every_sample_is_kept_or_told_why_not(strategy, by, scores, fraction, seed):
+    chosen = select(scores, fraction, strategy, by)
+    kept, usable = kept_ids(chosen), {row["id"] for row in rows_of(scores)}
+    assert len(kept) == len(set(kept)) == min(max(1, round(fraction * len(scores))), len(usable))
+    assert set(kept) <= usable, "a quarantined sample was kept"
+    assert chosen["id"].equals(scores["id"])
+    for row, score in zip(chosen.to_pylist(), scores.to_pylist(), strict=True):
+        assert (row["reason"] == KEPT) == (row["rank"] is not None) == (row["id"] in kept)
+        assert (row["reason"] == QUARANTINED) == (row["id"] not in usable)
+        assert row["reason"] != TOXIC or score["toxic"]
+        assert row["rank"] or row["reason"] in {TOXIC, QUARANTINED, BELOW, QUOTA, OUTVOTED, COVERED}
+    other = scores.take(np.random.default_rng(seed).permutation(len(scores)))
+    assert kept_ids(select(other, fraction, strategy, by)) == kept, "the pool's order plays a part"
+
+
+# --- quota ------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(scores=pools(), fraction=st.floats(0.05, 1.0))
+def test_quotas_follow_the_pools_mix(scores, fraction):
+    kept = set(kept_ids(select(scores, fraction, "quota")))
+    size = max(1, round(fraction * len(scores)))
+    everyone, usable = scores["task"].to_pylist(), rows_of(scores)
+    short = any(
+        size * everyone.count(task) / len(everyone) > sum(row["task"] == task for row in usable)
+        for task in set(everyone)
+    )
+    for task in set(everyone):
+        own = sorted((row for row in usable if row["task"] == task), key=lambda row: (-row["utility"], row["id"]))
+        taken = [row["id"] in kept for row in own]
+        assert taken == sorted(taken, reverse=True), "within a task, the best come first"
+        share = size * everyone.count(task) / len(everyone)
+        assert short or abs(sum(taken) - share) < 1, "off by more than the rounding"
+
+
+def test_places_left_by_a_task_that_ran_short_go_to_the_best_of_the_others():
+    scores = pa.table({
+        "id": list("abcdef"), "task": ["x"] * 3 + ["y"] * 3, "utility": [1.0, np.nan, np.nan, 5.0, 4.0, 3.0],
+        "toxic": [False] * 6,
+    })  # fmt: skip
+    assert kept_ids(select(scores, 4 / 6, "quota")) == ["d", "e", "f", "a"]
+
+
+def test_a_quota_differs_from_the_top_where_one_task_leads():
+    scores = pool(np.random.default_rng(3), 400)
+    lead = scores["utility"].to_numpy() + 10 * (np.array(scores["task"].to_pylist()) == "sum")
+    scores = scores.set_column(1, "utility", pa.array(lead))
+    task = dict(zip(scores["id"].to_pylist(), scores["task"].to_pylist(), strict=True))
+
+    def share(strategy: str) -> float:
+        return np.mean([task[name] == "sum" for name in kept_ids(select(scores, 0.1, strategy))])
+
+    assert share("top") == 1.0
+    assert share("quota") == pytest.approx(0.3, abs=0.06)
+
+
+# --- vote -------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(scores=pools(), per_token=st.booleans())
+def test_votes_are_mean_ranks_over_the_anchors_tasks(scores, per_token):
+    rows = rows_of(scores)
+    if not rows:
+        return
+    cost = np.array([row["length"] if per_token else 1.0 for row in rows])
+    ranks = sum(rankdata([row[f"utility/{name}"] for row in rows] / cost) for name in GROUPS)
+    by = "utility_per_token" if per_token else "utility"
+    order = sorted(range(len(rows)), key=lambda at: (-round(ranks[at], 6), -rows[at][by], rows[at]["id"]))
+    kept = kept_ids(select(scores, 0.5, "vote", by))
+    assert kept == [rows[at]["id"] for at in order][: len(kept)]
+
+
+def test_a_vote_is_deaf_to_how_loud_a_task_is():
+    scores = pool(np.random.default_rng(5), 60)
+    loud = scores.set_column(
+        scores.column_names.index("utility/sum"), "utility/sum", pa.array(1000 * scores["utility/sum"].to_numpy())
+    )
+    assert kept_ids(select(loud, 0.3, "vote")) == kept_ids(select(scores, 0.3, "vote"))
+
+
+def test_scores_without_groups_or_sketches_are_refused_with_the_remedy():
+    bare = pool(np.random.default_rng(0), 10).select(["id", "utility", "toxic", "loss", "task"])
+    with pytest.raises(DataError, match=r"score\.detail"):
+        select(bare, 0.5, "vote")
+    with pytest.raises(DataError, match=r"score\.sketch to 256"):
+        select(bare, 0.5, "cover")
+
+
+# --- cover ------------------------------------------------------------------------------------------------------------
+
+
+def cosines(sketches: np.ndarray) -> np.ndarray:
+    unit = sketches.astype(np.float64)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-30)
+    return np.maximum(unit @ unit.T, 0)
+
+
+def worth(sketches: np.ndarray, chosen) -> float:
+    return cosines(sketches)[:, list(chosen)].max(axis=1).sum()
+
+
+def plain_greedy(sketches: np.ndarray, size: int) -> list[int]:
+    """Every candidate is tried at every step."""
+    chosen: list[int] = []
+    for _ in range(size):
+        rest = [index for index in range(len(sketches)) if index not in chosen]
+        chosen.append(max(rest, key=lambda index: worth(sketches, [*chosen, index])))
+    return chosen
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_lazy_greedy_is_the_greedy(seed):
+    sketches = np.random.default_rng(seed).normal(size=(30, 6)).astype(np.float32)
+    found = cover.cover(sketches, 9)
+    assert found.tolist() == plain_greedy(sketches, 9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 999), size=st.integers(1, 4))
+def test_it_is_worth_nearly_as_much_as_the_best_set(seed, size):
+    sketches = np.random.default_rng(seed).normal(size=(9, 3)).astype(np.float32)
+    best = max(worth(sketches, some) for some in itertools.combinations(range(9), size))
+    assert worth(sketches, cover.cover(sketches, size)) >= (1 - 1 / np.e) * best
+
+
+def test_each_kind_is_chosen_before_any_kind_twice():
+    """Five kinds of gradient, one of them in 80 of 100 samples: ranking would take it alone."""
+    rng = np.random.default_rng(1)
+    kinds = np.repeat(np.arange(5), [80, 5, 5, 5, 5])
+    sketches = (np.eye(5)[kinds] + 0.02 * rng.normal(size=(100, 5))).astype(np.float32)
+    assert set(kinds[cover.cover(sketches, 5)]) == set(range(5))
+
+
+def test_opposite_gradients_do_not_stand_for_each_other():
+    sketches = np.array([[1, 0], [-1, 0], [1, 0.1]], dtype=np.float32)
+    assert set(cover.cover(sketches, 2).tolist()) in ({0, 1}, {1, 2})
+
+
+def test_silent_samples_and_whole_pools():
+    sketches = np.random.default_rng(2).normal(size=(12, 4)).astype(np.float32)
+    sketches[3] = 0
+    found = cover.cover(sketches, 12)
+    assert sorted(found.tolist()) == list(range(12)) and found[-1] == 3, "what has no gradient stands for nobody"
+
+
+def test_many_candidates_are_dealt_to_parts(monkeypatch):
+    sketches = np.random.default_rng(3).normal(size=(100, 5)).astype(np.float32)
+    whole = worth(sketches, cover.cover(sketches, 20))
+    monkeypatch.setattr(cover, "PART", 30)
+    found = cover.cover(sketches, 20)
+    assert len(set(found.tolist())) == 20
+    assert {index % 4 for index in found[:4].tolist()} == {0, 1, 2, 3}, "the parts take turns"
+    assert worth(sketches, found) > 0.9 * whole
+
+
+def test_candidates_are_the_best_ranked():
+    scores = pool(np.random.default_rng(7), 200)
+    chosen = select(scores, 0.1, "cover")
+    best = set(kept_ids(select(scores, 0.1 * BREADTH)))
+    assert set(kept_ids(chosen)) < best
+    passed = {row["id"] for row in chosen.to_pylist() if row["reason"] == COVERED}
+    assert passed <= best and passed
