@@ -4,8 +4,11 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.stats import spearmanr
 
 from ost.config import Score
@@ -16,6 +19,7 @@ from ost.scoring.exact import ExactScorer
 from ost.scoring.lookahead import LookaheadScorer
 from ost.scoring.rows import matrix, rows_of
 from ost.scoring.statistics import resolve
+from ost.store import read_table, write_table
 from ost.types import Progress, silent
 
 STEP = 1e-4
@@ -73,13 +77,15 @@ class Reference:
         settings: Score,
         samples: Sequence[Sample],
         progress: Progress = silent,
+        store: Path | None = None,
     ):
+        """`store`: a Parquet file that rows are kept in from run to run; a sample that has one is not scored again."""
         self.samples = samples
         step = settings.step if settings.method == "exact" else STEP
         settings = settings.model_copy(update={"detail": "folds", "step": step, "sketch": 0})
         double = Checkpoint(copy.deepcopy(proxy.model).double(), proxy.processor, proxy.second_moment)
         scorer = ExactScorer(double, anchors, settings)
-        rows = rows_of(scorer, samples, lambda done: progress(done, len(samples), "checking (exact, float64)"))
+        rows = _rows(scorer, samples, progress, store)
         self._by_cell, self._cells = matrix(rows, "by_cell"), scorer.cells
         self.utility = resolve(self._by_cell, scorer.cells).utility
         walker = LookaheadScorer(proxy, anchors, settings.model_copy(update={"detail": "total"}))
@@ -97,6 +103,22 @@ class Reference:
         checks = Checks(len(self.samples), fidelity, ahead, halves, stability)
         checks.warnings.extend(warnings_of(checks))
         return checks
+
+
+def _rows(scorer: ExactScorer, samples: Sequence[Sample], progress: Progress, store: Path | None) -> pa.Table:
+    """The samples' rows, from the store where it has them."""
+    known = read_table(store) if store and store.exists() else None
+    old = set(known["id"].to_pylist()) if known else set()
+    new = [sample for sample in samples if sample.id not in old]
+    note = "checking (exact, float64)"
+    fresh = (
+        rows_of(scorer, new, lambda done: progress(len(samples) - len(new) + done, len(samples), note)) if new else None
+    )
+    rows = pa.concat_tables(table for table in (known, fresh) if table)
+    rows = rows.take(pc.index_in(pa.array([sample.id for sample in samples]), rows["id"].combine_chunks()))
+    if store and new:
+        write_table(store, rows)
+    return rows
 
 
 def agreement(one: np.ndarray, other: np.ndarray) -> Agreement:

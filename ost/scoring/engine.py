@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -85,11 +86,14 @@ class Engine:
         self.on_accelerator = proxy.model.device.type != "cpu"
         self.reference: Reference | None = None
 
-    def check(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
-        """Score the check's samples by the reference; it decides about bf16 where `precision` is `auto`."""
+    def check(self, samples: Sequence[Sample], progress: Progress = silent, store: Path | None = None) -> None:
+        """Score the check's samples by the reference; it decides about bf16 where `precision` is `auto`.
+
+        `store`: a file that the reference keeps its rows in.
+        """
         if not samples:
             return
-        self.reference = Reference(self.proxy, self.anchors, self.settings, samples, progress)
+        self.reference = Reference(self.proxy, self.anchors, self.settings, samples, progress, store)
         if self.settings.precision == "auto" and self.on_accelerator:
             trial = self.scorer(bf16=True)
             utility = resolve(matrix(rows_of(trial, samples), "by_cell"), trial.cells).utility

@@ -59,7 +59,7 @@ def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) ->
     watch, pool = Stopwatch(), SampleFile(job.pool)
     proxy, anchors, ids = job.load_proxy(), job.load_anchors(), pool.ids()
     engine = Engine(proxy, anchors, job.settings, len(ids))
-    engine.check(pool.take(choose(ids.to_pylist(), job.settings.checks)), progress)
+    engine.check(pool.take(choose(ids.to_pylist(), job.settings.checks)), progress, job.reference)
     job = dataclasses.replace(job, bf16=engine.bf16)
     shards = pending(job, ids)
     done, note = len(ids) - sum(map(len, shards)), f"scoring ({job.settings.method})"

@@ -48,6 +48,11 @@ class Job:
         parts.append(self.settings.model_dump_json(exclude=UNRELATED))
         return self.store / hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
 
+    @property
+    def reference(self) -> Path:
+        """File of the check's own rows."""
+        return self.folder / "reference" / "rows.parquet"
+
     def load_proxy(self) -> Checkpoint:
         """The proxy, on the job's device."""
         return load_checkpoint(self.proxy, resolve_device(self.device))

@@ -112,6 +112,18 @@ def test_only_new_samples_are_scored(job, undisturbed, tmp_path, pool):
     assert len(rows) == 33 and all(np.isfinite(rows[sample.id]) for sample in new)
 
 
+def test_only_new_samples_are_checked(job, tmp_path, pool):
+    own = elsewhere(job, tmp_path, checks=12)
+    first = score_file(own)
+    calls: list[tuple[int, str]] = []
+    write_samples(tmp_path / "pool.parquet", [*pool[:-1], *drawn("pool", 2, 9)])
+    grown = dataclasses.replace(own, pool=tmp_path / "pool.parquet")
+    second = score_file(grown, progress=lambda done, total, note="": calls.append((done, note)))
+    checked = [done for done, note in calls if note.startswith("checking")]
+    assert len(checked) <= 3 and second.checks.samples == 12
+    assert score_file(own).checks == first.checks
+
+
 def test_the_store_keeps_the_latest_runs_alone(job, tmp_path):
     own = elsewhere(job, tmp_path)
     small = tmp_path / "pool.parquet"
