@@ -9,7 +9,7 @@ UV := uv==0.13.9
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo test lint lock bench-seeds clean
+.PHONY: install demo test lint lock peer bench-seeds bench-scoring bench-kills bench-ray bench-selection clean
 
 install: $(VENV)/installed
 
@@ -29,6 +29,23 @@ test: install ## linters, import contract, all tests
 
 bench-seeds: install ## the demo for three seeds, into docs/seeds.json and docs/arms.png
 	@$(BIN)/python -m flows.replicate --seeds 0 1 2
+
+bench-scoring: install peer ## scoring methods beside each other and beside bergson, into metrics/bench_scoring.json
+	@$(BIN)/python -m benchmarks.scoring
+
+bench-kills: install ## fifty SIGKILLs of a sharded run, into metrics/bench_kills.json
+	@$(BIN)/python -m benchmarks.kills
+
+bench-ray: install ## one local Ray worker against two, into metrics/bench_ray.json
+	@$(BIN)/python -m benchmarks.ray_scaling
+
+bench-selection: install ## the selection strategies over five seeds, into docs/selection.json and docs/selection.png
+	@$(BIN)/python -m flows.selection_study
+
+# bergson asks for torchvision and torchaudio, which would bring a second torch, and needs neither for what it does here.
+peer: install
+	@$(BIN)/python -c 'import bergson' 2>/dev/null || $(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python \
+		bergson==2.5.1 docstring-parser jaxtyping ml_dtypes natsort petname simple-parsing wadler-lindig
 
 lint: install
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/lint-imports

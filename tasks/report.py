@@ -108,6 +108,7 @@ def _page(
         title="Data selection by one-step-train utility",
         arms=arms,
         utility=utility,
+        toxic=int(pc.sum(scores["toxic"]).as_py()),
         wrong=wrong,
         useful=useful,
         harmful=harmful,
@@ -130,7 +131,20 @@ def _facts(ctx: Context) -> dict[str, str]:
         "seed": str(params.seed),
         "target": params.models.target,
         "proxy": params.models.proxy,
-        "method": params.score.method,
+        "method": f"{params.score.method}, {params.score.optimizer} step, layers {params.score.layers}",
+        "selection": f"{params.select.strategy} by {params.select.by}",
+        **_agreements(ctx),
         "pool": params.data.pool,
         "OST": importlib.metadata.version("ost-pipeline"),
     }
+
+
+def _agreements(ctx: Context) -> dict[str, str]:
+    """What the scoring's checks found, where they were made."""
+    names = {
+        "fidelity": "ranks like the exact step in float64",
+        "stability": "ranks like another anchor set would",
+        "lookahead": "ranks like ten steps",
+    }
+    found = read_json(ctx.input("scores/manifest.json"))["metrics"]
+    return {text: f"ρ = {found[name]:.3f}" for name, text in names.items() if name in found}

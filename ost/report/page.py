@@ -50,6 +50,8 @@ class ReportData:
     """Rows of `metrics/arms.json`, with `by_task` (task → accuracy) where it is known; several seeds are averaged."""
     utility: np.ndarray
     """(N,) float64, not finite where a sample was quarantined."""
+    toxic: int
+    """Samples flagged as toxic."""
     wrong: np.ndarray | None
     """(N,) bool, the known truth, or None."""
     useful: list[Example]

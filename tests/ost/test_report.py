@@ -56,6 +56,7 @@ def data(**changes):
         "title": "A curation",
         "arms": arms(),
         "utility": utility,
+        "toxic": 37,
         "wrong": wrong,
         "useful": [example(verdict=False)],
         "harmful": [example(answer="1 + 1 = 8", utility=-0.02, verdict=True)],

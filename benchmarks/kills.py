@@ -1,0 +1,88 @@
+"""Fifty SIGKILLs at random moments of a sharded run: `make bench-kills` → metrics/bench_kills.json.
+
+A run is started again and again, and killed after a random part of the time that it takes undisturbed, until it has
+been killed as often as asked for; then it is let finish. The table must be that of an undisturbed run, to the byte.
+"""
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.scoring import prepare
+from flows.display import console
+from ost.config import Score
+from ost.scoring import Job, score_file
+from ost.store import digest, write_json, write_table
+
+SAMPLES, SHARD = 16384, 128
+
+
+def score(folder: Path, store: Path, out: Path) -> None:
+    """The run that is killed."""
+    torch.set_num_threads(1)
+    settings = Score(checks=0, shard_size=SHARD)
+    job = Job(folder / f"pool-{SAMPLES}.parquet", folder / "anchors.parquet", folder / "proxy", store, settings)
+    write_table(out, score_file(job).table)
+
+
+def bench(folder: Path, kills: int, seed: int) -> dict:
+    """Kill, start again, and compare."""
+    prepare(folder, [SAMPLES])
+    start = time.monotonic()
+    _start(folder, folder / "whole", folder / "whole.parquet").wait()
+    seconds = time.monotonic() - start
+    moments, killed, published = random.Random(seed), 0, []
+    out, store = folder / "killed.parquet", folder / "killed"
+    while killed < kills:
+        process = _start(folder, store, out)
+        # Most of a run is its own start: half of the kills fall into the scoring of a few shards behind it.
+        time.sleep(moments.uniform(0.2, 1.0) * min(seconds, 12.0))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        published.append(len(list(store.rglob("*.parquet"))))
+        if out.exists():
+            sys.exit(f"finished after {killed} kills: ask for fewer, or make the pool larger")
+    _start(folder, store, out).wait()
+    return {
+        "samples": SAMPLES,
+        "shard_size": SHARD,
+        "kills": killed,
+        "seed": seed,
+        "shards_at_each_kill": published,
+        "undisturbed_seconds": seconds,
+        "identical": out.read_bytes() == (folder / "whole.parquet").read_bytes(),
+        "digest": digest(out),
+    }
+
+
+def _start(folder: Path, store: Path, out: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "benchmarks.kills", "--run", str(folder), str(store), str(out)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", nargs=3, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("metrics/bench_kills.json"))
+    arguments = parser.parse_args()
+    if arguments.run:
+        score(*arguments.run)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        result = bench(Path(folder), arguments.kills, arguments.seed)
+    write_json(arguments.out, result)
+    console.print_json(data=result)
+
+
+if __name__ == "__main__":
+    main()
