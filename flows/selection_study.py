@@ -25,6 +25,7 @@ from scipy import stats
 
 from flows.display import console
 from flows.parameters import set_params
+from ost.report import strategies_png
 from ost.store import read_json, read_table, write_json
 
 RANDOM = "random"
@@ -214,6 +215,7 @@ def main() -> None:
     root = arguments.root.resolve()
     result = study(root, arguments.seeds, arguments.fractions, arguments.strategies, arguments.workers)
     write_json(root / "docs/selection.json", result)
+    strategies_png(result["summary"], root / "docs/selection.png")
     _show(result["summary"])
 
 

@@ -194,6 +194,34 @@ def chart_png(arms: Sequence[Mapping], path: str | Path) -> None:
         accuracy_chart(arms).savefig(part, format="png", dpi=200, facecolor="white", metadata={"Software": None})
 
 
+def strategies_png(summary: Sequence[Mapping], path: str | Path) -> None:
+    """Publish accuracy by kept fraction, a line a strategy, as a PNG; `summary` as in docs/selection.json.
+
+    Bars reach as far as the 95 % interval of the gain over `top` does, so one that ends above top's line is a gain.
+    """
+    figure, axes = _canvas(3.4)
+    top = {entry["fraction"]: entry["accuracy"] for entry in summary if entry["strategy"] == "top"}
+    colours = dict(
+        zip(("cover", "vote", "quota", "top", "random"), ("ost", "wide", "violet", "full", "random"), strict=True)
+    )
+    for name, colour in colours.items():
+        own = sorted((entry for entry in summary if entry["strategy"] == name), key=lambda entry: entry["fraction"])
+        places = [100 * entry["fraction"] for entry in own]
+        heights = [100 * entry["accuracy"] for entry in own]
+        axes.plot(places, heights, marker="o", markersize=4, linewidth=2, color=LIGHT[colour], label=name)
+        for place, entry in zip(places, own, strict=True) if name == "cover" else ():
+            ends = [100 * (top[entry["fraction"]] + end) for end in entry["interval"]]
+            axes.plot([place, place], ends, linewidth=1.2, color=LIGHT[colour])
+    axes.set_xscale("log")
+    axes.set_xticks(ticks := sorted({100 * entry["fraction"] for entry in summary}), [f"{tick:g} %" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("share of the pool that is kept")
+    axes.set_ylabel("accuracy, %")
+    axes.legend(frameon=False, ncols=5, loc="lower center", bbox_to_anchor=(0.45, 1.0), fontsize=9, columnspacing=1.2)
+    with publish(path) as part:
+        figure.savefig(part, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+
+
 def _canvas(height: float) -> tuple[Figure, Axes]:
     """Figure of `height` inches, narrow enough to be read on a phone, and its axes without a frame."""
     style = {"font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False}
