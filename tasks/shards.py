@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -85,10 +86,17 @@ def _prefect_server() -> Iterator[str]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_API_URL, temporary_settings
 
     if address := PREFECT_API_URL.value():
         yield address
         return
-    with SubprocessASGIServer() as server, temporary_settings({PREFECT_API_URL: server.api_url}):
-        yield server.api_url
+    with tempfile.TemporaryDirectory() as folder:
+        # A database of its own: another server's SQLite, such as the flow's around this stage, would lock.
+        database = {PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{folder}/prefect.db"}
+        with (
+            temporary_settings(database),
+            SubprocessASGIServer() as server,
+            temporary_settings({PREFECT_API_URL: server.api_url}),
+        ):
+            yield server.api_url

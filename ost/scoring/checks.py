@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -55,8 +56,8 @@ class Checks:
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict:
-        """As plain values."""
-        return asdict(self)
+        """As plain values; None where too few samples are finite for a figure."""
+        return json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
 
 
 def choose(ids: Sequence[str], count: int) -> list[int]:

@@ -132,14 +132,14 @@ class Engine:
         }
         return pa.table(columns | ({"sketch": rows["sketch"]} if settings.sketches else {}))
 
-    def finish(self, rows: pa.Table, forward_flops: float, seconds: float) -> Scored:
-        """The table, the checks, and the cost. `forward_flops`: FLOPs of one forward pass over one sample."""
+    def finish(self, rows: pa.Table, scored: int, forward_flops: float, seconds: float) -> Scored:
+        """The table, the checks, and the cost: `scored` rows are of this run, at `forward_flops` a pass and sample."""
         table = self.table(rows)
         checks = None
         if self.reference:
             place = dict(zip(table["id"].to_pylist(), table["utility"].to_pylist(), strict=True))
             checks = self.reference.compare(np.array([place[sample.id] for sample in self.reference.samples]))
-        return Scored(table, checks, Cost(seconds, forward_flops * self._forwards(len(rows))))
+        return Scored(table, checks, Cost(seconds, forward_flops * self._forwards(scored)))
 
     def _trusted(self) -> np.ndarray:
         """Utility of each anchor for the anchors outside its fold, by the same method."""

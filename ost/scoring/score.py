@@ -46,7 +46,7 @@ def score(
     for start in range(0, len(pool), settings.shard_size):
         shard = pool[start : start + settings.shard_size]
         parts.append(rows_of(scorer, shard, lambda done, start=start: progress(start + done, len(pool), note)))
-    return engine.finish(pa.concat_tables(parts), forward_flops(proxy, pool), watch.seconds)
+    return engine.finish(pa.concat_tables(parts), len(pool), forward_flops(proxy, pool), watch.seconds)
 
 
 def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) -> Scored:
@@ -62,13 +62,15 @@ def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) ->
     engine.check(pool.take(choose(ids.to_pylist(), job.settings.checks)), progress, job.reference)
     job = dataclasses.replace(job, bf16=engine.bf16)
     shards = pending(job, ids)
-    done, note = len(ids) - sum(map(len, shards)), f"scoring ({job.settings.method})"
+    left = sum(map(len, shards))
+    done, note = len(ids) - left, f"scoring ({job.settings.method})"
     for size in run(job, shards):
         done += size
         progress(done, len(ids), note)
     rows = collect(job, ids)
     prune(job)
-    return engine.finish(rows, forward_flops(proxy, pool.take(range(min(len(ids), PROBE)))), watch.seconds)
+    flops = forward_flops(proxy, pool.take(range(min(len(ids), PROBE))))
+    return engine.finish(rows, left, flops, watch.seconds)
 
 
 def read_scores(path: str | Path) -> pa.Table:

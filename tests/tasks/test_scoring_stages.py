@@ -1,0 +1,50 @@
+"""Warm-up and scoring as stages: what the proxy's folder brings to the scores, and what is not done twice."""
+
+import pyarrow.compute as pc
+import pytest
+from specimens import drawn
+
+from flows.parameters import set_params
+from ost.data import write_samples
+from ost.models import load_checkpoint
+from ost.store import read_json, read_table
+from tasks.stages import execute
+
+
+@pytest.fixture
+def workspace(folder, proxy):
+    """A folder as `ingest` and `base` leave it."""
+    write_samples(folder / "data/pool.parquet", drawn("pool", 48, 1))
+    write_samples(folder / "data/anchors.parquet", drawn("anchors", 12))
+    proxy.save(folder / "models/proxy")
+    assignments = ["sft.steps=40", "sft.batch_size=4", "warmup.fraction=0.1", "score.checks=20", "score.shard_size=20"]
+    set_params(folder / "params.yaml", assignments)
+    return folder
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_warm_up_leaves_what_adam_scores_by(rank, workspace):
+    set_params(workspace / "params.yaml", [f"warmup.lora_rank={rank}", "score.optimizer=adam"])
+    execute("warmup", workspace)
+    warm = load_checkpoint(workspace / "models/proxy-warm")
+    moving = {name for name, weight in warm.model.named_parameters() if weight.requires_grad}
+    assert set(warm.second_moment) == moving
+    assert all("lora_" in name for name in moving) == bool(rank)
+    manifest = execute("score", workspace)
+    assert {"models/proxy", "models/proxy-warm"} <= set(manifest["inputs"]), "an adapter is nothing without its base"
+    assert {"fidelity", "stability", "lookahead", "toxic_share"} <= set(manifest["metrics"])
+    assert manifest["metrics"]["fidelity"] > 0.99
+    table = read_table(workspace / "scores/utility.parquet")
+    assert len(table) == 48 and pc.all(pc.is_finite(table["utility_se"])).as_py()
+
+
+def test_scoring_again_reuses_the_published_rows(workspace):
+    execute("warmup", workspace)
+    first = execute("score", workspace)
+    (rows,) = [path for path in (workspace / ".ost/scores").iterdir() if path.is_dir()]
+    stamps = {path: path.stat().st_mtime_ns for path in rows.rglob("*.parquet")}
+    assert len(stamps) == 4, "three shards, and the check's rows"
+    second = execute("score", workspace)
+    assert {path: path.stat().st_mtime_ns for path in rows.rglob("*.parquet")} == stamps
+    assert second["outputs"] == first["outputs"] and second["flops"] < first["flops"]
+    assert read_json(workspace / "metrics/score.json")["checks"]["samples"] == 20
