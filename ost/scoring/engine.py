@@ -118,7 +118,8 @@ class Engine:
         """
         settings, cells = self.settings, self._cells(self.settings.resolution)
         found = resolve(matrix(rows, "by_cell"), cells)
-        q = toxic_q(found.utility, found.error, degrees_of_freedom(cells), self._trusted())
+        freedom = degrees_of_freedom(cells)
+        q = toxic_q(found, freedom, None if freedom else self._trusted())
         columns = {
             "id": rows["id"],
             "utility": pa.array(found.utility),
@@ -147,14 +148,14 @@ class Engine:
         return METHODS[settings.method](self.proxy, self.anchors, settings, self.bf16).held_out()
 
     def _forwards(self, pool: int) -> float:
-        """Forward-pass equivalents of a run: anchors, pool, trusted samples and checks."""
+        """Forward-pass equivalents of a run: anchors, pool and checks."""
         anchors, full = len(self.anchors), 1 + BACKWARD
         checked = len(self.reference.samples) * (full + anchors) if self.reference else 0
         match self.settings.method:
             case "exact":
-                return (pool + anchors) * (full + anchors) + checked
+                return pool * (full + anchors) + anchors + checked
             case "gradient":
-                return (pool + 3 * anchors) * full + checked
+                return (pool + anchors) * full + checked
             case "transposed":
                 cells = len(self._cells(self.settings.resolution).members)
                 return 2 * cells * pool + 2 * (1 + full) * anchors + checked

@@ -37,26 +37,24 @@ def degrees_of_freedom(cells: Cells) -> int:
     return sum(len(stratum) - 1 for stratum in _strata(cells))
 
 
-def toxic_q(utility: np.ndarray, error: np.ndarray, freedom: int, trusted: np.ndarray) -> np.ndarray:
-    """False-discovery rate (N,) at which each sample counts as toxic; NaN where the utility is.
+def toxic_q(found: Resolved, freedom: int, trusted: np.ndarray | None) -> np.ndarray:
+    """False-discovery rate (N,) at which each sample counts as toxic (Benjamini and Hochberg, 1995); NaN stays NaN.
 
-    Benjamini and Hochberg's step-up with Storey's estimate of how many samples are harmless, (1 + #{p > ½}) / ½N.
-
-    Two things have to be said against a sample, and its p-value is the larger of the two: its utility is lower than
-    that of trusted samples (a conformal p-value against the utilities of the anchors themselves, each for the anchors
-    outside its fold; Bates et al. 2023, arXiv:2104.08279), and it is negative beyond the anchors' disagreement (a
-    one-sided t-test, where a standard error is known). The first holds the rate among samples that are as good as the
-    anchors, the second among those that do no harm.
+    What is tested is that the utility is not negative: by a one-sided t-test over the anchors' folds, with `freedom`
+    degrees. Where all anchors are one cell nothing is known of their disagreement, and what is tested is that the
+    utility is like that of `trusted` samples: a conformal p-value against the anchors' own utilities, (A,), each for
+    the anchors outside its fold (Bates et al. 2023, arXiv:2104.08279). No such p-value is below 1 / (A + 1), so with
+    few anchors nothing is named unless much of the pool is toxic.
     """
-    finite = np.isfinite(utility)
-    q = np.full(len(utility), np.nan)
-    trusted = np.sort(trusted[np.isfinite(trusted)])
-    p = (1 + np.searchsorted(trusted, utility[finite], side="right")) / (1 + len(trusted))
+    finite = np.isfinite(found.utility)
+    utility, q = found.utility[finite], np.full(len(finite), np.nan)
     if freedom > 0:
-        p = np.maximum(p, stats.t.cdf(utility[finite] / error[finite], freedom))
+        p = stats.t.cdf(utility / found.error[finite], freedom)
+    else:
+        known = np.sort(trusted[np.isfinite(trusted)])
+        p = (1 + np.searchsorted(known, utility, side="right")) / (1 + len(known))
     if len(p):
-        harmless = min(1.0, (1 + (p > 0.5).sum()) / (0.5 * len(p)))
-        q[finite] = stats.false_discovery_control(p) * harmless
+        q[finite] = stats.false_discovery_control(p)
     return q
 
 

@@ -11,7 +11,7 @@ from specimens import drawn
 
 from ost.data import Sample
 from ost.scoring.anchors import Cells, divide
-from ost.scoring.statistics import degrees_of_freedom, resolve, toxic_q, without_own
+from ost.scoring.statistics import Resolved, degrees_of_freedom, resolve, toxic_q, without_own
 
 
 def cells_of(tasks: str, sizes: list[int]) -> Cells:
@@ -98,51 +98,65 @@ def test_one_cell_says_nothing_of_its_error():
 
 # --- toxicity ---------------------------------------------------------------------------------------------------------
 
+FREEDOM = 16
 
-def simulated(seed: int, harmful: float, anchors: int = 100, count: int = 4000, spread: float = 0.3):
-    """Utilities of a pool whose harmless part is like the anchors, with errors of known size on top."""
+
+def simulated(seed: int, harmful: float, count: int = 4000) -> tuple[Resolved, np.ndarray, np.ndarray]:
+    """A pool with a harmful share, its utilities measured with errors of their own; trusted samples; who is harmful.
+
+    The harmless have utilities from zero up, so that a good many lie where a test can be wrong about them.
+    """
     rng = np.random.default_rng(seed)
+
+    def harmless(size: int) -> np.ndarray:
+        return np.where(rng.random(size) < 0.3, 0.0, np.abs(rng.normal(1, 1, size)))
+
     wrong = rng.random(count) < harmful
-    truth = np.where(wrong, rng.normal(-2, 1, count), np.abs(rng.normal(1, 1, count)))
-    utility = truth + rng.normal(0, spread, count)
-    trusted = np.abs(rng.normal(1, 1, anchors)) + rng.normal(0, spread, anchors)
-    return utility, np.full(count, spread), trusted, wrong
+    truth = np.where(wrong, -np.abs(rng.normal(1.5, 1, count)), harmless(count))
+    spread = rng.uniform(0.1, 0.5, count)
+    error = spread * np.sqrt(rng.chisquare(FREEDOM, count) / FREEDOM)
+    trusted = harmless(100) + rng.uniform(0.1, 0.5, 100) * rng.normal(size=100)
+    return Resolved(truth + spread * rng.normal(size=count), error, {}), trusted, wrong
 
 
 @pytest.mark.parametrize("harmful", [0.0, 0.2, 0.6])
-@pytest.mark.parametrize("freedom", [0, 16])
+@pytest.mark.parametrize("freedom", [0, FREEDOM])
 def test_the_false_discovery_rate_is_held(harmful, freedom):
     shares, found = [], []
     for seed in range(40):
-        utility, error, trusted, wrong = simulated(seed, harmful)
-        flag = toxic_q(utility, error, freedom, trusted) <= 0.1
+        pool, trusted, wrong = simulated(seed, harmful)
+        flag = toxic_q(pool, freedom, trusted) <= 0.1
         shares.append((~wrong[flag]).mean() if flag.any() else 0.0)
         found.append(flag[wrong].mean() if harmful else 0.0)
     assert np.mean(shares) < 0.1 + 2 * np.std(shares) / np.sqrt(40), "harmless samples are called toxic too often"
-    assert not harmful or np.mean(found) > 0.4, "harm that is plain to see is not named"
+    assert not harmful or np.mean(found) > 0.3, "harm that is plain to see is not named"
 
 
-def test_a_sample_like_the_anchors_is_not_toxic_however_sure_its_sign():
-    """Trusted samples can have negative utility too: that alone is no harm."""
+def test_q_is_benjamini_and_hochbergs_of_a_t_test():
+    pool, _, _ = simulated(3, 0.3, count=50)
+    p = stats.t.cdf(pool.utility / pool.error, FREEDOM)
+    order = np.argsort(p)
+    steps = p[order] * 50 / np.arange(1, 51)
+    expected = np.minimum.accumulate(steps[::-1])[::-1]
+    np.testing.assert_allclose(toxic_q(pool, FREEDOM, None)[order], np.minimum(expected, 1))
+
+
+def test_without_an_error_a_sample_like_the_anchors_is_not_toxic():
+    """Trusted samples can have negative utility too."""
     rng = np.random.default_rng(0)
-    trusted, pool = rng.normal(-1, 0.1, 200), rng.normal(-1, 0.1, 1000)
-    assert (toxic_q(pool, np.full(1000, 1e-3), 16, trusted) > 0.1).all()
+    trusted, nothing = rng.normal(-1, 0.1, 200), np.full(1000, np.nan)
+    assert (toxic_q(Resolved(rng.normal(-1, 0.1, 1000), nothing, {}), 0, trusted) > 0.1).all()
+    assert (toxic_q(Resolved(rng.normal(-2, 0.1, 1000), nothing, {}), 0, trusted) <= 0.1).all()
 
 
-def test_a_sample_of_uncertain_sign_is_not_toxic_however_low_it_lies():
-    pool, trusted = np.repeat([-1.0, 1.0], [50, 150]), np.full(200, 1.0)
-    assert (toxic_q(pool, np.full(200, 0.01), 16, trusted)[:50] <= 0.1).all()
-    assert (toxic_q(pool, np.full(200, 1.5), 16, trusted) > 0.1).all()
-
-
-def test_q_rises_with_utility_and_knows_the_quarantined():
-    utility, error, trusted, _ = simulated(5, 0.4)
-    utility[::50] = np.nan
-    q = toxic_q(utility, error, 0, trusted)
-    assert (np.isnan(q) == np.isnan(utility)).all()
-    order = np.argsort(utility[~np.isnan(utility)])
-    assert (np.diff(q[~np.isnan(q)][order]) >= 0).all()
-    assert np.isnan(toxic_q(np.array([np.nan]), np.array([1.0]), 0, trusted)).all()
+@pytest.mark.parametrize("freedom", [0, FREEDOM])
+def test_the_quarantined_have_no_q_and_count_for_nothing(freedom):
+    pool, trusted, _ = simulated(5, 0.4, count=400)
+    broken = Resolved(np.append(pool.utility, [np.nan] * 50), np.append(pool.error, [np.nan] * 50), {})
+    q = toxic_q(broken, freedom, trusted)
+    assert np.isnan(q[400:]).all()
+    np.testing.assert_array_equal(q[:400], toxic_q(pool, freedom, trusted))
+    assert np.isnan(toxic_q(Resolved(np.array([np.nan]), np.array([np.nan]), {}), freedom, trusted)).all()
 
 
 def test_an_anchor_is_judged_by_the_others():
