@@ -49,7 +49,7 @@ def toxic_q(found: Resolved, freedom: int, trusted: np.ndarray | None) -> np.nda
     finite = np.isfinite(found.utility)
     utility, q = found.utility[finite], np.full(len(finite), np.nan)
     if freedom > 0:
-        p = stats.t.cdf(utility / found.error[finite], freedom)
+        p = stats.t.cdf(utility / np.maximum(found.error[finite], np.finfo(float).tiny), freedom)
     else:
         known = np.sort(trusted[np.isfinite(trusted)])
         p = (1 + np.searchsorted(known, utility, side="right")) / (1 + len(known))

@@ -141,6 +141,12 @@ def test_q_is_benjamini_and_hochbergs_of_a_t_test():
     np.testing.assert_allclose(toxic_q(pool, FREEDOM, None)[order], np.minimum(expected, 1))
 
 
+def test_a_sample_without_a_gradient_is_not_toxic():
+    """Utility and error are both zero where a sample has nothing to teach."""
+    q = toxic_q(Resolved(np.array([0.0, 0.0, -1.0, 2.0]), np.array([0.0, 1.0, 0.0, 0.0]), {}), FREEDOM, None)
+    assert (q[[0, 1, 3]] > 0.5).all() and q[2] == 0
+
+
 def test_without_an_error_a_sample_like_the_anchors_is_not_toxic():
     """Trusted samples can have negative utility too."""
     rng = np.random.default_rng(0)
