@@ -5,17 +5,18 @@ often as asked for; then it is let finish. The table must be that of an undistur
 """
 
 import argparse
+import multiprocessing
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import torch
 
-from benchmarks.scoring import prepare
+from benchmarks.scoring import apart
 from flows.display import console
 from ost.config import Score
 from ost.scoring import Job, score_file
@@ -26,31 +27,31 @@ LONGEST = 2.0
 """Seconds that a run scores before it is killed, at most."""
 
 
-def score(folder: Path, store: Path, out: Path) -> None:
+def score(folder: Path, store: Path, out: Path, begun: Event) -> None:
     """The run that is killed."""
     torch.set_num_threads(1)
     settings = Score(checks=0, shard_size=SHARD)
     job = Job(folder / f"pool-{SAMPLES}.parquet", folder / "anchors.parquet", folder / "proxy", store, settings)
-    print("loaded", flush=True)  # noqa: T201
+    begun.set()
     write_table(out, score_file(job).table)
 
 
 def bench(folder: Path, kills: int, seed: int) -> dict:
     """Kill, start again, and compare."""
-    prepare(folder, [SAMPLES])
-    _start(folder, folder / "whole", folder / "whole.parquet").wait()
+    apart("prepare", folder, str(SAMPLES))
+    _start(folder, folder / "whole", folder / "whole.parquet").join()
     moments, killed, published = random.Random(seed), 0, []
     out, store = folder / "killed.parquet", folder / "killed"
     while killed < kills:
         process = _start(folder, store, out)
-        process.stdout.readline()
         time.sleep(moments.uniform(0.0, LONGEST))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        killed += process.exitcode == -9
         published.append(len(list(store.rglob("*.parquet"))))
         if out.exists():
             sys.exit(f"finished after {killed} kills: ask for fewer, or make the pool larger")
-    _start(folder, store, out).wait()
+    _start(folder, store, out).join()
     return {
         "samples": SAMPLES,
         "shard_size": SHARD,
@@ -62,22 +63,23 @@ def bench(folder: Path, kills: int, seed: int) -> dict:
     }
 
 
-def _start(folder: Path, store: Path, out: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "benchmarks.kills", "--run", str(folder), str(store), str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+def _start(folder: Path, store: Path, out: Path) -> BaseProcess:
+    """A run that has begun: forked, so that loading the libraries is not most of it."""
+    context = multiprocessing.get_context("fork")
+    begun = context.Event()
+    process = context.Process(target=score, args=(folder, store, out, begun))
+    process.start()
+    begun.wait()
+    return process
 
 
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", nargs=3, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("metrics/bench_kills.json"))
     arguments = parser.parse_args()
-    if arguments.run:
-        score(*arguments.run)
-        return
     with tempfile.TemporaryDirectory() as folder:
         result = bench(Path(folder), arguments.kills, arguments.seed)
     write_json(arguments.out, result)

@@ -152,12 +152,12 @@ def bench(folder: Path, kinds: Sequence[str], rounds: int, scale: Sequence[int])
     from scipy.stats import spearmanr
 
     sizes = sorted({POOL, *scale, *SAMPLES.values()})
-    _apart("prepare", folder, *map(str, sizes))
-    reference = _apart("truth", folder)
+    apart("prepare", folder, *map(str, sizes))
+    reference = apart("truth", folder)
     runs: dict[str, list[dict]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind in kinds:
-            runs[kind].append(_apart("measure", folder, kind, str(SAMPLES.get(kind, POOL))))
+            runs[kind].append(apart("measure", folder, kind, str(SAMPLES.get(kind, POOL))))
             console.print(f"{kind}: {runs[kind][-1]['seconds']:.1f} s", highlight=False)
     methods = {kind: _figures(kind, own, runs["forward"]) for kind, own in runs.items()}
     for kind, figures in methods.items():
@@ -165,7 +165,7 @@ def bench(folder: Path, kinds: Sequence[str], rounds: int, scale: Sequence[int])
         if kind not in ("forward", "backward"):
             expected = reference["bergson" if kind == "bergson" else "all"][: len(utility)]
             figures["spearman_float64"] = float(spearmanr(utility[: len(expected)], expected).statistic)
-    growth = {str(size): _apart("measure", folder, "transposed", str(size)) for size in scale}
+    growth = {str(size): apart("measure", folder, "transposed", str(size)) for size in scale}
     return {
         "machine": {"threads": 1, "torch": torch.__version__, "proxy": digest(folder / "proxy"), "anchors": ANCHORS},
         "pool": POOL,
@@ -219,7 +219,7 @@ def _growth(runs: dict[str, dict]) -> dict[str, Any]:
     return result
 
 
-def _apart(step: str, folder: Path, *arguments: str) -> Any:
+def apart(step: str, folder: Path, *arguments: str) -> Any:
     """Run one step in a process of its own."""
     out = folder / "step.json"
     command = [sys.executable, "-m", "benchmarks.scoring", "--step", step, str(folder), str(out), *arguments]

@@ -18,7 +18,7 @@ QUOTA = "utility below the cut of its task"
 OUTVOTED = "mean rank over the anchors' tasks below the cut"
 COVERED = "its gradient is like those of kept samples"
 BREADTH = 3
-"""`cover` chooses among this many times as many samples as it keeps."""
+"""`cover` chooses among this many times as many samples as it keeps, if so many have a positive utility."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,17 @@ def vote(scores: pa.Table, size: int, by: Ranking) -> Choice:
 
 
 def cover(scores: pa.Table, size: int, by: Ranking) -> Choice:
-    """Among the best 3 × `size`, those whose gradients stand best for all of theirs; see `ost.selection.cover`.
+    """Of the best 3 × `size`, those whose gradients stand for all of theirs; see `ost.selection.cover`.
 
-    Raises DataError where the scores have no gradient sketches.
+    None has a negative utility while others last. Raises DataError where the scores have no gradient sketches.
     """
     if "sketch" not in scores.column_names:
         raise DataError(
             "the strategy `cover` needs gradient sketches: set score.method to gradient and score.sketch to 256"
         )
-    best = _ranked(scores, by).slice(0, BREADTH * size)
+    ranked = _ranked(scores, by)
+    helpful = pc.sum(pc.greater(ranked["utility"], 0)).as_py() or 0
+    best = ranked.slice(0, max(size, min(BREADTH * size, helpful)))
     chosen = cover_by(matrix(best, "sketch").astype(np.float32), min(size, len(best)))
     ids = best["id"].to_pylist()
     kept = [ids[index] for index in chosen]

@@ -214,5 +214,17 @@ def test_candidates_are_the_best_ranked():
     chosen = select(scores, 0.1, "cover")
     best = set(kept_ids(select(scores, 0.1 * BREADTH)))
     assert set(kept_ids(chosen)) < best
+    assert set(kept_ids(chosen)) != set(kept_ids(select(scores, 0.1)))
     passed = {row["id"] for row in chosen.to_pylist() if row["reason"] == COVERED}
     assert passed <= best and passed
+
+
+def test_harmful_samples_are_no_candidates_while_others_last():
+    """Half the pool has a positive utility: at a half, cover is the top; above, the best of the others come in."""
+    scores = pool(np.random.default_rng(8), 200)
+    utility = np.linspace(-1, 1, 200)[np.random.default_rng(9).permutation(200)]
+    scores = scores.set_column(1, "utility", pa.array(utility))
+    for fraction in (0.5, 0.7):
+        assert set(kept_ids(select(scores, fraction, "cover"))) == set(kept_ids(select(scores, fraction)))
+    kept = set(kept_ids(select(scores, 0.3, "cover")))
+    assert all(row["utility"] > 0 for row in scores.to_pylist() if row["id"] in kept)
