@@ -169,6 +169,7 @@ def bench(folder: Path, kinds: Sequence[str], rounds: int, scale: Sequence[int])
     return {
         "machine": {"threads": 1, "torch": torch.__version__, "proxy": digest(folder / "proxy"), "anchors": ANCHORS},
         "pool": POOL,
+        "rounds": rounds,
         "methods": methods,
         "ratios": _ratios(methods),
         "scale": _growth(growth),

@@ -5,7 +5,7 @@ an SFT run. Then the target is trained on what each strategy chooses at each fra
 Each finished run is a line of the workspace's study.jsonl, so a study that was stopped goes on where it stood.
 
 Writes docs/selection.json, the runs and their summary, and docs/selection.png. The truth about the pool is read after
-the selection alone, to report purity.
+the selection alone, to report purity. Full-SFT is `--strategies random --fractions 1`.
 """
 
 import argparse
@@ -78,15 +78,15 @@ def _summary(rows: list[dict], fraction: float, strategy: str) -> dict:
         "accuracies": accuracies,
         "accuracy": float(np.mean(accuracies)),
         "purity": float(np.mean([row["purity"] for row in own.values()])),
-        "gain": float(gains.mean()),
+        "gain": float(gains.mean()) if len(gains) else None,
         "interval": _interval(gains) if strategy != "top" else [0.0, 0.0],
     }
 
 
-def _interval(gains: np.ndarray) -> list[float]:
-    """95 % t interval of the mean; nothing for a single seed."""
+def _interval(gains: np.ndarray) -> list[float | None]:
+    """95 % t interval of the mean; None for a single seed."""
     if len(gains) < 2:
-        return [float("nan")] * 2
+        return [None, None]
     reach = stats.t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
     return [float(gains.mean() - reach), float(gains.mean() + reach)]
 
@@ -197,9 +197,13 @@ def _show(summary: Iterable[dict]) -> None:
     for name in ("fraction", "strategy", "accuracy", "gain", "interval", "purity"):
         table.add_column(name, justify="right")
     for entry in summary:
-        low, high = entry["interval"]
-        figures = [f"{entry['accuracy']:.1%}", f"{100 * entry['gain']:+.1f}", f"{100 * low:+.1f} … {100 * high:+.1f}"]
-        table.add_row(f"{entry['fraction']:.0%}", entry["strategy"], *figures, f"{entry['purity']:.2f}")
+        gain, (low, high) = entry["gain"], entry["interval"]
+        figures = [
+            "" if gain is None else f"{100 * gain:+.1f}",
+            "" if low is None else f"{100 * low:+.1f} … {100 * high:+.1f}",
+        ]
+        cells = [f"{entry['fraction']:.0%}", entry["strategy"], f"{entry['accuracy']:.1%}", *figures]
+        table.add_row(*cells, f"{entry['purity']:.2f}")
     console.print(table)
 
 

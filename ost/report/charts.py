@@ -210,8 +210,9 @@ def strategies_png(summary: Sequence[Mapping], path: str | Path) -> None:
         heights = [100 * entry["accuracy"] for entry in own]
         axes.plot(places, heights, marker="o", markersize=4, linewidth=2, color=LIGHT[colour], label=name)
         for place, entry in zip(places, own, strict=True) if name == "cover" else ():
-            ends = [100 * (top[entry["fraction"]] + end) for end in entry["interval"]]
-            axes.plot([place, place], ends, linewidth=1.2, color=LIGHT[colour])
+            if None not in entry["interval"]:
+                ends = [100 * (top[entry["fraction"]] + end) for end in entry["interval"]]
+                axes.plot([place, place], ends, linewidth=1.2, color=LIGHT[colour])
     axes.set_xscale("log")
     axes.set_xticks(ticks := sorted({100 * entry["fraction"] for entry in summary}), [f"{tick:g} %" for tick in ticks])
     axes.minorticks_off()
