@@ -28,6 +28,10 @@ def test_score_and_select_work_on_files_alone(curated, tmp_path):
     assert read_table(scores).equals(read_table(curated.root / "scores/utility.parquet"))
     curated.run("ost", "select", str(scores), "--fraction", "0.2", "--out", str(subset))
     assert read_table(subset).equals(read_table(curated.root / "selections/ost.parquet"))
+    curated.run("ost", "select", str(scores), "--strategy", "cover", "--out", str(subset))
+    assert len(kept_ids(read_table(subset))) == 40
+    said = curated.run("ost", "score", *files, "--layers", "middle", "--out", str(scores), ok=False)
+    assert "layers: String should match" in said and "Traceback" not in said
 
 
 def test_lineage_walks_from_a_model_to_the_commit(curated):
