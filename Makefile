@@ -57,4 +57,4 @@ lock: install ## pin what pyproject.toml allows; torch brings its own accelerato
 	@mv requirements.lock.part requirements.lock
 
 clean: ## what runs left; keeps the DVC cache and the record
-	@rm -rf world data models scores selections evaluations report metrics
+	@rm -rf world data models scores selections evaluations report metrics/{ingest,score,arms,audit}.json
