@@ -40,6 +40,7 @@ bench-ray: install ## one local Ray worker against two, into metrics/bench_ray.j
 	@$(BIN)/python -m benchmarks.ray_scaling
 
 bench-selection: install ## the selection strategies over five seeds, into docs/selection.json and docs/selection.png
+	@$(BIN)/python -m flows.selection_study --fractions 1 --strategies random
 	@$(BIN)/python -m flows.selection_study
 
 # bergson asks for torchvision and torchaudio, which would bring a second torch, and needs neither for what it does here.

@@ -2,7 +2,8 @@
 
 For each seed a workspace under runs/ is brought up to the scores, by a proxy warmed up for 5 % and by one for 25 % of
 an SFT run. Then the target is trained on what each strategy chooses at each fraction, under protocol B, and evaluated.
-Each finished run is a line of the workspace's study.jsonl, so a study that was stopped goes on where it stood.
+Each finished run is a line of the workspace's study.jsonl, so a study that was stopped goes on where it stood;
+`--summarise` runs nothing and sums up what there is.
 
 Writes docs/selection.json, the runs and their summary, and docs/selection.png. The truth about the pool is read after
 the selection alone, to report purity. Full-SFT is `--strategies random --fractions 1`.
@@ -12,6 +13,8 @@ import argparse
 import json
 import multiprocessing
 import shutil
+import time
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -35,9 +38,12 @@ STAGES = ("world", "base@target", "base@proxy", "ingest")
 WARMUPS = {"": 0.05, "-w25": 0.25}
 """Suffix of a workspace's name → share of an SFT run's steps that its proxy was warmed up for."""
 STEPS = 400
+"""Unless others are asked for."""
 
 
-def study(root: Path, seeds: list[int], fractions: list[float], strategies: list[str], workers: int) -> dict:
+def study(
+    root: Path, seeds: list[int], fractions: list[float], strategies: list[str], workers: int, steps: int = STEPS
+) -> dict:
     """Run what has not been run, and return what is written to docs/selection.json."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context) as pool:
@@ -45,20 +51,20 @@ def study(root: Path, seeds: list[int], fractions: list[float], strategies: list
         for future in as_completed(ready):
             console.print(f"seed {future.result()}: scored", highlight=False)
         # The fraction that matters most first: a study that is stopped early has whole columns.
-        left = [(s, x, f) for f in fractions for s in seeds for x in strategies if not _finished(root, s, x, f)]
-        runs = [pool.submit(_run, root, *one) for one in left]
+        wanted = [(seed, strategy, share, steps) for share in fractions for seed in seeds for strategy in strategies]
+        runs = [pool.submit(_run, root, *one) for one in wanted if not _finished(root, *one)]
         for done, future in enumerate(as_completed(runs), start=1):
             console.print(f"{done}/{len(runs)} {_line(future.result())}", highlight=False)
-    return summarise(root, seeds)
+    return summarise(root, seeds, steps)
 
 
-def summarise(root: Path, seeds: list[int]) -> dict:
+def summarise(root: Path, seeds: list[int], steps: int = STEPS) -> dict:
     """All rows, and for each strategy and fraction its mean and its gain over `top`, paired by seed."""
-    rows = [row for seed in seeds for row in _rows(_workspace(root, seed))]
+    rows = [row for seed in seeds for row in _rows(_workspace(root, seed)) if row["steps"] == steps]
     rows.sort(key=lambda row: (row["fraction"], STRATEGIES.index(row["strategy"]), row["seed"]))
     kinds = dict.fromkeys((row["fraction"], row["strategy"]) for row in rows)
     return {
-        "steps": STEPS,
+        "steps": steps,
         "summary": [_summary(rows, fraction, strategy) for fraction, strategy in kinds],
         "detection": [_detection(root, seed, suffix) for suffix in WARMUPS for seed in seeds],
         "runs": rows,
@@ -75,8 +81,10 @@ def _summary(rows: list[dict], fraction: float, strategy: str) -> dict:
     return {
         "strategy": strategy,
         "fraction": fraction,
+        "seeds": list(own),
         "accuracies": accuracies,
         "accuracy": float(np.mean(accuracies)),
+        "accuracy_sd": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
         "purity": float(np.mean([row["purity"] for row in own.values()])),
         "gain": float(gains.mean()) if len(gains) else None,
         "interval": _interval(gains) if strategy != "top" else [0.0, 0.0],
@@ -111,7 +119,7 @@ def _prepare(root: Path, seed: int) -> int:
     return seed
 
 
-def _run(root: Path, seed: int, strategy: str, fraction: float) -> dict:
+def _run(root: Path, seed: int, strategy: str, fraction: float, steps: int = STEPS) -> dict:
     """Select, train, evaluate."""
     from ost.data import read_samples
     from ost.evaluation import evaluate
@@ -122,21 +130,27 @@ def _run(root: Path, seed: int, strategy: str, fraction: float) -> dict:
     from tasks.stages import settle
 
     settle(1)
-    workspace = _workspace(root, seed)
+    started, workspace = time.perf_counter(), _workspace(root, seed)
     scores, params = read_table(workspace / "scores/utility.parquet"), load_params(workspace / "params.yaml")
     chosen = draw(scores, fraction, seed) if strategy == RANDOM else select(scores, fraction, strategy)
     kept = kept_ids(chosen)
     pool = {sample.id: sample for sample in read_samples(workspace / "data/pool.parquet")}
     target, sft = load_checkpoint(workspace / "models/target"), params.sft
-    recipe = Recipe(steps=STEPS, batch_size=sft.batch_size, learning_rate=sft.learning_rate, seed=seed)
+    recipe = Recipe(**(sft.model_dump() | {"steps": steps, "seed": seed}))
     train(target, [pool[name] for name in kept], recipe)
     benchmark = list(read_samples(workspace / "data/benchmark.parquet"))
     settings = params.evaluate.model_dump(include={"match", "batch_size", "max_new_tokens"})
-    row = {"seed": seed, "strategy": strategy, "fraction": fraction, "samples": len(kept)}
+    row = {"seed": seed, "strategy": strategy, "fraction": fraction, "steps": steps, "samples": len(kept)}
     row |= {"accuracy": evaluate(target, benchmark, **settings).accuracy, "purity": _purity(workspace, kept)}
+    row |= {"tasks": _mix([pool[name].task for name in kept]), "seconds": time.perf_counter() - started}
     with (workspace / "study.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
     return row
+
+
+def _mix(tasks: list[str]) -> dict[str, float]:
+    """Share of each task."""
+    return {task: count / len(tasks) for task, count in sorted(Counter(tasks).items())}
 
 
 def _purity(workspace: Path, kept: list[str]) -> float:
@@ -178,12 +192,15 @@ def _manifest(workspace: Path, stage: str) -> Path:
 
 
 def _rows(workspace: Path) -> list[dict[str, Any]]:
+    """A row a run, though two studies at once may have done it twice; one without its steps is of the usual ones."""
     path = workspace / "study.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [{"steps": STEPS} | json.loads(line) for line in lines]
+    return list({(row["strategy"], row["fraction"], row["steps"]): row for row in rows}.values())
 
 
-def _finished(root: Path, seed: int, strategy: str, fraction: float) -> bool:
-    wanted = {"seed": seed, "strategy": strategy, "fraction": fraction}
+def _finished(root: Path, seed: int, strategy: str, fraction: float, steps: int = STEPS) -> bool:
+    wanted = {"seed": seed, "strategy": strategy, "fraction": fraction, "steps": steps}
     return any(wanted.items() <= row.items() for row in _rows(_workspace(root, seed)))
 
 
@@ -194,7 +211,7 @@ def _line(row: dict) -> str:
 
 def _show(summary: Iterable[dict]) -> None:
     table = Table(title="Accuracy, protocol B; gain over top-k with its 95 % interval, paired by seed")
-    for name in ("fraction", "strategy", "accuracy", "gain", "interval", "purity"):
+    for name in ("fraction", "strategy", "seeds", "accuracy", "gain", "interval", "purity"):
         table.add_column(name, justify="right")
     for entry in summary:
         gain, (low, high) = entry["gain"], entry["interval"]
@@ -202,7 +219,8 @@ def _show(summary: Iterable[dict]) -> None:
             "" if gain is None else f"{100 * gain:+.1f}",
             "" if low is None else f"{100 * low:+.1f} … {100 * high:+.1f}",
         ]
-        cells = [f"{entry['fraction']:.0%}", entry["strategy"], f"{entry['accuracy']:.1%}", *figures]
+        seeds = str(len(entry["seeds"]))
+        cells = [f"{entry['fraction']:.0%}", entry["strategy"], seeds, f"{entry['accuracy']:.1%}", *figures]
         table.add_row(*cells, f"{entry['purity']:.2f}")
     console.print(table)
 
@@ -213,13 +231,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.2, 0.1, 0.5, 0.05])
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each training")
     parser.add_argument("--workers", type=int, default=2, help="processes, each with one thread")
-    parser.add_argument("--root", type=Path, default=Path.cwd(), help="folder of params.yaml, runs/ and docs/")
-    arguments = parser.parse_args()
-    root = arguments.root.resolve()
-    result = study(root, arguments.seeds, arguments.fractions, arguments.strategies, arguments.workers)
-    write_json(root / "docs/selection.json", result)
-    strategies_png(result["summary"], root / "docs/selection.png")
+    parser.add_argument("--summarise", action="store_true", help="run nothing")
+    parser.add_argument("--root", type=Path, default=Path.cwd(), help="folder of params.yaml and runs/")
+    parser.add_argument("--out", type=Path, help="docs/selection.json of --root; the chart goes beside it")
+    chosen = parser.parse_args()
+    root = chosen.root.resolve()
+    if chosen.summarise:
+        result = summarise(root, chosen.seeds, chosen.steps)
+    else:
+        result = study(root, chosen.seeds, chosen.fractions, chosen.strategies, chosen.workers, chosen.steps)
+    out = chosen.out or root / "docs/selection.json"
+    write_json(out, result)
+    strategies_png(result["summary"], out.with_suffix(".png"))
     _show(result["summary"])
 
 

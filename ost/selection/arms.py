@@ -23,9 +23,11 @@ QUARANTINED = "quarantined: its loss is not finite"
 def select(scores: pa.Table, fraction: float, strategy: Strategy = "top", by: Ranking = "utility") -> pa.Table:
     """The `fraction` of the N scored samples that a strategy chooses, as a selection table (see `select_arm`).
 
-    Quarantined samples are never kept. Raises ConfigError for a fraction outside (0, 1], and DataError where the scores
-    lack what the strategy needs.
+    Quarantined samples are never kept. Raises ConfigError for an unknown strategy or a fraction outside (0, 1], and
+    DataError where the scores lack what the strategy needs.
     """
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"no strategy named {strategy!r}; known: {', '.join(STRATEGIES)}")
     choice = STRATEGIES[strategy](scores, _size(scores, fraction), by)
     reasons = {
         name: choice.exceptions.get(name, choice.reason) if not toxic else TOXIC

@@ -14,8 +14,11 @@ PART = 8192
 
 
 def cover(sketches: np.ndarray, size: int) -> np.ndarray:
-    """Indices of `size` of the n candidates, in the order of choice, from their sketches (n, k), float32."""
-    parts = -(-len(sketches) // PART)
+    """Indices of `size` of the n candidates, in the order of choice, from their sketches (n, k), float32.
+
+    All of them where `size` is above n.
+    """
+    parts, size = max(1, -(-len(sketches) // PART)), min(size, len(sketches))
     sizes = [size // parts + (index < size % parts) for index in range(parts)]
     chosen = [
         start + parts * _greedy(_similarity(sketches[start::parts]), count)
@@ -26,10 +29,12 @@ def cover(sketches: np.ndarray, size: int) -> np.ndarray:
 
 
 def _similarity(sketches: np.ndarray) -> np.ndarray:
-    """Cosines (n, n), negative ones as 0."""
+    """Cosines (n, n), negative ones as 0; so is all of a sketch that is zero, or too long for float16."""
     lengths = np.linalg.norm(sketches, axis=1, keepdims=True)
-    unit = sketches / np.where(lengths > 0, lengths, 1)
-    return np.maximum(unit @ unit.T, 0)
+    usable = np.isfinite(lengths) & (lengths > 0)
+    unit = np.where(usable, sketches, 0) / np.where(usable, lengths, 1)
+    similarity = unit @ unit.T
+    return np.maximum(similarity, 0, out=similarity)
 
 
 def _greedy(similarity: np.ndarray, size: int) -> np.ndarray:

@@ -79,7 +79,9 @@ def cover(scores: pa.Table, size: int, by: Ranking) -> Choice:
     ranked = _ranked(scores, by)
     helpful = pc.sum(pc.greater(ranked["utility"], 0)).as_py() or 0
     best = ranked.slice(0, max(size, min(BREADTH * size, helpful)))
-    chosen = cover_by(matrix(best, "sketch").astype(np.float32), min(size, len(best)))
+    if not len(best):  # an empty column has no width to read
+        return Choice([], BELOW)
+    chosen = cover_by(matrix(best, "sketch").astype(np.float32), size)
     ids = best["id"].to_pylist()
     kept = [ids[index] for index in chosen]
     return Choice(kept, BELOW, dict.fromkeys(ids, COVERED))
@@ -95,13 +97,14 @@ STRATEGIES: dict[Strategy, Callable[[pa.Table, int, Ranking], Choice]] = {
 
 def _ranked(scores: pa.Table, by: Ranking) -> pa.Table:
     """The samples that are not quarantined, the best first; ties by id, so that the pool's order plays no part."""
+    if by not in scores.column_names:
+        raise DataError(f"the scores have no column `{by}` to rank by; they have {', '.join(scores.column_names)}")
     order = scores.sort_by([(by, "descending"), ("id", "ascending")])
     return order.filter(pc.is_finite(order["utility"]))
 
 
 def _divide(size: int, counts: np.ndarray) -> np.ndarray:
     """`size` places in proportion to counts, by largest remainder."""
-    exact = size * counts / counts.sum()
-    places = np.floor(exact).astype(int)
-    places[np.argsort(places - exact, kind="stable")[: size - places.sum()]] += 1
+    places, remainders = np.divmod(size * counts, counts.sum())  # whole numbers: equal remainders are equal
+    places[np.argsort(-remainders, kind="stable")[: size - places.sum()]] += 1
     return places

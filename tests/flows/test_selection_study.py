@@ -18,11 +18,9 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("study")
     shutil.copyfile(ROOT / "params.yaml", root / "params.yaml")
     set_params(root / "params.yaml", [*TINY, "warmup.fraction=0.5"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection_study, "STEPS", 2)
-        assert selection_study._prepare(root, 3) == 3
-        for strategy in ("top", "cover"):
-            selection_study._run(root, 3, strategy, 0.2)
+    assert selection_study._prepare(root, 3) == 3
+    for strategy in ("top", "cover"):
+        selection_study._run(root, 3, strategy, 0.2, steps=2)
     return root
 
 
@@ -34,11 +32,13 @@ def test_a_run_leaves_a_line_and_is_not_run_again(root):
         ("cover", 0.2, 40),
     ]
     assert all(0 <= row["accuracy"] <= 1 and 0 <= row["purity"] <= 1 for row in rows)
-    assert selection_study._finished(root, 3, "top", 0.2) and not selection_study._finished(root, 3, "vote", 0.2)
+    assert selection_study._finished(root, 3, "top", 0.2, steps=2)
+    assert not selection_study._finished(root, 3, "vote", 0.2, steps=2)
+    assert not selection_study._finished(root, 3, "top", 0.2), "another number of steps is another run"
 
 
 def test_both_warm_ups_are_scored_on_the_same_data(root):
-    found = selection_study.summarise(root, [3])["detection"]
+    found = selection_study.summarise(root, [3], steps=2)["detection"]
     assert [(one["seed"], one["warmup"]) for one in found] == [(3, 0.05), (3, 0.25)]
     assert all(0 <= one["auroc"] <= 1 and 0 <= one["false_discovery_rate"] <= 1 for one in found)
     data = [root / f"runs/selection-seed-3{suffix}/data/pool.parquet" for suffix in ("", "-w25")]
