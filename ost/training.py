@@ -39,7 +39,8 @@ class Trained:
     """Mean training loss over the last tenth of the steps."""
     cost: Cost
     second_moment: dict[str, torch.Tensor] = field(repr=False)
-    """AdamW's bias-corrected second moment v̂ = v / (1 − β₂ᵗ) of each trained weight at the end."""
+    """AdamW's bias-corrected second moment v̂ = v / (1 − β₂ᵗ) of each trained weight at the end, by its name in
+    `model.named_parameters()` and on the weight's device."""
 
 
 def train(checkpoint: Checkpoint, samples: Sequence[Sample], recipe: Recipe, progress: Progress = silent) -> Trained:

@@ -12,13 +12,18 @@ from transformers import PreTrainedModel
 from ost.errors import ModelError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What PEFT's own loader expects before each name: without it, it would start a fresh adapter and only warn."""
 
 
 def add_adapter(model: PreTrainedModel, rank: int, seed: int) -> None:
     """Freeze a model and put a fresh adapter of a rank on all its linear layers but the head, in place.
 
     The scale is alpha / rank = 2; the same seed gives the same adapter. Only the adapter's weights are trainable then.
+    Raises ModelError where the model carries an adapter already.
     """
+    if has_adapter(model):
+        raise ModelError("the model carries an adapter already: set `warmup.lora_rank: 0` to train that one on")
     config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -38,9 +43,8 @@ def save_adapter(model: PreTrainedModel, folder: Path, final: Path) -> None:
     if not model.name_or_path:
         raise ModelError("an adapter is saved beside its base: save the base, and load it, before adding the adapter")
     folder.mkdir()
-    save_file(
-        {name: weight.contiguous() for name, weight in get_peft_model_state_dict(model).items()}, folder / WEIGHTS
-    )
+    weights = get_peft_model_state_dict(model).items()
+    save_file({PREFIX + name: weight.contiguous() for name, weight in weights}, folder / WEIGHTS)
     model.config.save_pretrained(folder)
     (config,) = model.peft_config.values()
     base = model.name_or_path
@@ -52,12 +56,12 @@ def save_adapter(model: PreTrainedModel, folder: Path, final: Path) -> None:
 def base_of(name: str | Path) -> str | Path | None:
     """Name or folder of the base that a folder's adapter was trained on; None for a checkpoint of whole weights.
 
-    Raises ModelError where the base is not to be found.
+    Raises ModelError where no base is named, or none lies where it should.
     """
     file = Path(name) / CONFIG
     if not file.is_file():
         return None
-    base = json.loads(file.read_text())["base_model_name_or_path"]
+    base = _named_base(file)
     if not base.startswith((".", "/")):
         return base
     folder = (Path(name) / base).resolve()
@@ -66,10 +70,31 @@ def base_of(name: str | Path) -> str | Path | None:
     return folder
 
 
+def _named_base(file: Path) -> str:
+    try:
+        base = json.loads(file.read_text())["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{file} names no base: its `base_model_name_or_path` is a folder or a hub name")
+    return base
+
+
 def load_adapter(model: PreTrainedModel, name: str | Path) -> None:
-    """Put the adapter of a folder on its base, in place; only the adapter's weights are trainable then."""
+    """Put the adapter of a folder on its base, in place; only the adapter's weights are trainable then.
+
+    Raises ModelError where the weights are not those of such an adapter on this base.
+    """
     _inject(model, LoraConfig.from_pretrained(str(name)))
-    set_peft_model_state_dict(model, load_file(Path(name) / WEIGHTS))
+    try:
+        found = set_peft_model_state_dict(model, load_file(Path(name) / WEIGHTS))
+    except RuntimeError as error:
+        raise ModelError(f"the adapter {name} does not fit its base, or its own {CONFIG}: {error}") from error
+    if wrong := sorted({*found.unexpected_keys, *(key for key in found.missing_keys if "lora_" in key)}):
+        # PEFT would leave what is missing as a fresh adapter has it, and drop what it does not know.
+        raise ModelError(
+            f"the adapter {name} lacks, or has beyond its base, {len(wrong)} weight(s), such as {wrong[0]}"
+        )
 
 
 def _inject(model: PreTrainedModel, config: LoraConfig) -> None:

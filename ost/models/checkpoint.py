@@ -30,7 +30,8 @@ class Checkpoint:
     model: PreTrainedModel
     processor: ProcessorMixin
     second_moment: dict[str, torch.Tensor] | None = None
-    """Adam's bias-corrected second moment v̂ of each trainable weight, where the checkpoint's training left one."""
+    """Adam's bias-corrected second moment v̂ (fp32) of each trainable weight, by its name in `model.named_parameters()`,
+    where the checkpoint's training left one; a loaded one lies on the CPU."""
 
     @property
     def tokenizer(self):

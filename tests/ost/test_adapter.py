@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from specimens import copy_of, drawn
 
 import ost
@@ -66,6 +68,72 @@ def test_the_adapter_alone_is_saved_without_a_path_of_this_machine(folder):
     assert {"adapter_config.json", "adapter_model.safetensors", "second_moment.safetensors"} <= names
     assert "model.safetensors" not in names and not any(name.endswith((".bin", ".pt")) for name in names)
     assert json.loads((folder / "proxy-warm/adapter_config.json").read_text())["base_model_name_or_path"] == "../proxy"
+    root = str(folder.parent).encode()
+    assert not [path.name for path in (folder / "proxy-warm").iterdir() if root in path.read_bytes()]
+
+
+def test_a_base_of_the_hub_is_named_as_it_is_there(folder, tmp_path):
+    proxy = warmed(folder / "proxy")
+    proxy.model.name_or_path = "someone/absent-model"
+    proxy.save(tmp_path / "adapter")
+    settings = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "someone/absent-model"
+    with pytest.raises(ModelError, match="cannot load the weights"):
+        load_checkpoint(tmp_path / "adapter")
+
+
+def test_saved_again_elsewhere_it_finds_the_same_base(folder, tmp_path):
+    load_checkpoint(folder / "proxy-warm").save(tmp_path / "down/again")
+    assert torch.equal(logits(load_checkpoint(tmp_path / "down/again")), logits(load_checkpoint(folder / "proxy-warm")))
+
+
+def test_peft_and_ost_load_each_others_adapters(folder, tmp_path):
+    theirs = PeftModel.from_pretrained(load_checkpoint(folder / "proxy").model, folder / "proxy-warm").eval()
+    ours = load_checkpoint(folder / "proxy-warm")
+    assert torch.equal(logits(Checkpoint(theirs, ours.processor)), logits(ours))
+
+    config = LoraConfig(r=3, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    made = get_peft_model(load_checkpoint(folder / "proxy").model, config).eval()
+    made.save_pretrained(tmp_path / "made")
+    made.base_model.model.config.save_pretrained(tmp_path / "made")
+    ours.processor.save_pretrained(tmp_path / "made")
+    assert torch.equal(logits(load_checkpoint(tmp_path / "made")), logits(Checkpoint(made, ours.processor)))
+
+
+def _settings(path: Path, **changes) -> None:
+    file = path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def _weights(path: Path, kept: slice, **more: torch.Tensor) -> None:
+    file = path / "adapter_model.safetensors"
+    save_file(dict(sorted(load_file(file).items())[kept]) | more, file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda path: (path / "adapter_config.json").write_text("{"), "names no base"),
+        (lambda path: (path / "adapter_config.json").write_text("{}"), "names no base"),
+        (lambda path: _settings(path, base_model_name_or_path=None), "names no base"),
+        (lambda path: _settings(path, r=8), "does not fit its base"),
+        (lambda path: (path / "adapter_model.safetensors").unlink(), "cannot load the weights"),
+        (lambda path: _weights(path, slice(1, None)), r"1 weight\(s\), such as .*lora_A"),
+        (lambda path: _weights(path, slice(None), other=torch.zeros(2)), r"1 weight\(s\), such as other"),
+    ],
+    ids=["no JSON", "no key", "null base", "another rank", "no weights", "a weight missing", "a weight too many"],
+)
+def test_a_damaged_adapter_is_a_model_error(damage, found, folder, tmp_path):
+    """Above all a missing weight: it would be filled with a fresh adapter's random numbers."""
+    shutil.copytree(folder, tmp_path / "models")
+    damage(tmp_path / "models/proxy-warm")
+    with pytest.raises(ModelError, match=found):
+        load_checkpoint(tmp_path / "models/proxy-warm")
+
+
+def test_a_second_adapter_is_refused(folder):
+    with pytest.raises(ModelError, match="adapter already"):
+        add_adapter(load_checkpoint(folder / "proxy-warm").model, rank=2, seed=0)
 
 
 def test_the_same_training_leaves_the_same_bytes(folder, tmp_path):

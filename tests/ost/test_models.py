@@ -68,6 +68,20 @@ def test_a_checkpoint_saved_twice_has_the_same_bytes(proxy, saved, tmp_path):
     assert not changed, "a digest of the model would change although nothing did"
 
 
+def test_a_second_moment_comes_back_under_its_weights_names(proxy, saved, tmp_path):
+    assert ost.load_checkpoint(saved).second_moment is None
+    moments = {name: torch.rand_like(weight) for name, weight in proxy.model.named_parameters()}
+    for name, order in (("one", list(moments)), ("two", sorted(moments, reverse=True))):
+        ost.Checkpoint(proxy.model, proxy.processor, {key: moments[key] for key in order}).save(tmp_path / name)
+    loaded = ost.load_checkpoint(tmp_path / "one")
+    assert {name: weight.shape for name, weight in loaded.model.named_parameters()} == {
+        name: moment.shape for name, moment in loaded.second_moment.items()
+    }
+    assert all(torch.equal(moment, moments[name]) for name, moment in loaded.second_moment.items())
+    one, two = (tmp_path / name / "second_moment.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes(), "the order of the names reaches the bytes"
+
+
 def test_weights_are_saved_as_safetensors_alone(saved):
     assert (saved / "model.safetensors").is_file()
     assert not [path.name for path in saved.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
@@ -108,11 +122,21 @@ def _without_a_weight(folder: Path) -> None:
         (lambda folder: (folder / "config.json").write_text('{"model_type": "unheard"}'), "no model at"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "cannot load the weights"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\x10" * 99), "cannot load the weights"),
+        (lambda folder: (folder / "second_moment.safetensors").write_bytes(b"cut"), "cannot load the weights"),
         (_without_a_weight, r"lacks 1 of the model's weights, such as model\.language_model\.layers\.0\.mlp"),
         (lambda folder: (folder / "processor_config.json").unlink(), "cannot load the processor"),
         (lambda folder: [(folder / f"tokenizer{end}.json").unlink() for end in ("", "_config")], "no image token"),
     ],
-    ids=["no JSON", "unknown type", "empty weights", "cut weights", "a weight missing", "no processor", "no tokenizer"],
+    ids=[
+        "no JSON",
+        "unknown type",
+        "empty weights",
+        "cut weights",
+        "cut second moment",
+        "a weight missing",
+        "no processor",
+        "no tokenizer",
+    ],
 )
 def test_a_damaged_checkpoint_is_a_model_error(damage, found, folder):
     damage(folder)

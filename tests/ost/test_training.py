@@ -175,6 +175,33 @@ def test_the_result_says_what_was_done(fresh, lessons):
     assert result.cost.flops == pytest.approx(2 * trained(fresh, lessons, steps=3, batch_size=1)[1].cost.flops)
 
 
+def test_the_second_moment_is_that_of_adamw_run_by_hand(fresh, lessons, monkeypatch):
+    """The same batches through torch's own AdamW, with clipping to 1 and the schedule written out."""
+    batches, steps, own = [], 4, copy_of(fresh)
+
+    class Recorder(Encoder):
+        def training(self, samples):
+            batches.append(super().training(samples))
+            return dict(batches[-1])
+
+    monkeypatch.setattr("ost.training.Encoder", Recorder)
+    found = trained(fresh, lessons, steps=steps)[1].second_moment
+    names = [name for name, _ in own.model.named_parameters()]
+    assert "lm_head.weight" not in names and set(found) == set(names), "a tied weight has one name"
+    weights = list(own.model.train().parameters())
+    adam = torch.optim.AdamW(weights, weight_decay=0.0)
+    for step, batch in zip(range(steps), batches, strict=False):
+        adam.param_groups[0]["lr"] = 2e-3 * (0.5 * (1 + math.cos(math.pi * (step - 1) / (steps - 1))) if step else 0.0)
+        own.model(**batch).loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        adam.step()
+        adam.zero_grad()
+    for name, weight in zip(names, weights, strict=True):
+        expected = adam.state[weight]["exp_avg_sq"] / (1 - 0.999**steps)
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-3 * expected.max().item(), msg=name)
+
+
 def test_one_sample_can_fill_every_batch(fresh):
     assert trained(fresh, drawn("pretrain", 1), steps=2)[1].samples == 1
 
