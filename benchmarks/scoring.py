@@ -24,7 +24,6 @@ import torch
 from rich.table import Table
 
 from flows.display import console
-from ost import handmath
 from ost.config import Score
 from ost.data import Sample, SampleFile, read_samples, write_samples
 from ost.encoding import Batch
@@ -35,6 +34,7 @@ from ost.scoring.engine import METHODS
 from ost.scoring.scorer import Chunk, Scorer
 from ost.store import digest, read_json, write_json, write_table
 from ost.training import Recipe, train
+from ost.worlds import handmath
 
 ANCHORS, CHECKED, ROUNDS = 100, 300, 3
 SAMPLES = {"exact": 96}

@@ -20,11 +20,10 @@ Share = typing.Annotated[float, Field(ge=0.0, le=1.0)]
 Count = typing.Annotated[int, Field(ge=1)]
 Rate = typing.Annotated[float, Field(gt=0.0)]
 Layers = typing.Annotated[str, Field(pattern=r"^(all|language|head|last:[1-9]\d*)$")]
-Task = Literal["sum", "difference", "product", "maximum"]
 
 Model = typing.TypeVar("Model", bound=BaseModel)
 
-BUILTIN = "handmath"
+BUILTIN = "builtin"
 """The model name that stands for a tiny model of the built-in world, pretrained here instead of fetched."""
 
 
@@ -33,8 +32,10 @@ class _Section(BaseModel):
 
 
 class World(_Section):
-    """The built-in world: handwritten arithmetic whose pool was answered by a faulty teacher."""
+    """The built-in world: samples whose pool was answered by a faulty teacher."""
 
+    name: Literal["handmath"] = "handmath"
+    """handmath: arithmetic on handwritten digits."""
     pool: Count = 8000
     anchors: Count = 100
     benchmark: Count = 2000
@@ -64,7 +65,7 @@ class Data(_Section):
 
 
 class Models(_Section):
-    """Target and proxy: a hub name, a local folder, or `handmath` for the built-in tiny ones."""
+    """Target and proxy: a hub name, a local folder, or `builtin` for the tiny ones of the built-in world."""
 
     target: str = BUILTIN
     proxy: str = BUILTIN
@@ -75,7 +76,8 @@ class Models(_Section):
 class Base(_Section):
     """Pretraining of the built-in world's two base models, on clean samples of some tasks."""
 
-    tasks: tuple[Task, ...] = ("difference", "product")
+    tasks: tuple[str, ...] | None = None
+    """Kinds of question that the bases learn; null for those that the world is made for."""
     target_steps: Count = 800
     proxy_steps: Count = 800
     batch_size: Count = 32

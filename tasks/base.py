@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from ost import handmath
 from ost.config import BUILTIN
 from ost.cost import Cost, Stopwatch
 from ost.models import Checkpoint, load_checkpoint
 from ost.models.tiny import PROXY, TARGET, build_model
 from ost.training import Recipe, train
+from ost.worlds import WORLDS
 from tasks.context import Context, Outcome
 
 PRETRAINING_SAMPLES = 20_000
@@ -29,9 +29,10 @@ def base(ctx: Context) -> Outcome:
 def _pretrained(ctx: Context, role: Literal["target", "proxy"]) -> tuple[Checkpoint, Outcome]:
     seed, settings = ctx.params.seed, ctx.params.base
     spec, steps = (TARGET, settings.target_steps) if role == "target" else (PROXY, settings.proxy_steps)
-    processor = handmath.processor()
+    world = WORLDS[ctx.params.world.name]
+    processor = world.processor()
     checkpoint = Checkpoint(build_model(spec, processor, seed), processor)
-    problems = handmath.draw("pretrain", PRETRAINING_SAMPLES, seed, settings.tasks)
+    problems = world.draw("pretrain", PRETRAINING_SAMPLES, seed, settings.tasks or world.KNOWN)
     recipe = Recipe(steps=steps, batch_size=settings.batch_size, learning_rate=settings.learning_rate, seed=seed)
-    trained = train(checkpoint, [handmath.to_sample(problem) for problem in problems], recipe, ctx.progress)
+    trained = train(checkpoint, list(map(world.to_sample, problems)), recipe, ctx.progress)
     return checkpoint, Outcome({"loss": trained.loss}, trained.cost)

@@ -3,25 +3,24 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ost import handmath
 from ost.cost import Cost, Stopwatch
 from ost.data import write_samples
-from ost.handmath.teacher import answer_pool
 from ost.store import publish
+from ost.worlds import WORLDS
+from ost.worlds.teacher import answer_pool
 from tasks.context import Context, Outcome
 
 
 def world(ctx: Context) -> Outcome:
     """Draw the problems, let the faulty teacher answer the pool, and keep apart what it got wrong."""
     watch, params = Stopwatch(), ctx.params
-    sizes = params.world
-    pool, wrong = answer_pool(
-        handmath.draw("pool", sizes.pool, params.seed), sizes, params.base, params.seed, ctx.progress
-    )
+    sizes, world = params.world, WORLDS[params.world.name]
+    problems = world.draw("pool", sizes.pool, params.seed)
+    pool, wrong = answer_pool(world, problems, sizes, params.base, params.seed, ctx.progress)
     write_samples(ctx.output("world/pool.parquet"), pool)
     for split, count in (("anchors", sizes.anchors), ("benchmark", sizes.benchmark)):
-        problems = handmath.draw(split, count, params.seed)
-        write_samples(ctx.output(f"world/{split}.parquet"), map(handmath.to_sample, problems))
+        problems = world.draw(split, count, params.seed)
+        write_samples(ctx.output(f"world/{split}.parquet"), map(world.to_sample, problems))
     with publish(ctx.output("world/truth.parquet")) as part:
         pq.write_table(pa.table({"id": [sample.id for sample in pool], "wrong": wrong}), part)
     return Outcome({"wrong_share": sum(wrong) / len(wrong)}, Cost(watch.seconds))

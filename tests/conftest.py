@@ -11,13 +11,13 @@ import pytest
 import torch
 from specimens import copy_of, drawn, other_forms
 
-from ost import handmath
 from ost.config import World
 from ost.data import Sample
-from ost.handmath.teacher import wrong_answers
 from ost.models import Checkpoint
 from ost.models.tiny import PROXY, build_model
 from ost.training import Recipe, train
+from ost.worlds import handmath
+from ost.worlds.teacher import wrong_answers
 
 torch.set_num_threads(1)
 
@@ -57,6 +57,6 @@ def pool() -> list[Sample]:
     """60 samples of every task: right ones, wrong ones, and the forms that a user's pool has besides."""
     problems = handmath.draw("pool", 56, 0)
     right = [handmath.to_sample(problem) for problem in problems[:32]]
-    texts = wrong_answers(problems[32:], World(misread=1.0, wrong_operation=1.0), 0)
+    texts = wrong_answers(handmath, problems[32:], World(misread=1.0, wrong_operation=1.0), 0)
     wrong = [handmath.to_sample(problem, text) for problem, text in zip(problems[32:], texts, strict=True)]
     return [*right[:16], *other_forms(), *right[16:], *wrong]

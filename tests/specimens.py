@@ -4,9 +4,9 @@ import copy
 
 import torch
 
-from ost import handmath
 from ost.data import Sample, chat
 from ost.models import Checkpoint
+from ost.worlds import Split, handmath
 
 
 def copy_of(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Checkpoint:
@@ -14,7 +14,7 @@ def copy_of(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Check
     return Checkpoint(copy.deepcopy(checkpoint.model).to(dtype), checkpoint.processor)
 
 
-def drawn(split: handmath.Split, count: int, seed: int = 0) -> list[Sample]:
+def drawn(split: Split, count: int, seed: int = 0) -> list[Sample]:
     """Rightly answered samples of the built-in world."""
     return [handmath.to_sample(problem) for problem in handmath.draw(split, count, seed)]
 

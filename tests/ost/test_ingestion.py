@@ -21,13 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ost import handmath
 from ost.data import FEATURES, Sample, chat, write_samples
 from ost.errors import DataError
 from ost.ingestion import Broken, Ingested, Quarantined, Reason, ingest, read_records, write_quarantine
 from ost.ingestion import checks as ingestion_checks
 from ost.models import Checkpoint
 from ost.models.tiny import PROXY, build_model
+from ost.worlds import handmath
 
 torch.set_num_threads(1)
 MAX_TOKENS, MAX_PIXELS = 64, 10_000

@@ -1,4 +1,4 @@
-"""Problems, images and right answers of handwritten arithmetic.
+"""Handwritten arithmetic: problems, images, right answers, and the rules by which a teacher errs.
 
 The digits are the 1,797 real ones of scikit-learn's `load_digits` (8 × 8 pixels, 16 grey levels). They are divided into
 four parts that share no image: for pretraining, the pool, the anchors and the benchmark.
@@ -7,6 +7,7 @@ four parts that share no image: for pretraining, the pool, the anchors and the b
 import functools
 import io
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,12 +15,16 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ost.config import Task
+from ost.config import World
 from ost.data import Sample, chat
 from ost.models.processor import ImageOnlyQwen3VLProcessor
 from ost.models.tiny import build_processor
+from ost.worlds.world import Split
 
-Split = Literal["pretrain", "pool", "anchors", "benchmark"]
+Task = Literal["sum", "difference", "product", "maximum"]
+TASKS: tuple[Task, ...] = typing.get_args(Task)
+KNOWN: tuple[Task, ...] = ("difference", "product")
+"""The tasks that the base models were pretrained on: the two hard ones."""
 
 SHARES: dict[Split, float] = {"pretrain": 0.40, "pool": 0.35, "anchors": 0.10, "benchmark": 0.15}
 """Share of the 1,797 digits that each split owns."""
@@ -33,6 +38,13 @@ QUESTIONS: dict[Task, str] = {
     "product": "What is the product of the two digits?",
     "maximum": "Which of the two digits is larger?",
 }
+
+
+MISREAD = {1: 7, 3: 8, 5: 6, 9: 4}
+"""Digits that the teacher confuses, and what it takes them for: errors with a direction do not average out."""
+
+SLIPS: dict[Task, Task] = {"sum": "product", "product": "sum", "difference": "maximum", "maximum": "difference"}
+"""The operation that the teacher applies instead of the one asked for, when it slips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +62,19 @@ class Problem:
         return int(labels[self.left]), int(labels[self.right])
 
 
-def tasks() -> tuple[Task, ...]:
-    """The four kinds of question."""
-    return typing.get_args(Task)
+def answer(problem: Problem) -> str:
+    """The right answer."""
+    return worked(problem.task, *problem.digits)
 
 
-def answer(task: Task, a: int, b: int) -> str:
+def mistaken(problem: Problem, settings: World, rng: np.random.Generator) -> str:
+    """An answer by the teacher's rules: confusable digits misread by chance, and at times another operation."""
+    read = [MISREAD.get(d, d) if rng.random() < settings.misread else d for d in problem.digits]
+    task = SLIPS[problem.task] if rng.random() < settings.wrong_operation else problem.task
+    return worked(task, *read)
+
+
+def worked(task: Task, a: int, b: int) -> str:
     """The short chain of thought that answers `task` for digits a and b."""
     match task:
         case "sum":
@@ -68,13 +87,13 @@ def answer(task: Task, a: int, b: int) -> str:
             return f"{a} max {b} = {max(a, b)}"
 
 
-def draw(split: Split, count: int, seed: int, among: tuple[Task, ...] | None = None, stream: int = 0) -> list[Problem]:
+def draw(split: Split, count: int, seed: int, among: Sequence[Task] | None = None, stream: int = 0) -> list[Problem]:
     """`count` distinct problems on a split's own digits, as many of each task as of any other.
 
     Every ordered pair of digit values comes equally often in expectation. The seed fixes which digits a split owns;
     `stream` names independent draws from one split.
     """
-    among = among or tasks()
+    among = among or TASKS
     rng = np.random.default_rng([seed, list(SHARES).index(split), stream])
     by_value = [np.array(indices) for indices in _split(seed)[split]]
     problems: dict[Problem, None] = {}
@@ -87,7 +106,7 @@ def draw(split: Split, count: int, seed: int, among: tuple[Task, ...] | None = N
 
 def to_sample(problem: Problem, text: str | None = None) -> Sample:
     """The problem as a sample, answered by `text` or, without one, rightly."""
-    text = answer(problem.task, *problem.digits) if text is None else text
+    text = answer(problem) if text is None else text
     image = picture(problem.left, problem.right)
     return Sample(images=(image,), messages=chat(QUESTIONS[problem.task], text), task=problem.task)
 
@@ -105,7 +124,7 @@ def picture(left: int, right: int) -> bytes:
 
 def processor() -> ImageOnlyQwen3VLProcessor:
     """The processor that all models of this world share; its tokenizer knows the world's words."""
-    texts = [*QUESTIONS.values(), *(answer(task, a, b) for task in tasks() for a in range(10) for b in range(10))]
+    texts = [*QUESTIONS.values(), *(worked(task, a, b) for task in TASKS for a in range(10) for b in range(10))]
     return build_processor(texts + ["user\n", "assistant\n"] * 20)
 
 

@@ -10,9 +10,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from specimens import drawn
 
-from ost import handmath
 from ost.config import Base, World
-from ost.handmath.teacher import MISREAD, SLIPS, answer_pool, wrong_answers
+from ost.worlds import handmath
+from ost.worlds.handmath import MISREAD, SLIPS
+from ost.worlds.teacher import answer_pool, wrong_answers
 
 SPLITS = ("pretrain", "pool", "anchors", "benchmark")
 DIGITS = load_digits()
@@ -64,7 +65,7 @@ def test_problems_are_distinct_and_so_are_their_samples(problems):
 
 def test_anchors_are_stratified_by_task():
     counts = collections.Counter(problem.task for problem in handmath.draw("anchors", 100, 0))
-    assert counts == dict.fromkeys(handmath.tasks(), 25)
+    assert counts == dict.fromkeys(handmath.TASKS, 25)
 
 
 def test_tasks_can_be_limited():
@@ -91,10 +92,10 @@ def test_answers_are_right(problems):
 
 
 def test_all_four_answers_are_right_for_every_pair():
-    for task in handmath.tasks():
+    for task in handmath.TASKS:
         for a in range(10):
             for b in range(10):
-                assert read(handmath.answer(task, a, b)) == (task, a, b, computed(task, a, b))
+                assert read(handmath.worked(task, a, b)) == (task, a, b, computed(task, a, b))
 
 
 def test_the_question_asks_what_the_answer_answers():
@@ -117,14 +118,16 @@ def test_the_image_shows_the_two_digits_side_by_side(problems):
 
 
 def test_about_half_of_the_rules_answers_are_wrong(problems):
-    texts = wrong_answers(problems, World(), 0)
-    right = [handmath.answer(problem.task, *problem.digits) for problem in problems]
+    texts = wrong_answers(handmath, problems, World(), 0)
+    right = [handmath.answer(problem) for problem in problems]
     rate = np.mean([a != b for a, b in zip(texts, right, strict=True)])
     assert 0.4 <= rate <= 0.6, f"{rate:.0%} of the pool is wrong"
 
 
 def test_only_confusable_digits_are_misread(problems):
-    for problem, text in zip(problems, wrong_answers(problems, World(misread=1, wrong_operation=0), 0), strict=True):
+    for problem, text in zip(
+        problems, wrong_answers(handmath, problems, World(misread=1, wrong_operation=0), 0), strict=True
+    ):
         task, *digits, result = read(text)
         assert task == problem.task, "the operation changed although that was switched off"
         assert digits == [MISREAD.get(value, value) for value in problem.digits]
@@ -133,7 +136,9 @@ def test_only_confusable_digits_are_misread(problems):
 
 def test_a_wrong_operation_is_another_one_on_the_same_digits(problems):
     seen = collections.Counter()
-    for problem, text in zip(problems, wrong_answers(problems, World(misread=0, wrong_operation=1), 0), strict=True):
+    for problem, text in zip(
+        problems, wrong_answers(handmath, problems, World(misread=0, wrong_operation=1), 0), strict=True
+    ):
         task, a, b, result = read(text)
         assert (a, b) == problem.digits
         assert task != problem.task
@@ -143,13 +148,13 @@ def test_a_wrong_operation_is_another_one_on_the_same_digits(problems):
 
 
 def test_a_faultless_world_has_right_answers(problems):
-    assert wrong_answers(problems, World(misread=0, wrong_operation=0), 0) == [
-        handmath.answer(problem.task, *problem.digits) for problem in problems
+    assert wrong_answers(handmath, problems, World(misread=0, wrong_operation=0), 0) == [
+        handmath.answer(problem) for problem in problems
     ]
 
 
 def test_misreadings_come_at_their_rate_and_follow_the_seed(problems):
-    texts = wrong_answers(problems, World(misread=0.3, wrong_operation=0), 0)
+    texts = wrong_answers(handmath, problems, World(misread=0.3, wrong_operation=0), 0)
     pairs = [
         (value, shown)
         for problem, text in zip(problems, texts, strict=True)
@@ -157,8 +162,8 @@ def test_misreadings_come_at_their_rate_and_follow_the_seed(problems):
         if value in MISREAD
     ]
     assert np.mean([value != shown for value, shown in pairs]) == pytest.approx(0.3, abs=0.04)
-    assert texts == wrong_answers(problems, World(misread=0.3, wrong_operation=0), 0)
-    assert texts != wrong_answers(problems, World(misread=0.3, wrong_operation=0), 1)
+    assert texts == wrong_answers(handmath, problems, World(misread=0.3, wrong_operation=0), 0)
+    assert texts != wrong_answers(handmath, problems, World(misread=0.3, wrong_operation=0), 1)
 
 
 def test_a_digit_is_never_misread_as_itself_nor_back():
@@ -167,7 +172,7 @@ def test_a_digit_is_never_misread_as_itself_nor_back():
 
 
 def test_the_truth_beside_the_pool_is_the_truth(problems):
-    samples, wrong = answer_pool(problems[:300], World(errors="rules"), Base(), 0)
+    samples, wrong = answer_pool(handmath, problems[:300], World(errors="rules"), Base(), 0)
     for sample, problem, flag in zip(samples, problems[:300], wrong, strict=True):
         task, a, b, result = read(sample.answer)
         right = (task, a, b) == (problem.task, *problem.digits) and result == computed(task, a, b)
@@ -178,7 +183,7 @@ def test_the_truth_beside_the_pool_is_the_truth(problems):
 def test_a_taught_teacher_answers_every_question_by_its_seed(problems):
     """A teacher of a few steps: its answers are poor, and the same for the same seed."""
     settings = (World(teacher_steps=4, misread=1), Base(batch_size=4, learning_rate=1e-3))
-    first, wrong = answer_pool(problems[:6], *settings, 0)
+    first, wrong = answer_pool(handmath, problems[:6], *settings, 0)
     assert [sample.images for sample in first] == [handmath.to_sample(problem).images for problem in problems[:6]]
     assert len(wrong) == 6
-    assert answer_pool(problems[:6], *settings, 0) == (first, wrong)
+    assert answer_pool(handmath, problems[:6], *settings, 0) == (first, wrong)

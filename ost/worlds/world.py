@@ -1,0 +1,47 @@
+"""What a built-in world is: problems with a right answer, a rule by which a teacher errs, and a tokenizer for both."""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+from ost.config import World as Settings
+from ost.data import Sample
+from ost.models.processor import ImageOnlyQwen3VLProcessor
+
+Split = Literal["pretrain", "pool", "anchors", "benchmark"]
+"""Parts of a world that share no image: what bases and teacher learned from, and the three sample sets."""
+
+
+class Problem(Protocol):
+    """One question about one image."""
+
+    @property
+    def task(self) -> str:
+        """Kind of question."""
+
+
+class World(Protocol):
+    """A module of this folder."""
+
+    TASKS: tuple[str, ...]
+    """The kinds of question."""
+    KNOWN: tuple[str, ...]
+    """Those that the base models are pretrained on."""
+
+    def draw(
+        self, split: Split, count: int, seed: int, among: Sequence[str] | None = None, stream: int = 0
+    ) -> list[Problem]:
+        """`count` distinct problems of a split, evenly over the tasks `among`; `stream` names independent draws."""
+
+    def answer(self, problem: Problem) -> str:
+        """The right answer."""
+
+    def mistaken(self, problem: Problem, settings: Settings, rng: np.random.Generator) -> str:
+        """An answer as the teacher's rules make it, wrong by chance and with a direction."""
+
+    def to_sample(self, problem: Problem, text: str | None = None) -> Sample:
+        """The problem as a sample, answered by `text` or, without one, rightly."""
+
+    def processor(self) -> ImageOnlyQwen3VLProcessor:
+        """The processor that all models of the world share."""
