@@ -108,8 +108,8 @@ def prepare(folder: Path, sizes: Sequence[int]) -> None:
     processor = handmath.processor()
     proxy = Checkpoint(build_model(PROXY, processor, 0), processor)
     lessons = [handmath.to_sample(problem) for problem in handmath.draw("pretrain", 4000, 0)]
-    proxy.second_moment = train(proxy, lessons, Recipe(steps=300, batch_size=32, learning_rate=2e-3)).second_moment
-    proxy.second_moment = None  # scores by plain gradients, which bergson is asked for too
+    # No second moment is kept: it scores by plain gradients, which bergson is asked for too.
+    train(proxy, lessons, Recipe(steps=300, batch_size=32, learning_rate=2e-3))
     proxy.save(folder / "proxy")
     write_samples(folder / "anchors.parquet", [handmath.to_sample(p) for p in handmath.draw("anchors", ANCHORS, 0)])
     problems = handmath.draw("pool", max(sizes), 0)

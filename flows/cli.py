@@ -49,8 +49,7 @@ def curate(
     in params.yaml, or here: --set data.pool=pool.jsonl --set data.anchors=anchors.jsonl --set data.benchmark=test.jsonl
     --set data.truth=null --set models.target=Qwen/Qwen3-VL-2B-Instruct --set models.proxy=...
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    _quiet()
     from flows.curate import curate as run
     from flows.parameters import set_params
     from flows.summary import show_curation
@@ -61,6 +60,40 @@ def curate(
     params = load_params(workspace / "params.yaml")
     run(str(workspace), force)
     show_curation(workspace.resolve(), tracking_uri(workspace, params.tracking.uri))
+
+
+@app.command()
+def compare(
+    workspace: Workspace = Path(),
+    name: Annotated[str, typer.Option(help="Folder under comparisons/ that holds it.")] = "default",
+    arms: Annotated[str | None, typer.Option(help="Arms to train, such as full,random,ost; `all` for all.")] = None,
+    fractions: Annotated[str | None, typer.Option(help="Shares of the pool that are kept, such as 0.2,0.5.")] = None,
+    protocols: Annotated[
+        str | None, typer.Option(help="B: as many steps as Full-SFT; A: as many epochs; or B,A.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2; intervals need two or more.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="Change the comparison's own params.yaml: NAME=VALUE; repeatable.")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(help="Another comparison, to start from its parameters and what it has computed.")
+    ] = None,
+) -> None:
+    """Compare the arms: train the target on what each of them chooses, for several seeds, and count the whole cost.
+
+    The comparison keeps its own parameters and results in comparisons/NAME; run it again to go on where it stood, or
+    with more arms, fractions or seeds to add to it. It holds metrics/arms.json, summary.json, charts and index.html.
+    """
+    _quiet()
+    from flows.compare import compare as run
+    from flows.summary import show_comparison
+    from ost.comparison import ARMS
+
+    asked = {"arms": ",".join(ARMS) if arms == "all" else arms, "fractions": fractions}
+    asked |= {"protocols": protocols, "seeds": seeds}
+    lists = [f"compare.{key}=[{value}]" for key, value in asked.items() if value]
+    run(str(workspace), name, [*lists, *(assignments or [])], like)
+    show_comparison(workspace.resolve(), name)
 
 
 @app.command()
@@ -154,12 +187,19 @@ def lineage(
     show_lineage(name, workspace)
 
 
+def _quiet() -> None:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
 def main() -> None:
     """Run the command; an error that a user can act on is printed without a traceback."""
     try:
         app()
     except OSTError as error:
+        from rich.markup import escape
+
         from flows.display import console
 
-        console.print("[red]error:[/]", str(error), markup=True, highlight=False, soft_wrap=True)
+        console.print("[red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(1)

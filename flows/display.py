@@ -4,6 +4,7 @@ import os
 import sys
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
@@ -50,7 +51,7 @@ class Display:
             return
         console.print(f"[green]✓[/] {stage:<18} {manifest['seconds']:6.1f} s  {_headline(manifest)}", highlight=False)
         for warning in manifest["warnings"]:
-            console.print("  [yellow]![/]", warning, markup=False)
+            console.print("  [yellow]![/]", escape(warning))
 
     def _drop_bar(self, stage: str) -> None:
         if stage in self._bars:

@@ -16,8 +16,10 @@ from tasks.workers import Workers
 class Session:
     """Runs stages that are not up to date, versions what they leave, and records them. Use as a context manager."""
 
-    def __init__(self, root: Path, *, flow_run: str = "", force: bool = False):
+    def __init__(self, root: Path, *, flow_run: str = "", force: bool = False, name: str = "curate", parent: str = ""):
+        """`name` of its MLflow run, which hangs under the run `parent`, if one is given; trials hang there as well."""
         self.root, self.force, self.flow_run = root.resolve(), force, flow_run
+        self._name, self._above = name, parent
         self.params: Params = load_params(self.root / "params.yaml")
         self.display = Display()
         self.reused: list[str] = []
@@ -29,7 +31,7 @@ class Session:
         self._inside.__enter__()
         self._stale = versioning.stale_stages(self.root)
         self._tracker = Tracker(self.root, self.params)
-        self._parent = self._tracker.open(git_state(self.root), "prefect", {"ost.flow_run": self.flow_run})
+        self._parent = self._open()
         self._workers = Workers(self.params.compute.workers, self.display.advance)
         self._workers.__enter__()
         self.display.start()
@@ -58,10 +60,15 @@ class Session:
             return False
         manifest = self._workers.submit(stage, self.root).result()
         versioning.commit(self.root, stage)
-        self._tracker.record(manifest, self._parent, self.flow_run)
+        parent = self._above if self._above and stage.startswith("trial@") else self._parent
+        self._tracker.record(manifest, parent, self.flow_run)
         self.ran.append(stage)
         self.display.finish(stage, manifest)
         return True
+
+    def _open(self) -> str:
+        tags = {"ost.flow_run": self.flow_run}
+        return self._tracker.open(git_state(self.root), "prefect", tags, self._name, self._above)
 
     def raise_first_error(self) -> None:
         """Raise what went wrong first, if anything did: stages behind it only say that they could not start."""

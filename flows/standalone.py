@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from flows.display import Display, console
 from flows.summary import lineage_tree, uses_table
 from ost.config import Score, load_params
@@ -43,7 +45,7 @@ def score_files(
         display.stop()
     write_table(out, scored.table)
     for warning in [*ingested.warnings, *scored.warnings]:
-        console.print("[yellow]![/]", warning, markup=False)
+        console.print("[yellow]![/]", escape(warning))
     for source, counts in ingested.counts.items():
         if counts["quarantined"]:
             console.print(f"{source}: {counts['quarantined']} left out {counts['reasons']}", markup=False)

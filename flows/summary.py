@@ -61,6 +61,45 @@ def show_curation(root: Path, tracking: str) -> None:
         console.print(f"  {what:<25} {where}", highlight=False, soft_wrap=True)
 
 
+def show_comparison(root: Path, name: str) -> None:
+    """Print a comparison's table, and where to look next."""
+    folder = root / "comparisons" / name
+    summary = read_json(folder / "summary.json")
+    for protocol in ("B", "A"):
+        if own := [entry for entry in summary["entries"] if entry["protocol"] == protocol]:
+            console.print(comparison_table(own, f"Protocol {protocol}, {len(summary['seeds'])} seed(s)"))
+    console.print(f"the page: {folder / 'index.html'}", highlight=False, soft_wrap=True)
+
+
+def comparison_table(entries: list[dict], title: str) -> Table:
+    """Entries of a summary: accuracy, gain over Full-SFT and gap recovered with 95 % intervals, and cost."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("arm", no_wrap=True)
+    for name in ("kept", "accuracy", "against Full-SFT", "gap recovered", "choose", "train", "of Full-SFT's cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for entry in entries:
+        gain, gap, ratio = entry["against"].get("full"), entry["gap_recovery"], entry["cost_ratio"]
+        cells = [
+            f"{entry['fraction']:.0%}",
+            f"{entry['accuracy']:.1%}",
+            _with_interval(gain, 100, "+.1f"),
+            _with_interval(gap, 1, ".2f"),
+            f"{entry['select_seconds']:.0f} s",
+            f"{entry['train_seconds']:.0f} s",
+            "" if ratio is None else f"{ratio['mean']:.0%}",
+        ]
+        table.add_row(entry["label"], *cells, style="bold" if entry["arm"].startswith("ost") else "")
+    return table
+
+
+def _with_interval(found: dict | None, scale: float, form: str) -> str:
+    if not found or found["mean"] is None:
+        return ""
+    low, high = found["interval"]
+    reach = "" if low is None else f" ({format(scale * low, form)} … {format(scale * high, form)})"
+    return format(scale * found["mean"], form) + reach
+
+
 def _two(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ost.errors import ConfigError
-from ost.types import Detail, Device, Method, Optimizer, Precision, Ranking, Reduction, Strategy
+from ost.types import Detail, Device, JudgeMode, Method, Optimizer, Precision, Protocol_, Ranking, Reduction, Strategy
 
 Fraction = typing.Annotated[float, Field(gt=0.0, le=1.0)]
 Share = typing.Annotated[float, Field(ge=0.0, le=1.0)]
@@ -69,17 +69,22 @@ class Models(_Section):
 
     target: str = BUILTIN
     proxy: str = BUILTIN
+    judge: str | None = None
+    """The model of the arm `judge`: as above, or the name by which `judge.server` knows it; `builtin` is one that was
+    trained on right answers to all tasks. Null: the base target judges."""
     allow_cross_family: bool = False
     """Accept a proxy of another architecture family than the target's."""
 
 
 class Base(_Section):
-    """Pretraining of the built-in world's two base models, on clean samples of some tasks."""
+    """Pretraining of the built-in world's base models, on clean samples of some tasks."""
 
     tasks: tuple[str, ...] | None = None
     """Kinds of question that the bases learn; null for those that the world is made for."""
     target_steps: Count = 800
     proxy_steps: Count = 800
+    judge_steps: Count = 800
+    """Of the built-in judge: its strength."""
     batch_size: Count = 32
     learning_rate: Rate = 2e-3
 
@@ -183,6 +188,60 @@ class Evaluate(_Section):
     """Compare what follows the last "=" of both texts, or both texts whole."""
 
 
+class Judge(_Section):
+    """LLM-as-a-Judge: how the model `models.judge` is asked."""
+
+    server: str | None = None
+    """Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1; null to judge in this process. Its key
+    is taken from OPENAI_API_KEY."""
+    mode: JudgeMode = "answer"
+    """answer: it answers for itself, and a sample stays if its answer matches; grade: it is shown the answer."""
+    max_tokens: Count = 16
+    """Longest reply."""
+    concurrency: Count = 8
+    """Requests to a server at the same time."""
+    requests_per_minute: int = Field(default=0, ge=0)
+    """Most requests a minute to a server; 0 for no limit."""
+
+
+class Deita(_Section):
+    """DEITA: complexity times quality as a language model rates them, then an embedding-diversity filter."""
+
+    rater: str | None = None
+    """Causal LM that rates: a hub name, a local folder or a GGUF file; null for SmolLM2 from its PyPI package."""
+    embedder: str | None = None
+    """Sentence encoder; null for MiniLM from its PyPI package."""
+    threshold: Share = 0.9
+    """Cosine with a kept sample from which on a sample counts as a repetition."""
+
+
+class Less(_Section):
+    """LESS: Adam-LoRA gradient features, projected, and their cosine with the anchors'."""
+
+    lora_rank: Count = 16
+    dimensions: Count = 4096
+    """Numbers of a projected gradient, a square."""
+
+
+class Compare(_Section):
+    """Which arms `ost compare` trains, how often, and on how much."""
+
+    arms: tuple[str, ...] = ("full", "random", "low-loss", "less", "judge", "ost", "ost-cover", "oracle")
+    """Known arms stand in ost/comparison/arms.py."""
+    fractions: tuple[Fraction, ...] = (0.2, 0.5)
+    """Shares of the pool that each arm keeps, where it does not settle that itself."""
+    protocols: tuple[Protocol_, ...] = ("B", "A")
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """A seed changes all that is drawn: in a built-in world its images, bases, teacher and pool too."""
+
+    @field_validator("arms", "fractions", "protocols", "seeds")
+    @classmethod
+    def _has_some(cls, values: tuple) -> tuple:
+        if not values or len(set(values)) < len(values):
+            raise ValueError("name at least one, and none twice")
+        return values
+
+
 class Compute(_Section):
     """What the machine gives; no stage is re-run because of it."""
 
@@ -221,6 +280,10 @@ class Params(_Section):
     select: Select = Select()
     sft: SFT = SFT()
     evaluate: Evaluate = Evaluate()
+    judge: Judge = Judge()
+    deita: Deita = Deita()
+    less: Less = Less()
+    compare: Compare = Compare()
     compute: Compute = Compute()
     tracking: Tracking = Tracking()
 

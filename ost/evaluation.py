@@ -34,7 +34,7 @@ def evaluate(
     """Answer every benchmark sample greedily and compare with its last message, as `match` says (see `matches`)."""
     predictions = generate(
         checkpoint, benchmark, batch_size=batch_size, max_new_tokens=max_new_tokens, progress=progress
-    )
+    ).texts
     hits: dict[str, list[bool]] = defaultdict(list)
     for sample, text in zip(benchmark, predictions, strict=True):
         hits[sample.task].append(matches(text, sample.answer, match))
@@ -52,6 +52,15 @@ def matches(prediction: str, reference: str, match: str = "final") -> bool:
     return key(prediction) == key(reference)
 
 
+@dataclass(frozen=True)
+class Generated:
+    """What a model said, and how much was read and written."""
+
+    texts: list[str]
+    prompt_tokens: int
+    completion_tokens: int
+
+
 @torch.no_grad()
 def generate(
     checkpoint: Checkpoint,
@@ -62,7 +71,7 @@ def generate(
     temperature: float | None = None,
     seed: int = 0,
     progress: Progress = silent,
-) -> list[str]:
+) -> Generated:
     """The model's answer to each sample's prompt: greedy, or sampled at a temperature from a seed."""
     encoder, model = Encoder(checkpoint), checkpoint.model
     config = model.config
@@ -78,10 +87,13 @@ def generate(
     )
     torch.manual_seed(seed)
     texts: list[str] = []
+    read = written = 0
     for start in range(0, len(samples), batch_size):
         batch = to_device(encoder.prompts(samples[start : start + batch_size]), model.device)
         tokens = model.generate(**batch, **settings, **sampling)
         fresh = tokens[:, batch["input_ids"].shape[1] :]
+        read += int(batch["attention_mask"].sum())
+        written += int((fresh != checkpoint.tokenizer.pad_token_id).sum())
         texts += [text.strip() for text in checkpoint.tokenizer.batch_decode(fresh, skip_special_tokens=True)]
         progress(len(texts), len(samples), "generating")
-    return texts
+    return Generated(texts, read, written)

@@ -29,6 +29,23 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """What AdamW remembers at the end: its running means of the gradient (m) and of its square (v), not bias-corrected.
+
+    By the weights' names in `model.named_parameters()`, on the weights' device; the optimizer's own tensors.
+    """
+
+    first: dict[str, torch.Tensor]
+    second: dict[str, torch.Tensor]
+    betas: tuple[float, float]
+    steps: int
+
+    def corrected_second(self) -> dict[str, torch.Tensor]:
+        """v̂ = v / (1 − β₂ᵗ) of each weight."""
+        return {name: moment / (1 - self.betas[1] ** self.steps) for name, moment in self.second.items()}
+
+
+@dataclass(frozen=True)
 class Trained:
     """What a training run did and cost."""
 
@@ -38,9 +55,7 @@ class Trained:
     loss: float
     """Mean training loss over the last tenth of the steps."""
     cost: Cost
-    second_moment: dict[str, torch.Tensor] = field(repr=False)
-    """AdamW's bias-corrected second moment v̂ = v / (1 − β₂ᵗ) of each trained weight at the end, by its name in
-    `model.named_parameters()` and on the weight's device."""
+    moments: Moments = field(repr=False)
 
 
 def train(checkpoint: Checkpoint, samples: Sequence[Sample], recipe: Recipe, progress: Progress = silent) -> Trained:
@@ -66,18 +81,18 @@ def train(checkpoint: Checkpoint, samples: Sequence[Sample], recipe: Recipe, pro
     tail = trainer.losses[-max(1, recipe.steps // 10) :]
     flops = forward_flops(checkpoint, samples) * (1 + BACKWARD) * recipe.steps * recipe.batch_size
     cost = Cost(watch.seconds, flops)
-    return Trained(recipe.steps, len(samples), sum(tail) / len(tail), cost, _second_moment(trainer))
+    return Trained(recipe.steps, len(samples), sum(tail) / len(tail), cost, _moments(trainer))
 
 
-def _second_moment(trainer: Trainer) -> dict[str, torch.Tensor]:
-    groups = trainer.optimizer.param_groups
-    decay = {id(weight): group["betas"][1] for group in groups for weight in group["params"]}
+def _moments(trainer: Trainer) -> Moments:
     state = trainer.optimizer.state
-    return {
-        name: state[weight]["exp_avg_sq"] / (1 - decay[id(weight)] ** float(state[weight]["step"]))
-        for name, weight in trainer.model.named_parameters()
-        if weight in state
-    }
+    known = {name: state[weight] for name, weight in trainer.model.named_parameters() if weight in state}
+    return Moments(
+        {name: own["exp_avg"] for name, own in known.items()},
+        {name: own["exp_avg_sq"] for name, own in known.items()},
+        trainer.optimizer.param_groups[0]["betas"],
+        round(float(next(iter(known.values()))["step"])),
+    )
 
 
 def _arguments(recipe: Recipe, scratch: str, device: torch.device) -> TrainingArguments:

@@ -12,10 +12,15 @@ from tasks.context import Context, Outcome
 
 PRETRAINING_SAMPLES = 20_000
 
+Role = Literal["target", "proxy", "judge"]
+
+JUDGE_SEED = 1000
+"""Added to the seed for the judge, which is a model of its own although it has the target's sizes."""
+
 
 def base(ctx: Context) -> Outcome:
     """Fetch the named checkpoint, or pretrain the built-in world's own on clean samples of some tasks."""
-    role: Literal["target", "proxy"] = ctx.key
+    role: Role = ctx.key
     name = getattr(ctx.params.models, role)
     watch = Stopwatch()
     if name != BUILTIN:
@@ -26,13 +31,18 @@ def base(ctx: Context) -> Outcome:
     return outcome
 
 
-def _pretrained(ctx: Context, role: Literal["target", "proxy"]) -> tuple[Checkpoint, Outcome]:
-    seed, settings = ctx.params.seed, ctx.params.base
-    spec, steps = (TARGET, settings.target_steps) if role == "target" else (PROXY, settings.proxy_steps)
-    world = WORLDS[ctx.params.world.name]
+def _pretrained(ctx: Context, role: Role) -> tuple[Checkpoint, Outcome]:
+    seed, settings, world = ctx.params.seed, ctx.params.base, WORLDS[ctx.params.world.name]
+    known = settings.tasks or world.KNOWN
+    spec, steps, tasks = {
+        "target": (TARGET, settings.target_steps, known),
+        "proxy": (PROXY, settings.proxy_steps, known),
+        "judge": (TARGET, settings.judge_steps, world.TASKS),
+    }[role]
+    seed += JUDGE_SEED if role == "judge" else 0
     processor = world.processor()
     checkpoint = Checkpoint(build_model(spec, processor, seed), processor)
-    problems = world.draw("pretrain", PRETRAINING_SAMPLES, seed, settings.tasks or world.KNOWN)
+    problems = world.draw("pretrain", PRETRAINING_SAMPLES, ctx.params.seed, tasks)
     recipe = Recipe(steps=steps, batch_size=settings.batch_size, learning_rate=settings.learning_rate, seed=seed)
     trained = train(checkpoint, list(map(world.to_sample, problems)), recipe, ctx.progress)
     return checkpoint, Outcome({"loss": trained.loss}, trained.cost)

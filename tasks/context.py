@@ -28,6 +28,8 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     datasets: dict[str, str] = field(default_factory=dict)
     """Content digest of each sample set that the stage read or made."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """What tells this run from others of its kind, such as the arm; MLflow shows them as parameters."""
 
 
 @dataclass
@@ -79,6 +81,7 @@ class Context:
             "metrics": outcome.metrics,
             "warnings": outcome.warnings,
             "datasets": outcome.datasets,
+            "labels": outcome.labels,
             "seconds": outcome.cost.seconds,
             "flops": outcome.cost.flops,
             "started": started.isoformat(timespec="seconds"),

@@ -11,11 +11,14 @@ from ost.store import read_json, write_json, write_table
 from tasks.context import MANIFEST, Context, Outcome
 from tasks.runs import BASE
 
+FOLDERS = {BASE: "models/target", "judge": "models/judge"}
+"""Models that are evaluated as they came."""
+
 
 def evaluate(ctx: Context) -> Outcome:
     """Accuracy, whole and by task, with every answer kept; beside it what the training took."""
     watch, settings = Stopwatch(), ctx.params.evaluate
-    folder = "models/target" if ctx.key == BASE else f"models/sft/{ctx.key}"
+    folder = FOLDERS.get(ctx.key, f"models/sft/{ctx.key}")
     manifest = read_json(ctx.input(folder + MANIFEST))
     model = load_checkpoint(ctx.input(folder), resolve_device(ctx.params.compute.device))
     benchmark = ctx.samples("data/benchmark.parquet")
@@ -30,7 +33,8 @@ def evaluate(ctx: Context) -> Outcome:
     hits = [matches(text, s.answer, settings.match) for text, s in zip(result.predictions, benchmark, strict=True)]
     predictions = {"id": [sample.id for sample in benchmark], "prediction": result.predictions, "correct": hits}
     write_table(ctx.output(f"evaluations/{ctx.key}.parquet"), pa.table(predictions))
-    record = {"accuracy": result.accuracy, "by_task": result.by_task, **_training({} if ctx.key == BASE else manifest)}
+    training = _training({} if ctx.key in FOLDERS else manifest)
+    record = {"accuracy": result.accuracy, "by_task": result.by_task, **training}
     write_json(ctx.output(f"evaluations/{ctx.key}.json"), record)
     by_task = {f"accuracy/{task or 'untitled'}": value for task, value in result.by_task.items()}
     digests = {"benchmark": content_digest(sample.id for sample in benchmark)}

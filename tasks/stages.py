@@ -12,13 +12,16 @@ from ost.errors import WorkspaceError
 from ost.store import read_json
 from ost.types import Progress, silent
 from tasks.base import base
+from tasks.choose import choose
 from tasks.context import MANIFEST, Context, Outcome
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest
+from tasks.rate import rate_deita, rate_judge, rate_less, rate_loss
 from tasks.report import report
 from tasks.score import score
 from tasks.select import select
 from tasks.sft import sft
+from tasks.trial import trial
 from tasks.warmup import warmup
 from tasks.world import world
 
@@ -32,6 +35,12 @@ STAGES: dict[str, tuple[Callable[[Context], Outcome], str]] = {
     "sft": (sft, "models/sft/{key}" + MANIFEST),
     "evaluate": (evaluate, "evaluations/{key}" + MANIFEST),
     "report": (report, "report/manifest.json"),
+    "rate-loss": (rate_loss, "ratings/loss" + MANIFEST),
+    "rate-less": (rate_less, "ratings/less" + MANIFEST),
+    "rate-deita": (rate_deita, "ratings/deita" + MANIFEST),
+    "rate-judge": (rate_judge, "ratings/judge" + MANIFEST),
+    "choose": (choose, "selections/{key}" + MANIFEST),
+    "trial": (trial, "trials/{key}" + MANIFEST),
 }
 """Each stage's function, and where its manifest goes."""
 

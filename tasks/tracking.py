@@ -33,9 +33,12 @@ class Tracker:
         self.client = MlflowClient(tracking_uri(root, params.tracking.uri))
         self.experiment = self._experiment(params.tracking.experiment)
 
-    def open(self, git: dict, orchestrator: str, tags: dict[str, str] | None = None) -> str:
-        """Start a parent run and return its id; `orchestrator` is `prefect` or `dvc`."""
-        named = {MLFLOW_RUN_NAME: f"curate ({orchestrator})", "ost.orchestrator": orchestrator}
+    def open(
+        self, git: dict, orchestrator: str, tags: dict[str, str] | None = None, name: str = "curate", parent: str = ""
+    ) -> str:
+        """Start a run that others hang under, and return its id; `orchestrator` is `prefect` or `dvc`."""
+        named = {MLFLOW_RUN_NAME: f"{name} ({orchestrator})", "ost.orchestrator": orchestrator}
+        named |= {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
         return self.client.create_run(self.experiment, tags=named | _git_tags(git) | (tags or {})).info.run_id
 
     def join(self, git: dict, orchestrator: str, params_digest: str) -> str:
@@ -55,10 +58,24 @@ class Tracker:
         """Say in the parent run which stages were up to date and not run again."""
         self.client.set_tag(parent, "ost.reused", ", ".join(stages))
 
+    def log_summary(self, run_id: str, summary: dict, folder: Path) -> None:
+        """What a comparison found, in its own run: figures of each subset, and the files to look at."""
+        figures = {}
+        for entry in summary["entries"]:
+            name = f"{entry['subset']}-{entry['protocol']}"
+            figures[f"accuracy/{name}"] = entry["accuracy"]
+            if entry["gap_recovery"]:
+                figures[f"gap_recovery/{name}"] = entry["gap_recovery"]["mean"]
+        now = int(datetime.datetime.now(datetime.UTC).timestamp() * 1000)
+        self.client.log_batch(run_id, [Metric(name, value, now, 0) for name, value in figures.items()])
+        for file in ("summary.json", "metrics/arms.json", "accuracy.png", "cost.png", "index.html"):
+            self.client.log_artifact(run_id, str(folder / file))
+
     def record(self, manifest: dict, parent: str, flow_run: str = "") -> str:
         """Make a finished stage a child run, from its manifest: params, metrics, digests, datasets, artifacts."""
         stage = manifest["stage"]
-        tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: stage, "ost.stage": stage, "ost.flow_run": flow_run}
+        tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: _name(manifest)}
+        tags |= {"ost.stage": stage, "ost.flow_run": flow_run}
         run = self.client.create_run(self.experiment, tags=tags | _git_tags(manifest["git"])).info
         self._log_batch(run.run_id, manifest)
         self._log_datasets(run.run_id, manifest)
@@ -116,7 +133,9 @@ class Tracker:
         started = int(datetime.datetime.fromisoformat(manifest["started"]).timestamp() * 1000)
         numbers = {**manifest["metrics"], "seconds": manifest["seconds"], "flops": manifest["flops"]}
         metrics = [Metric(name, value, started, 0) for name, value in numbers.items()]
-        params = [Param(name, value) for name, value in _flat(manifest["params"])]
+        params = [
+            Param(name, value) for name, value in [*_flat(manifest["params"]), *manifest.get("labels", {}).items()]
+        ]
         digests = [
             RunTag(f"dvc.{way}.{path}", digest)
             for way, side in (("in", "inputs"), ("out", "outputs"))
@@ -181,6 +200,12 @@ def tracking_uri(root: Path, configured: str) -> str:
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         return f"sqlite:///{(root / uri.removeprefix('sqlite:///')).resolve()}"
     return uri
+
+
+def _name(manifest: dict) -> str:
+    """The stage; a trial by what it trains on, and its seed."""
+    kind, _, key = manifest["stage"].partition("@")
+    return f"{key}, seed {manifest['seed']}" if kind == "trial" else manifest["stage"]
 
 
 def _git_tags(git: dict) -> dict[str, str]:

@@ -1,6 +1,16 @@
 """The report: what a curation found, as one HTML page that needs nothing but itself."""
 
 from ost.report.charts import chart_png, strategies_png
+from ost.report.comparison import accuracies_png, comparison_page, costs_png
 from ost.report.page import Example, ReportData, render
 
-__all__ = ["Example", "ReportData", "chart_png", "render", "strategies_png"]
+__all__ = [
+    "Example",
+    "ReportData",
+    "accuracies_png",
+    "chart_png",
+    "comparison_page",
+    "costs_png",
+    "render",
+    "strategies_png",
+]

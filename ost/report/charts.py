@@ -98,7 +98,7 @@ def accuracy_chart(arms: Sequence[Mapping]) -> Figure:
     """Bars: accuracy by arm, one bar a protocol, a whisker from the lowest to the highest seed."""
     shown = standings(arms)
     colours, names = _colours(shown), list(dict.fromkeys(standing.label for standing in shown))
-    figure, axes = _canvas(1.15 + 0.56 * len(names))
+    figure, axes = canvas(1.15 + 0.56 * len(names))
     for place, name in enumerate(names):
         own = [standing for standing in shown if standing.label == name]
         for nth, standing in enumerate(own):
@@ -124,9 +124,9 @@ def cost_chart(arms: Sequence[Mapping]) -> Figure:
     """Points: accuracy against all seconds that an arm took; a line joins the protocols of one arm."""
     shown = [standing for standing in standings(arms) if np.isfinite(standing.mean["total_seconds"])]
     colours = _colours(shown)
-    seconds, unit = _time_unit(max((standing.mean["total_seconds"] for standing in shown), default=0.0))
+    seconds, unit = time_unit(max((standing.mean["total_seconds"] for standing in shown), default=0.0))
     points = [(standing.mean["total_seconds"] / seconds, 100 * standing.accuracy) for standing in shown]
-    figure, axes = _canvas(3.5)
+    figure, axes = canvas(3.5)
     for name, colour in colours.items():
         own = [point for standing, point in zip(shown, points, strict=True) if standing.label == name]
         axes.plot(*zip(*own, strict=True), color=colour, linewidth=1.2, alpha=0.6, zorder=1)
@@ -154,7 +154,7 @@ def utility_chart(utility: np.ndarray, wrong: np.ndarray | None = None) -> Figur
     values = np.clip(utility[finite], edges[0], edges[-1])
     parts = [values] if wrong is None else [values[~wrong[finite]], values[wrong[finite]]]
     colours = [LIGHT["right"], LIGHT["wrong"]]
-    figure, axes = _canvas(3.0)
+    figure, axes = canvas(3.0)
     if edges[0] < 0:
         axes.axvspan(edges[0], min(0.0, edges[-1]), color=LIGHT["wrong"], alpha=0.14, linewidth=0, zorder=0)
     axes.hist(parts, edges, stacked=True, color=colours[: len(parts)], linewidth=0)
@@ -202,7 +202,7 @@ def strategies_png(summary: Sequence[Mapping], path: str | Path) -> None:
     """
     most = max((len(entry["accuracies"]) for entry in summary), default=0)
     summary = [entry for entry in summary if len(entry["accuracies"]) == most]
-    figure, axes = _canvas(3.4)
+    figure, axes = canvas(3.4)
     top = {entry["fraction"]: entry["accuracy"] for entry in summary if entry["strategy"] == "top"}
     colours = dict(
         zip(("cover", "vote", "quota", "top", "random"), ("ost", "wide", "violet", "full", "random"), strict=True)
@@ -226,7 +226,7 @@ def strategies_png(summary: Sequence[Mapping], path: str | Path) -> None:
         figure.savefig(part, format="png", dpi=200, facecolor="white", metadata={"Software": None})
 
 
-def _canvas(height: float) -> tuple[Figure, Axes]:
+def canvas(height: float) -> tuple[Figure, Axes]:
     """Figure of `height` inches, narrow enough to be read on a phone, and its axes without a frame."""
     style = {"font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False}
     tints = dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), LIGHT["muted"])
@@ -297,6 +297,6 @@ def _edges(values: np.ndarray, bars: int = 48) -> np.ndarray:
     return width * np.arange(np.floor(low / width), np.ceil(high / width) + 1)
 
 
-def _time_unit(most: float) -> tuple[float, str]:
+def time_unit(most: float) -> tuple[float, str]:
     """Seconds in the unit that suits the largest value, and the unit's name."""
     return (3600.0, "hours") if most >= 2 * 3600 else (60.0, "minutes") if most >= 300 else (1.0, "seconds")

@@ -71,7 +71,7 @@ def render(data: ReportData) -> str:
     """The page as one HTML text that asks for nothing from outside; the same text for the same data."""
     shown = standings(data.arms)
     page = (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             data=data,
@@ -84,7 +84,7 @@ def render(data: ReportData) -> str:
             negative=int((data.utility < 0).sum()),
             examples=[(name, [_view(example) for example in getattr(data, name)]) for name in ("useful", "harmful")],
             purity=_purity(data.audit, shown),
-            palettes={"light": charts.LIGHT, "dark": charts.DARK},
+            palettes=palettes(),
         )
     )
     # A text may hold half a surrogate pair, which no file can.
@@ -285,11 +285,21 @@ def _tied(text: str) -> Markup:
     return Markup(re.sub(kept, r'<span class="tied">\g<0></span>', str(escape(text))))
 
 
-def _environment() -> jinja2.Environment:
-    source = importlib.resources.files("ost.report").joinpath("page.html").read_text(encoding="utf-8")
-    loader = jinja2.DictLoader({"page.html": source})
+def palettes() -> dict[str, dict[str, str]]:
+    """Colours of the pages, by day and by night."""
+    return {"light": charts.LIGHT, "dark": charts.DARK}
+
+
+def environment() -> jinja2.Environment:
+    """The templates of this folder; what they are given is escaped."""
+    folder = importlib.resources.files("ost.report")
+    sources = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".html")}
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.DictLoader(sources),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, tied=_tied, count=count, duration=duration, flops=flops)
     return environment

@@ -31,8 +31,11 @@ class Outer:
             return ((self.x @ directions[0].flatten(1).T.to(self.x.dtype)) * self.delta).sum(
                 dim=(1, 2), dtype=torch.float64
             )[:, None]
-        gradient = torch.bmm(self.delta.transpose(1, 2), self.x).flatten(1).to(directions.dtype)
-        return (gradient @ directions.flatten(1).T).double()
+        return (self.dense().flatten(1).to(directions.dtype) @ directions.flatten(1).T).double()
+
+    def dense(self) -> Tensor:
+        """The B gradients themselves, (B, o, i)."""
+        return torch.bmm(self.delta.transpose(1, 2), self.x)
 
 
 @dataclass(frozen=True)

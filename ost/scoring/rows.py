@@ -28,13 +28,13 @@ def rows_of(scorer: Scorer, samples: Sequence[Sample], advance: Callable[[int], 
     columns = {
         "id": pa.array([sample.id for sample in samples]),
         "task": pa.array([sample.task for sample in samples]),
-        "by_cell": _lists(column("utility")),
+        "by_cell": lists(column("utility")),
         "loss": pa.array(column("loss")),
         "tokens": pa.array(column("tokens").astype(np.int32)),
         "length": pa.array(column("length").astype(np.int32)),
     }
     if scorer.settings.sketches:
-        columns["sketch"] = _lists(column("sketch").astype(np.float16))
+        columns["sketch"] = lists(column("sketch").astype(np.float16))
     return pa.table(columns)
 
 
@@ -44,5 +44,6 @@ def matrix(rows: pa.Table, name: str) -> np.ndarray:
     return column.flatten().to_numpy().reshape(len(rows), -1)
 
 
-def _lists(values: np.ndarray) -> pa.FixedSizeListArray:
+def lists(values: np.ndarray) -> pa.FixedSizeListArray:
+    """An array (N, d) as a column of lists."""
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])

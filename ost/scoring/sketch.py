@@ -29,6 +29,11 @@ class Sketcher:
         right = form.x.float() @ self._random(name, "right", form.x)
         return torch.bmm(left.transpose(1, 2), right).flatten(1)
 
+    def project(self, name: str, matrices: Tensor) -> Tensor:
+        """(B, k²) of B matrices (B, o, i) by the same signs, for what is no product of two activations."""
+        left, right = self._random(name, "left", matrices.mT), self._random(name, "right", matrices)
+        return (left.T @ matrices.float() @ right).flatten(1)
+
     def _random(self, name: str, side: str, like: Tensor) -> Tensor:
         key = (name, like.shape[-1], side)
         if key not in self._signs:

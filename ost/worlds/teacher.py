@@ -49,7 +49,7 @@ def answer_pool(
     else:
         teacher = train_teacher(world, settings, base, seed, progress)
         questions = list(map(world.to_sample, problems))
-        texts = generate(teacher, questions, temperature=settings.temperature, seed=seed)
+        texts = generate(teacher, questions, temperature=settings.temperature, seed=seed).texts
     samples = [world.to_sample(problem, text) for problem, text in zip(problems, texts, strict=True)]
     wrong = [text != world.answer(problem) for problem, text in zip(problems, texts, strict=True)]
     return samples, wrong

@@ -24,7 +24,7 @@ def warmed(base: Path, seed: int = 0) -> Checkpoint:
     proxy = load_checkpoint(base)
     add_adapter(proxy.model, rank=4, seed=seed)
     trained = train(proxy, drawn("pool", 64), Recipe(steps=8, batch_size=8, learning_rate=5e-3))
-    proxy.second_moment = trained.second_moment
+    proxy.second_moment = trained.moments.corrected_second()
     return proxy
 
 
@@ -200,7 +200,7 @@ def test_after_one_step_the_second_moment_is_the_clipped_gradient_squared(fresh)
     own.model.train()
     own.model(**Encoder(own).training(samples)).loss.backward()
     torch.nn.utils.clip_grad_norm_(own.model.parameters(), 1.0)
-    found = train(copy_of(fresh), samples, Recipe(steps=1, batch_size=8, learning_rate=1e-3)).second_moment
+    found = train(copy_of(fresh), samples, Recipe(steps=1, batch_size=8, learning_rate=1e-3)).moments.corrected_second()
     assert set(found) == {name for name, _ in own.model.named_parameters()}
     for name, weight in own.model.named_parameters():
         torch.testing.assert_close(found[name], weight.grad.square(), rtol=1e-3, atol=1e-9)

@@ -12,7 +12,7 @@ from torch import nn
 from ost.data import Sample, chat
 from ost.encoding import IGNORE, Encoder, decode, to_device
 from ost.errors import DataError, TrainingError
-from ost.evaluation import evaluate, generate, matches
+from ost.evaluation import Generated, evaluate, generate, matches
 from ost.models import Checkpoint
 from ost.training import Recipe, Trained, train
 
@@ -185,7 +185,7 @@ def test_the_second_moment_is_that_of_adamw_run_by_hand(fresh, lessons, monkeypa
             return dict(batches[-1])
 
     monkeypatch.setattr("ost.training.Encoder", Recorder)
-    found = trained(fresh, lessons, steps=steps)[1].second_moment
+    found = trained(fresh, lessons, steps=steps)[1].moments.corrected_second()
     names = [name for name, _ in own.model.named_parameters()]
     assert "lm_head.weight" not in names and set(found) == set(names), "a tied weight has one name"
     weights = list(own.model.train().parameters())
@@ -262,7 +262,7 @@ def test_matching_is_an_equivalence_that_whole_refines(text, other, thought):
 def test_accuracy_counts_what_matches_whole_and_by_task(fresh, monkeypatch):
     benchmark = drawn("benchmark", 8)
     said = [sample.answer if index in (0, 1, 4) else "?" for index, sample in enumerate(benchmark)]
-    monkeypatch.setattr("ost.evaluation.generate", lambda *args, **kwargs: said)
+    monkeypatch.setattr("ost.evaluation.generate", lambda *args, **kwargs: Generated(said, 0, 0))
     result = evaluate(fresh, benchmark)
     assert [sample.task for sample in benchmark[:4]] == ["sum", "difference", "product", "maximum"]
     assert result.accuracy == 3 / 8
@@ -272,9 +272,9 @@ def test_accuracy_counts_what_matches_whole_and_by_task(fresh, monkeypatch):
 
 def test_answers_do_not_depend_on_the_batch(proxy):
     samples = [*drawn("benchmark", 5), *other_forms()]
-    together = generate(proxy, samples, max_new_tokens=8)
-    assert together == generate(proxy, samples, max_new_tokens=8, batch_size=2)
-    assert together[::-1] == generate(proxy, samples[::-1], max_new_tokens=8, batch_size=1)
+    together = generate(proxy, samples, max_new_tokens=8).texts
+    assert together == generate(proxy, samples, max_new_tokens=8, batch_size=2).texts
+    assert together[::-1] == generate(proxy, samples[::-1], max_new_tokens=8, batch_size=1).texts
 
 
 def test_greedy_answers_are_the_models_own_first_choice(proxy):
@@ -293,12 +293,14 @@ def test_greedy_answers_are_the_models_own_first_choice(proxy):
             logits[[image, proxy.processor.video_token_id]] = -math.inf
             said.append(int(logits.argmax()))
         expected = proxy.tokenizer.decode(said, skip_special_tokens=True).strip()
-        assert generate(proxy, [sample], max_new_tokens=6) == [expected]
+        assert generate(proxy, [sample], max_new_tokens=6).texts == [expected]
 
 
 def test_sampling_follows_its_seed(fresh):
     samples = drawn("benchmark", 3)
-    first, again, other = (generate(fresh, samples, temperature=1.0, seed=seed, max_new_tokens=6) for seed in (0, 0, 1))
+    first, again, other = (
+        generate(fresh, samples, temperature=1.0, seed=seed, max_new_tokens=6).texts for seed in (0, 0, 1)
+    )
     assert first == again
     assert first != other
 
@@ -327,6 +329,6 @@ def test_a_model_that_wants_to_say_an_image_still_answers_in_words(kind, tempera
 
     emitted, original = [], obsessed.model.generate
     monkeypatch.setattr(obsessed.model, "generate", lambda **given: emitted.append(original(**given)) or emitted[-1])
-    texts = generate(obsessed, drawn("benchmark", 2), max_new_tokens=5, temperature=temperature)
+    texts = generate(obsessed, drawn("benchmark", 2), max_new_tokens=5, temperature=temperature).texts
     assert len(texts) == 2
     assert not (emitted[0][:, batch["input_ids"].shape[1] :] == token).any()

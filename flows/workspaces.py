@@ -1,0 +1,129 @@
+"""Workspaces of a comparison: one a seed, each with a pipeline of its own that DVC keeps up to date."""
+
+import shutil
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from flows.parameters import set_params
+from ost.comparison import ARMS, RATINGS, plan
+from ost.config import Params, load_params
+from ost.store import publish
+from tasks import versioning
+
+OWN = ("selections", "trials", "evaluations")
+"""Folders that a workspace does not take over from another."""
+
+
+def prepare(folder: Path, origin: Path, assignments: list[str], like: Path | None = None) -> Params:
+    """Make a comparison's folder, or bring its parameters up to date, and return them.
+
+    Its params.yaml starts as that of the workspace `origin`, or of another comparison `like`, whose results are taken
+    over. `assignments` such as `sft.steps=400` are made in it, and stay.
+    """
+    file = folder / "params.yaml"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile((like or origin) / "params.yaml", file)
+        set_params(file, [] if like else _absolute(origin))
+    set_params(file, assignments)
+    return load_params(file)
+
+
+def seed_workspace(folder: Path, seed: int, pipeline: Path, like: Path | None = None) -> Path:
+    """The workspace of one seed, its parameters and stages those of the comparison; DVC knows what is up to date."""
+    workspace = folder / f"seed-{seed}"
+    if not (workspace / ".dvc").exists():
+        _make(workspace, like / f"seed-{seed}" if like else None)
+    shutil.copyfile(folder / "params.yaml", workspace / "params.yaml")
+    set_params(workspace / "params.yaml", [f"seed={seed}"])
+    _write_stages(workspace / "dvc.yaml", pipeline, load_params(workspace / "params.yaml"))
+    return workspace
+
+
+def _make(workspace: Path, like: Path | None) -> None:
+    if like and like.exists():
+        shutil.copytree(like, workspace, ignore=shutil.ignore_patterns(*OWN, "tmp"))
+        return
+    workspace.mkdir(parents=True)
+    versioning.init(workspace)
+
+
+def _absolute(origin: Path) -> list[str]:
+    """Assignments that make the relative paths of a workspace's params.yaml hold elsewhere."""
+    params = load_params(origin / "params.yaml")
+    named = {f"data.{name}": getattr(params.data, name) for name in ("pool", "anchors", "benchmark", "truth")}
+    named |= {f"models.{name}": getattr(params.models, name) for name in ("target", "proxy", "judge")}
+    named |= {f"deita.{name}": getattr(params.deita, name) for name in ("rater", "embedder")}
+    found = [
+        f"{name}={(origin / path).resolve()}"
+        for name, path in named.items()
+        if path and not path.startswith("world/") and (origin / path).exists()
+    ]
+    uri = params.tracking.uri
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        found.append(f"tracking.uri=sqlite:///{(origin / uri.removeprefix('sqlite:///')).resolve()}")
+    return found
+
+
+def _write_stages(path: Path, pipeline: Path, params: Params) -> None:
+    """The stages up to the scores as the pipeline has them, then the ratings, choices and trials of the comparison."""
+    yaml = YAML(typ="safe")
+    known = yaml.load(pipeline.read_text())["stages"]
+    trials = plan(params.compare)
+    subsets = {trial.subset.key: trial.subset for trial in trials}
+    ratings = {ARMS[subset.arm].rating for subset in subsets.values()}
+    used = {stage for rating in ratings for stage in RATINGS[rating].stages}
+    stages = {name: known[name] for name in ("world", "base", "ingest", "warmup", "score") if name in known}
+    stages["base"]["matrix"]["role"] = roles(params)
+    stages |= {name: stage for name, stage in _rating_stages(params).items() if name in used}
+    stages["choose"] = _each(
+        {key: {"rating": RATINGS[ARMS[subset.arm].rating].table} for key, subset in subsets.items()},
+        "choose",
+        deps=["${item.rating}"],
+        params=["seed", "select.by", "deita.threshold"],
+        outs=["selections/${key}.parquet", "selections/${key}.manifest.json"],
+    )
+    stages["trial"] = _each(
+        {trial.key: {"subset": trial.subset.key} for trial in trials},
+        "trial",
+        deps=["data/pool.parquet", "data/benchmark.parquet", "models/target", "selections/${item.subset}.parquet"],
+        params=["seed", "sft", "evaluate"],
+        outs=["trials/${key}.json", "trials/${key}.manifest.json"],
+    )
+    judged = {"judge": {"model": "models/judge"}} if "judge" in roles(params) else {}
+    evaluated = {"base": {"model": "models/target"}} | judged
+    stages["evaluate"] = {"foreach": evaluated, "do": known["evaluate"]["do"]}
+    with publish(path) as part, part.open("w") as stream:
+        yaml.dump({"stages": stages}, stream)
+
+
+def roles(params: Params) -> list[str]:
+    """The base checkpoints that a comparison needs."""
+    judged = "judge" in params.compare.arms and params.models.judge and not params.judge.server
+    return ["target", "proxy", *(["judge"] if judged else [])]
+
+
+def _each(items: dict[str, dict], stage: str, **rest: list[str]) -> dict:
+    return {"foreach": items, "do": {"cmd": f"python -m flows.stage {stage}@${{key}}", **rest}}
+
+
+def _rating_stages(params: Params) -> dict[str, dict]:
+    pool, anchors = "data/pool.parquet", "data/anchors.parquet"
+    warmup = ["seed", "warmup", "sft.steps", "sft.batch_size", "score.batch_size"]
+    judge = "models/judge" if "judge" in roles(params) else "models/target"
+    needs = {
+        "loss": ([pool, "models/proxy", "models/proxy-warm"], ["score.batch_size"]),
+        "less": ([pool, anchors, "models/proxy"], ["less", *warmup]),
+        "deita": ([pool], ["deita"]),
+        "judge": ([pool, anchors, judge], ["models.judge", "judge", "evaluate.match", "evaluate.batch_size"]),
+    }
+    return {
+        f"rate-{name}": {
+            "cmd": f"python -m flows.stage rate-{name}",
+            "deps": deps,
+            "params": read,
+            "outs": [f"ratings/{name}.parquet", f"ratings/{name}.manifest.json"],
+        }
+        for name, (deps, read) in needs.items()
+    }

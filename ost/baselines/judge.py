@@ -1,0 +1,103 @@
+"""LLM-as-a-Judge by rejection sampling: a model answers or grades, and a sample stays where it agrees.
+
+The paper's own rival arm (arXiv:2605.07488, its comparison): a 235B model kept about 81 % of the pool.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ost.cost import forward_flops
+from ost.data import Sample, chat
+from ost.evaluation import generate, matches
+from ost.models import Checkpoint
+from ost.types import JudgeMode, Progress, silent
+
+GRADING = (
+    "Question: {question}\n\nProposed answer: {answer}\n\n"
+    "Is the proposed answer right? Work it out for yourself first, then end with one word: yes or no."
+)
+"""What a grading judge is asked, beside the sample's images."""
+
+
+class Chat(Protocol):
+    """A model that completes chat turns: in this process, or behind a server."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    def complete(self, samples: Sequence[Sample], progress: Progress = silent) -> list[str]:
+        """The model's own last message for each sample, whose own last message it never sees."""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a judge said of N samples."""
+
+    replies: list[str]
+    agrees: np.ndarray
+    """(N,) bool."""
+
+    @property
+    def share(self) -> float:
+        """Share of the samples that it agrees with."""
+        return float(self.agrees.mean())
+
+
+def judge(
+    samples: Sequence[Sample], model: Chat, mode: JudgeMode, match: str = "final", progress: Progress = silent
+) -> Verdicts:
+    """Whether the model agrees with each sample's answer.
+
+    `answer`: it answers for itself, and agrees where its answer matches (see `ost.evaluation.matches`).
+    `grade`: it is shown the answer and asked; a reply that holds neither yes nor no is no agreement.
+    """
+    if mode == "answer":
+        replies = model.complete(samples, progress)
+        pairs = zip(replies, samples, strict=True)
+        return Verdicts(
+            replies, np.array([matches(reply, sample.answer, match) for reply, sample in pairs], dtype=bool)
+        )
+    replies = model.complete([_graded(sample) for sample in samples], progress)
+    return Verdicts(replies, np.array([_says_yes(reply) for reply in replies], dtype=bool))
+
+
+class LocalChat:
+    """A checkpoint in this process, answering greedily."""
+
+    def __init__(self, checkpoint: Checkpoint, batch_size: int = 250, max_new_tokens: int = 16):
+        self.checkpoint, self.batch_size, self.max_new_tokens = checkpoint, batch_size, max_new_tokens
+        self.prompt_tokens = self.completion_tokens = 0
+        self.flops = 0.0
+        """A forward pass over each prompt, and twice the parameters for each token that is written."""
+
+    def complete(self, samples: Sequence[Sample], progress: Progress = silent) -> list[str]:
+        """See `Chat.complete`."""
+        said = generate(
+            self.checkpoint,
+            samples,
+            batch_size=self.batch_size,
+            max_new_tokens=self.max_new_tokens,
+            progress=progress,
+        )
+        self.prompt_tokens += said.prompt_tokens
+        self.completion_tokens += said.completion_tokens
+        parameters = sum(weight.numel() for weight in self.checkpoint.model.parameters())
+        self.flops += forward_flops(self.checkpoint, samples) * len(samples) + 2 * parameters * said.completion_tokens
+        return said.texts
+
+
+def _graded(sample: Sample) -> Sample:
+    """The question of grading a sample, as a sample; its last message stands in for the reply."""
+    question = GRADING.format(question=sample.question, answer=sample.answer)
+    return Sample(sample.images, chat(question, "", images=len(sample.images)), sample.task)
+
+
+def _says_yes(reply: str) -> bool:
+    """Whether the last yes or no of a reply is a yes."""
+    words = [
+        word for word in "".join(c if c.isalpha() else " " for c in reply.lower()).split() if word in ("yes", "no")
+    ]
+    return bool(words) and words[-1] == "yes"

@@ -1,0 +1,100 @@
+"""LESS (Xia et al. 2024, arXiv:2402.04333): samples whose Adam step points where the anchors' gradient points.
+
+Of a proxy whose LoRA adapter was warmed up with Adam, the feature of a pool sample is the update that Adam would make
+of its gradient (section 2 there), the feature of an anchor its plain gradient; both are projected at random. A sample's
+score is its largest cosine with a task's mean feature over the anchors (section 4). One checkpoint is used, the one
+that the warm-up ends with, as every other arm has one proxy.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ost.config import Score
+from ost.cost import BACKWARD, Cost, Stopwatch, forward_flops
+from ost.data import Sample
+from ost.encoding import Batch
+from ost.models import Checkpoint
+from ost.scoring.hooks import Ear
+from ost.scoring.layers import Form
+from ost.scoring.rows import matrix, rows_of
+from ost.scoring.scorer import Chunk, Scorer
+from ost.scoring.sketch import Sketcher
+from ost.training import Moments
+from ost.types import Progress, silent
+
+EPSILON = 1e-8
+"""Adam's."""
+
+Update = Callable[[str, Tensor], Tensor]
+"""A weight's name and its B gradients, (B, o, i) → what is projected of them."""
+
+
+def less(
+    pool: Sequence[Sample],
+    anchors: Sequence[Sample],
+    proxy: Checkpoint,
+    moments: Moments,
+    *,
+    dimensions: int = 4096,
+    batch_size: int = 64,
+    progress: Progress = silent,
+) -> tuple[np.ndarray, Cost]:
+    """Scores (N,), higher being better, and the cost, from a proxy with a warmed-up adapter and its Adam state.
+
+    `dimensions`: numbers of a projected gradient, a square (the paper: 8,192). Raises ModelError where the proxy cannot
+    be scored with.
+    """
+    watch, passes = Stopwatch(), (len(pool) + len(anchors)) * (1 + BACKWARD)
+    settings = Score(detail="groups", optimizer="sgd", sketch=0, checks=0, batch_size=batch_size)
+    scorer = _LessScorer(proxy, anchors, settings, moments, Sketcher(dimensions))
+    rows = rows_of(scorer, pool, lambda done: progress(done, len(pool), "gradient features"))
+    return matrix(rows, "by_cell").max(axis=1), Cost(watch.seconds, forward_flops(proxy, pool) * passes)
+
+
+class _LessScorer(Scorer):
+    """Cosines of each sample's projected Adam update with the projected mean gradient of each task's anchors."""
+
+    def __init__(self, proxy, anchors, settings: Score, moments: Moments, sketcher: Sketcher):
+        self._moments, self._sketcher = moments, sketcher
+        super().__init__(proxy, anchors, settings)
+
+    def prepare(self) -> None:
+        """The feature of each task, (D, d), of length one."""
+        self._ear = Ear(self.proxy.model, self.weights)
+        tasks = []
+        for members in self.cells.members:
+            own = [self._features(part, self.encode(part), _gradient)[0] for part in self.anchor_batches(members)]
+            tasks.append(torch.cat(own).mean(dim=0))
+        self._tasks = torch.nn.functional.normalize(torch.stack(tasks).double(), dim=1)
+
+    def score_batch(self, samples: Sequence[Sample], batch: Batch) -> Chunk:
+        """One forward and one backward pass."""
+        features, losses, tokens = self._features(samples, batch, self._adam)
+        cosines = torch.nn.functional.normalize(features.double(), dim=1) @ self._tasks.T
+        return self.chunk(cosines, losses, tokens, batch)
+
+    def _features(self, samples: Sequence[Sample], batch: Batch, update: Update) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected updates (B, d), losses (B,) and answer tokens (B,)."""
+        parts: list[Tensor] = []
+
+        def report(name: str, form: Form) -> None:
+            parts.append(self._sketcher.project(name, update(name, form.dense())))
+
+        with self._ear.listening(samples, batch, report):
+            losses, tokens = self.losses(batch)
+            losses.sum().backward()
+        return torch.stack(parts).sum(dim=0), losses.detach(), tokens
+
+    def _adam(self, name: str, gradients: Tensor) -> Tensor:
+        """The step that Adam would take on each sample alone, from where the warm-up left its state."""
+        (beta1, beta2), after = self._moments.betas, self._moments.steps + 1
+        first = torch.lerp(self._moments.first[name], gradients, 1 - beta1) / (1 - beta1**after)
+        second = torch.lerp(self._moments.second[name], gradients.square(), 1 - beta2) / (1 - beta2**after)
+        return first / (second.sqrt() + EPSILON)
+
+
+def _gradient(name: str, gradients: Tensor) -> Tensor:
+    return gradients

@@ -1,0 +1,209 @@
+"""The arms by name: what each has to know about the pool, and how it chooses by that."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ost.baselines.deita import diverse
+from ost.config import Compare, Params
+from ost.errors import ConfigError
+from ost.scoring import matrix
+from ost.selection import KEPT, NOT_DRAWN, select
+from ost.types import Protocol_, Strategy
+
+WARMUP = "models/proxy-warm.manifest.json"
+
+CUT = "score below the cut"
+REPETITION = "its embedding is like a kept sample's"
+DISAGREES = "the judge does not agree with its answer"
+WRONG = "its answer is wrong"
+
+
+@dataclass(frozen=True)
+class Rating:
+    """What an arm has to know about each sample before it can choose."""
+
+    table: str
+    """Path in the workspace."""
+    stages: tuple[str, ...] = ()
+    """The stages that make the table, last, and what it rests on."""
+    manifests: tuple[str, ...] = ()
+    """Manifests of all work that the rating took: what choosing costs."""
+
+
+RATINGS: dict[str, Rating] = {
+    "none": Rating("data/pool.parquet"),
+    "utility": Rating("scores/utility.parquet", ("warmup", "score"), (WARMUP, "scores/manifest.json")),
+    "loss": Rating("ratings/loss.parquet", ("warmup", "rate-loss"), (WARMUP, "ratings/loss.manifest.json")),
+    "less": Rating("ratings/less.parquet", ("rate-less",), ("ratings/less.manifest.json",)),
+    "deita": Rating("ratings/deita.parquet", ("rate-deita",), ("ratings/deita.manifest.json",)),
+    "judge": Rating("ratings/judge.parquet", ("rate-judge",), ("ratings/judge.manifest.json",)),
+    "truth": Rating("data/truth.parquet"),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to choose training samples."""
+
+    label: str
+    """What a person calls it; {share} is where the kept share goes."""
+    rating: str
+    choose: Callable[[pa.Table, float, Params], pa.Table]
+    """Rating, fraction and settings → selection table `id, rank, reason`."""
+    whole: bool = False
+    """Whether it settles itself how much it keeps."""
+
+
+def _draw(table: pa.Table, fraction: float, params: Params) -> pa.Table:
+    """The same for the same seed whatever the pool's order."""
+    return _selection(table, _drawn(table, fraction, params), NOT_DRAWN)
+
+
+def _by_utility(table: pa.Table, fraction: float, params: Params, strategy: Strategy) -> pa.Table:
+    return select(table, fraction, strategy, params.select.by)
+
+
+def _by_score(table: pa.Table, fraction: float, params: Params) -> pa.Table:
+    return _selection(table, _ranked(table)["id"].to_pylist()[: _size(table, fraction)], CUT)
+
+
+def _deita(table: pa.Table, fraction: float, params: Params) -> pa.Table:
+    ranked = _ranked(table)
+    embeddings = matrix(ranked, "embedding").astype(np.float32)
+    kept = diverse(embeddings, _size(table, fraction), params.deita.threshold)
+    passed = set(ranked["id"].to_pylist()[: max(kept, default=-1) + 1])
+    ids = ranked["id"].take(kept).to_pylist()
+    return _selection(table, ids, CUT, dict.fromkeys(passed, REPETITION))
+
+
+def _agreed(table: pa.Table, fraction: float, params: Params) -> pa.Table:
+    return _selection(table, table.filter(table["agrees"])["id"].to_pylist(), DISAGREES)
+
+
+def _right(table: pa.Table, fraction: float, params: Params) -> pa.Table:
+    return _selection(table, table.filter(pc.invert(table["wrong"]))["id"].to_pylist(), WRONG)
+
+
+def _right_drawn(table: pa.Table, fraction: float, params: Params) -> pa.Table:
+    right = table.filter(pc.invert(table["wrong"]))
+    kept = _drawn(right, min(1.0, fraction * len(table) / max(len(right), 1)), params)
+    return _selection(table, kept, WRONG, dict.fromkeys(right["id"].to_pylist(), NOT_DRAWN))
+
+
+ARMS: dict[str, Arm] = {
+    "full": Arm("Full-SFT", "none", _draw, whole=True),
+    "random": Arm("Random {share}", "none", _draw),
+    "low-loss": Arm("Low loss {share}", "loss", _by_score),
+    "less": Arm("LESS {share}", "less", _by_score),
+    "deita": Arm("DEITA {share}", "deita", _deita),
+    "judge": Arm("LLM-as-a-Judge", "judge", _agreed, whole=True),
+    "ost": Arm("OST top {share}", "utility", partial(_by_utility, strategy="top")),
+    "ost-quota": Arm("OST {share} by quota", "utility", partial(_by_utility, strategy="quota")),
+    "ost-vote": Arm("OST {share} by vote", "utility", partial(_by_utility, strategy="vote")),
+    "ost-cover": Arm("OST {share} for breadth", "utility", partial(_by_utility, strategy="cover")),
+    "clean": Arm("Clean {share}, drawn", "truth", _right_drawn),
+    "oracle": Arm("Oracle: all that is clean", "truth", _right, whole=True),
+}
+"""`clean` and `oracle` know the truth: ceilings that no user can have, for worlds in which it is known."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """What one arm keeps at one fraction."""
+
+    arm: str
+    fraction: float
+    """1 for an arm that settles itself how much it keeps."""
+
+    @property
+    def key(self) -> str:
+        """Name in stages and paths, such as `ost-20`."""
+        return self.arm if ARMS[self.arm].whole else f"{self.arm}-{100 * self.fraction:g}".replace(".", "_")
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return ARMS[self.arm].label.format(share=f"{100 * self.fraction:.3g} %")
+
+    @classmethod
+    def parse(cls, key: str) -> "Subset":
+        """The subset of a key; raises ConfigError for none."""
+        arm, _, share = key.rpartition("-")
+        if key in ARMS and ARMS[key].whole:
+            return cls(key, 1.0)
+        try:
+            return cls(check_arm(arm), float(share.replace("_", ".")) / 100)
+        except ValueError:
+            raise ConfigError(f"no subset is named {key!r}; one is named like ost-20") from None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of the target: on a subset, under a protocol."""
+
+    subset: Subset
+    protocol: Protocol_
+
+    @property
+    def key(self) -> str:
+        """Name in stages and paths, such as `ost-20-B`."""
+        return f"{self.subset.key}-{self.protocol}"
+
+    @classmethod
+    def parse(cls, key: str) -> "Trial":
+        """The trial of a key; raises ConfigError for none."""
+        subset, _, protocol = key.rpartition("-")
+        return cls(Subset.parse(subset), protocol)
+
+
+def plan(settings: Compare) -> list[Trial]:
+    """All trials of one seed. Full-SFT is the same run under both protocols, so it is trained once.
+
+    Raises ConfigError for an arm that is not known.
+    """
+    trials = []
+    for arm in map(check_arm, settings.arms):
+        subsets = [Subset(arm, share) for share in ((1.0,) if ARMS[arm].whole else settings.fractions)]
+        protocols = ("B",) if arm == "full" else settings.protocols
+        trials += [Trial(subset, protocol) for subset in subsets for protocol in protocols]
+    return trials
+
+
+def check_arm(name: str) -> str:
+    """The name, if it is an arm's; raises ConfigError for another."""
+    if name not in ARMS:
+        raise ConfigError(f"no arm is named {name!r}; known: {', '.join(ARMS)}")
+    return name
+
+
+def _ranked(table: pa.Table) -> pa.Table:
+    """The samples with a finite score, the best first; ties by id."""
+    return table.filter(pc.is_finite(table["score"])).sort_by([("score", "descending"), ("id", "ascending")])
+
+
+def _drawn(table: pa.Table, fraction: float, params: Params) -> list[str]:
+    ids = sorted(table["id"].to_pylist())
+    random.Random(params.seed).shuffle(ids)
+    return ids[: _size(table, fraction)]
+
+
+def _size(table: pa.Table, fraction: float) -> int:
+    return max(1, round(fraction * len(table)))
+
+
+def _selection(table: pa.Table, kept: Sequence[str], reason: str, exceptions: dict[str, str] | None = None) -> pa.Table:
+    ranks = {name: rank for rank, name in enumerate(kept, start=1)}
+    ids, others = table["id"].to_pylist(), exceptions or {}
+    return pa.table(
+        {
+            "id": pa.array(ids, pa.string()),
+            "rank": pa.array([ranks.get(name) for name in ids], pa.int32()),
+            "reason": pa.array([KEPT if name in ranks else others.get(name, reason) for name in ids]),
+        }
+    )

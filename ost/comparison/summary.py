@@ -1,0 +1,145 @@
+"""What trials over several seeds say together: means, paired differences, gap recovery, and what they cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from ost.comparison.arms import ARMS, Subset
+
+Row = Mapping[str, Any]
+"""A row of metrics/arms.json."""
+Interval = tuple[float | None, float | None]
+
+CONFIDENCE = 0.95
+COSTS = ("select_seconds", "train_seconds", "total_seconds", "select_flops", "train_flops", "total_flops")
+
+
+def summarise(rows: Sequence[Row], base: Sequence[float] = ()) -> dict[str, Any]:
+    """All that is said of a comparison, as plain values for JSON.
+
+    - `entries`: one for each subset and protocol, see `_entry`, the best first.
+    - `smallest_fraction`: protocol → arm → the smallest of its fractions that is not significantly worse than its best.
+    - `base`: accuracy of the target before any training, seed by seed.
+    - `seeds`: those that any row has.
+    """
+    cells = _cells(rows)
+    entries = [_entry(key, own, cells) for key, own in cells.items()]
+    for protocol in sorted({entry["protocol"] for entry in entries}):
+        _mark_front([entry for entry in entries if entry["protocol"] == protocol])
+    return {
+        "seeds": sorted({row["seed"] for row in rows}),
+        "base": list(base),
+        "entries": sorted(entries, key=lambda entry: (entry["protocol"] != "B", -entry["accuracy"])),
+        "smallest_fraction": {
+            protocol: _smallest_fractions(cells, protocol) for protocol in sorted({key[1] for key in cells})
+        },
+    }
+
+
+def paired(own: Mapping[int, float], other: Mapping[int, float]) -> tuple[float | None, Interval]:
+    """Mean difference over the seeds that both have, and its 95 % t interval; None for no seed, and for one."""
+    return mean_interval([own[seed] - other[seed] for seed in own if seed in other])
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float | None, Interval]:
+    """Mean and 95 % t interval; no mean of nothing, no interval of fewer than two."""
+    if not len(values):
+        return None, (None, None)
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, (None, None)
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return mean, (float(mean - reach), float(mean + reach))
+
+
+def _cells(rows: Sequence[Row]) -> dict[tuple[str, str], dict[int, Row]]:
+    """(subset, protocol) → seed → row. Full-SFT, and what is not trained, stand under every protocol."""
+    cells: dict[tuple[str, str], dict[int, Row]] = {}
+    protocols = sorted({row["protocol"] for row in rows})
+    for row in rows:
+        for protocol in protocols if row["arm"] == "full" else [row["protocol"]]:
+            cells.setdefault((row["subset"], protocol), {})[row["seed"]] = row
+    return cells
+
+
+def _entry(key: tuple[str, str], own: Mapping[int, Row], cells: Mapping[tuple[str, str], Mapping[int, Row]]) -> dict:
+    """One subset under one protocol.
+
+    `accuracy` and its 95 % `interval`; `against`: difference to each other subset under the same protocol, paired by
+    seed, with its interval; `gap_recovery`: (arm − full) / (oracle − full), seed by seed; `mean` of each cost;
+    `cost_ratio`: total seconds as a share of Full-SFT's; `front`: nothing is both better and cheaper.
+    """
+    subset, protocol = key
+    accuracies = _accuracies(own)
+    mean, interval = mean_interval(list(accuracies.values()))
+    others = {name: _accuracies(rows) for (name, under), rows in cells.items() if under == protocol and name != subset}
+    against = {name: paired(accuracies, theirs) for name, theirs in others.items()}
+    arm = Subset.parse(subset)
+    return {
+        "subset": subset,
+        "label": arm.label,
+        "arm": arm.arm,
+        "protocol": protocol,
+        "fraction": float(np.mean([row["fraction"] for row in own.values()])),
+        "seeds": sorted(own),
+        "accuracies": [accuracies[seed] for seed in sorted(own)],
+        "accuracy": mean,
+        "interval": interval,
+        "against": {name: {"mean": gain, "interval": reach} for name, (gain, reach) in against.items()},
+        "gap_recovery": _gap_recovery(accuracies, cells, protocol),
+        **{name: float(np.mean([row[name] for row in own.values()])) for name in COSTS},
+        "cost_ratio": _cost_ratio(own, cells.get(("full", protocol), {})),
+    }
+
+
+def _gap_recovery(accuracies: Mapping[int, float], cells: Mapping, protocol: str) -> dict | None:
+    full, oracle = (_accuracies(cells.get((name, protocol), {})) for name in ("full", "oracle"))
+    shared = [seed for seed in accuracies if seed in full and seed in oracle and oracle[seed] != full[seed]]
+    if not shared:
+        return None
+    mean, interval = mean_interval([(accuracies[seed] - full[seed]) / (oracle[seed] - full[seed]) for seed in shared])
+    return {"mean": mean, "interval": interval}
+
+
+def _cost_ratio(own: Mapping[int, Row], full: Mapping[int, Row]) -> dict | None:
+    shared = [seed for seed in own if seed in full]
+    if not shared:
+        return None
+    mean, interval = mean_interval([own[seed]["total_seconds"] / full[seed]["total_seconds"] for seed in shared])
+    return {"mean": mean, "interval": interval}
+
+
+def _mark_front(entries: Sequence[dict]) -> None:
+    """Note which entries no other is both cheaper and better than; the ceilings stand outside, for nobody has them."""
+    real = [entry for entry in entries if ARMS[entry["arm"]].rating != "truth"]
+    for entry in entries:
+        beaten = any(
+            other["accuracy"] > entry["accuracy"] and other["total_seconds"] <= entry["total_seconds"] for other in real
+        )
+        entry["front"] = entry in real and not beaten
+
+
+def _smallest_fractions(cells: Mapping[tuple[str, str], Mapping[int, Row]], protocol: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    arms = dict.fromkeys(Subset.parse(subset).arm for subset, under in cells if under == protocol)
+    for arm in [name for name in arms if not ARMS[name].whole]:
+        own = {
+            Subset.parse(subset).fraction: _accuracies(rows)
+            for (subset, under), rows in cells.items()
+            if under == protocol and Subset.parse(subset).arm == arm
+        }
+        best = max(own, key=lambda fraction: float(np.mean(list(own[fraction].values()))))
+        equal = [fraction for fraction in own if not _significantly_worse(own[fraction], own[best])]
+        found[arm] = min(equal)
+    return found
+
+
+def _significantly_worse(own: Mapping[int, float], best: Mapping[int, float]) -> bool:
+    _, (_, high) = paired(own, best)
+    return high is not None and high < 0
+
+
+def _accuracies(rows: Mapping[int, Row]) -> dict[int, float]:
+    return {seed: row["accuracy"] for seed, row in rows.items()}

@@ -1,0 +1,107 @@
+"""A comparison in pictures and on a page: accuracy with its interval, and what it cost."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ost.report.charts import LIGHT, canvas, svg, time_unit
+from ost.report.page import environment, palettes
+from ost.store import publish
+
+COLOURS = {
+    "full": "full", "random": "random", "oracle": "base", "clean": "base", "judge": "violet", "deita": "sky",
+    "less": "right", "low-loss": "wrong", "ost": "ost",
+}  # fmt: skip
+"""Colour of each arm; those of OST have one."""
+PROTOCOLS = {"B": "protocol B: as many steps as Full-SFT", "A": "protocol A: as many epochs"}
+
+
+def accuracy_figure(summary: Mapping, protocol: str = "B") -> Figure:
+    """A point for each subset, its 95 % interval, and a small point for each seed."""
+    entries = _entries(summary, protocol)
+    figure, axes = canvas(0.9 + 0.3 * len(entries))
+    for place, entry in enumerate(entries):
+        colour, (low, high) = _colour(entry), entry["interval"]
+        axes.plot([100 * value for value in entry["accuracies"]], [place] * len(entry["accuracies"]), "|", color=colour)
+        if low is not None:
+            axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=2, alpha=0.6)
+        axes.plot(100 * entry["accuracy"], place, "o", color=colour, markersize=7, markeredgewidth=0)
+    axes.set_yticks(range(len(entries)), [entry["label"] for entry in entries], parse_math=False)
+    axes.set(ylim=(len(entries) - 0.5, -0.5), xlabel=f"benchmark accuracy, %, {PROTOCOLS[protocol]}")
+    axes.grid(visible=False, axis="y")
+    for full in [entry for entry in entries if entry["arm"] == "full"]:
+        axes.axvline(100 * full["accuracy"], color=LIGHT["full"], linewidth=1, linestyle=(0, (3, 3)), zorder=0)
+    return figure
+
+
+def cost_figure(summary: Mapping) -> Figure:
+    """Accuracy against all that choosing and training took; a line joins what nothing else beats on both."""
+    entries = [entry for entry in summary["entries"] if entry["arm"] not in ("oracle", "clean")]
+    seconds, unit = time_unit(max((entry["total_seconds"] for entry in entries), default=0.0))
+    figure, axes = canvas(3.8)
+    front = sorted((entry for entry in entries if entry["front"]), key=lambda entry: entry["total_seconds"])
+    places = {id(entry): (entry["total_seconds"] / seconds, 100 * entry["accuracy"]) for entry in entries}
+    best = [entry for entry in front if all(_beats(entry, other) for other in front if other is not entry)]
+    axes.plot(*zip(*(places[id(entry)] for entry in best), strict=True), color=LIGHT["line"], linewidth=6, zorder=0)
+    for entry in entries:
+        alpha = 0.45 if entry["protocol"] == "A" else 1.0
+        axes.plot(*places[id(entry)], "o", color=_colour(entry), alpha=alpha, markersize=8, markeredgewidth=0)
+        note = {"textcoords": "offset points", "xytext": (6, 4), "fontsize": 8, "color": LIGHT["ink"]}
+        if entry["front"] or entry["protocol"] == "B":
+            axes.annotate(f"{entry['label']}, {entry['protocol']}", places[id(entry)], parse_math=False, **note)
+    axes.margins(x=0.22, y=0.1)
+    axes.set(xlabel=f"choosing and training together, {unit}", ylabel="benchmark accuracy, %")
+    return figure
+
+
+def accuracies_png(summary: Mapping, path: str | Path) -> None:
+    """Publish the chart of accuracies under protocol B, or A where only that was run, as a PNG on white."""
+    _png(accuracy_figure(summary, _protocols(summary)[0]), path)
+
+
+def costs_png(summary: Mapping, path: str | Path) -> None:
+    """Publish the chart of accuracy against cost as a PNG on white."""
+    _png(cost_figure(summary), path)
+
+
+def comparison_page(name: str, summary: Mapping) -> str:
+    """The comparison as one HTML text that asks for nothing from outside."""
+    figures = {protocol: accuracy_figure(summary, protocol) for protocol in _protocols(summary)}
+    return (
+        environment()
+        .get_template("comparison.html")
+        .render(
+            name=name,
+            summary=summary,
+            protocols=PROTOCOLS,
+            entries={protocol: _entries(summary, protocol) for protocol in figures},
+            accuracies={
+                protocol: svg(figure, f"accuracy-{protocol}", f"Accuracy of each arm, {PROTOCOLS[protocol]}")
+                for protocol, figure in figures.items()
+            },
+            cost=svg(cost_figure(summary), "cost", "Accuracy of each arm against what it cost"),
+            palettes=palettes(),
+        )
+    )
+
+
+def _entries(summary: Mapping, protocol: str) -> Sequence[Mapping]:
+    return [entry for entry in summary["entries"] if entry["protocol"] == protocol]
+
+
+def _protocols(summary: Mapping) -> list[str]:
+    return [name for name in PROTOCOLS if _entries(summary, name)]
+
+
+def _colour(entry: Mapping) -> str:
+    return LIGHT[COLOURS["ost" if entry["arm"].startswith("ost") else entry["arm"]]]
+
+
+def _beats(entry: Mapping, other: Mapping) -> bool:
+    return entry["accuracy"] > other["accuracy"] or entry["total_seconds"] < other["total_seconds"]
+
+
+def _png(figure: Figure, path: str | Path) -> None:
+    with publish(path) as part:
+        figure.savefig(part, format="png", dpi=200, facecolor="white", metadata={"Software": None})

@@ -1,0 +1,66 @@
+"""Stage `trial@KEY`: the target, trained on a subset under a protocol and evaluated; its weights are not kept."""
+
+from ost.comparison import ARMS, RATINGS, Trial
+from ost.cost import Cost, Stopwatch
+from ost.data import content_digest
+from ost.evaluation import evaluate
+from ost.models import load_checkpoint, resolve_device
+from ost.selection import kept_ids
+from ost.store import read_json, read_table, write_json
+from ost.training import train
+from tasks.context import Context, Outcome
+from tasks.sft import sft_recipe
+
+
+def trial(ctx: Context) -> Outcome:
+    """A row of metrics/arms.json: accuracy, and what choosing and training cost."""
+    watch, plan = Stopwatch(), Trial.parse(ctx.key)
+    pool = {sample.id: sample for sample in ctx.samples("data/pool.parquet")}
+    kept = kept_ids(read_table(ctx.input(f"selections/{plan.subset.key}.parquet")))
+    target = load_checkpoint(ctx.input("models/target"), resolve_device(ctx.params.compute.device))
+    recipe = sft_recipe(ctx.params, plan.protocol, len(kept) / len(pool))
+    trained = train(target, [pool[name] for name in kept], recipe, ctx.progress)
+    benchmark = ctx.samples("data/benchmark.parquet")
+    settings = ctx.params.evaluate.model_dump()
+    result = evaluate(target, benchmark, **settings, progress=ctx.progress)
+    row = _row(ctx, plan, len(kept) / len(pool)) | {"accuracy": result.accuracy, "by_task": result.by_task}
+    row |= {"samples": len(kept), "steps": recipe.steps}
+    row |= _cost(choosing_cost(ctx, plan), trained.cost)
+    write_json(ctx.output(f"trials/{plan.key}.json"), row)
+    metrics = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
+    metrics |= {f"accuracy/{task or 'untitled'}": value for task, value in result.by_task.items()}
+    labels = {"arm": plan.subset.arm, "protocol": plan.protocol, "subset": plan.subset.key}
+    digests = {plan.subset.key: content_digest(kept), "benchmark": content_digest(s.id for s in benchmark)}
+    return Outcome(metrics | {"loss": trained.loss}, Cost(watch.seconds), datasets=digests, labels=labels)
+
+
+def choosing_cost(ctx: Context, plan: Trial) -> Cost:
+    """All that choosing took: warm-up, scoring or judging, and the choice itself.
+
+    Read beside what the stage depends on: nothing is trained again because choosing took longer this time.
+    """
+    arm = ARMS[plan.subset.arm]
+    paths = (*RATINGS[arm.rating].manifests, f"selections/{plan.subset.key}.manifest.json")
+    manifests = [read_json(ctx.root / path) for path in paths]
+    return sum((Cost(one["seconds"], one["flops"]) for one in manifests), Cost())
+
+
+def _row(ctx: Context, plan: Trial, share: float) -> dict:
+    subset = plan.subset
+    fraction = share if ARMS[subset.arm].whole else subset.fraction
+    return {
+        "arm": subset.arm,
+        "subset": subset.key,
+        "fraction": fraction,
+        "protocol": plan.protocol,
+        "seed": ctx.params.seed,
+    }
+
+
+def _cost(choosing: Cost, training: Cost) -> dict[str, float]:
+    both = choosing + training
+    return {
+        f"{name}_{unit}": getattr(cost, unit)
+        for name, cost in (("select", choosing), ("train", training), ("total", both))
+        for unit in ("seconds", "flops")
+    }

@@ -1,0 +1,181 @@
+"""`ost compare` on a tiny workspace, as a user runs it: Prefect, DVC, MLflow on SQLite, and a judge behind a server."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from tiny_workspace import TINY, Shell, make_workspace
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+
+from ost.config import load_params
+from ost.data import content_digest
+from ost.selection import kept_ids
+from ost.store import read_json, read_table
+from tasks.tracking import Tracker
+
+ARMS = ["full", "random", "low-loss", "less", "deita", "judge", "ost", "ost-cover", "clean", "oracle"]
+WHOLE = {"full", "judge", "oracle"}
+
+
+class Seven(BaseHTTPRequestHandler):
+    """A judge that says seven to everything."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        message = {"role": "assistant", "content": "3 + 4 = 7"}
+        usage = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "seven", "choices": [choice]}
+        body = json.dumps(answer | {"usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Seven)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def raters(processor, tmp_path_factory) -> list[str]:
+    """Settings that name tiny models for DEITA."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vocabulary = len(processor.tokenizer)
+    named = {"rater": LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **sizes))}
+    named["embedder"] = BertModel(BertConfig(vocab_size=vocabulary, **sizes))
+    folder = tmp_path_factory.mktemp("raters")
+    for name, model in named.items():
+        model.save_pretrained(folder / name)
+        processor.tokenizer.save_pretrained(folder / name)
+    return [f"deita.{name}={folder / name}" for name in named]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, prefect_home, judge, raters) -> Shell:
+    settings = [*TINY, *raters, f"judge.server={judge}", "models.judge=seven", "warmup.fraction=0.4", "score.checks=0"]
+    settings += ["tracking.experiment=compared", "compute.workers=2"]
+    return make_workspace(tmp_path_factory.mktemp("compared") / "workspace", prefect_home, settings)
+
+
+@pytest.fixture(scope="module")
+def compared(workspace) -> Shell:
+    """The workspace after a comparison of every arm; what the command printed is in compare.log."""
+    command = ("ost", "compare", "--name", "all", "--seeds", "3,4", "--fractions", "0.2", "--arms", ",".join(ARMS))
+    (workspace.root / "compare.log").write_text(workspace.run(*command))
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def rows(compared) -> list[dict]:
+    return read_json(compared.root / "comparisons/all/metrics/arms.json")
+
+
+def test_every_arm_is_trained_for_every_seed_and_protocol(compared, rows):
+    expected = {(arm, protocol, seed) for arm in ARMS for protocol in "BA" for seed in (3, 4)}
+    expected -= {("full", "A", 3), ("full", "A", 4)}
+    assert sorted((row["arm"], row["protocol"], row["seed"]) for row in rows) == sorted(expected)
+    for row in rows:
+        assert 0 <= row["accuracy"] <= 1 and row["train_flops"] > 0
+        for unit in ("seconds", "flops"):
+            assert row[f"total_{unit}"] == pytest.approx(row[f"select_{unit}"] + row[f"train_{unit}"])
+        assert row["steps"] == (10 if row["protocol"] == "B" else max(1, round(10 * row["samples"] / 200)))
+        assert row["arm"] in WHOLE or row["samples"] == 40
+    printed = (compared.root / "compare.log").read_text()
+    for words in ("OST top 20 %", "LLM-as-a-Judge", "DEITA 20 %", "LESS 20 %", "index.html"):
+        assert words in printed
+
+
+def test_the_whole_cost_of_choosing_is_counted(rows):
+    """Utility costs a warm-up and scoring; low loss the same warm-up and a pass; random nothing."""
+    flops = {row["arm"]: row["select_flops"] for row in rows if row["seed"] == 3}
+    assert flops["random"] == flops["full"] == flops["oracle"] == 0
+    assert flops["ost"] == flops["ost-cover"] > flops["low-loss"] > 0
+    assert flops["less"] > 0 and flops["deita"] > 0
+
+
+def test_an_arm_keeps_what_it_says(compared):
+    for seed in (3, 4):
+        folder = compared.root / f"comparisons/all/seed-{seed}"
+        wrong = {row["id"] for row in read_table(folder / "data/truth.parquet").to_pylist() if row["wrong"]}
+        kept = {arm: set(kept_ids(read_table(folder / f"selections/{arm}.parquet"))) for arm in ("oracle", "judge")}
+        assert len(kept["oracle"]) == 200 - len(wrong) and not kept["oracle"] & wrong
+        said = read_table(folder / "ratings/judge.parquet").to_pylist()
+        assert {row["id"] for row in said if row["agrees"]} == kept["judge"]
+        assert {row["reply"] for row in said} == {"3 + 4 = 7"}
+        manifest = read_json(folder / "ratings/judge.manifest.json")
+        assert manifest["metrics"]["prompt_tokens"] == 200 * 20
+
+
+def test_mlflow_has_one_parent_and_comparable_children(compared, rows):
+    folder = compared.root / "comparisons/all"
+    tracker = Tracker(folder, load_params(folder / "params.yaml"))
+    trials = [run for row in rows for run in tracker.stage_runs(f"trial@{row['subset']}-{row['protocol']}")]
+    trials = list({run.info.run_id: run for run in trials}.values())
+    assert len(trials) == len(rows)
+    (parent,) = {run.data.tags["mlflow.parentRunId"] for run in trials}
+    (names,) = {tuple(sorted(run.data.metrics)) for run in trials}
+    assert {"accuracy", "total_seconds", "total_flops", "samples", "accuracy/sum"} <= set(names)
+    for run in trials:
+        arm, seed = run.data.params["arm"], run.data.params["seed"]
+        (row,) = [
+            row
+            for row in rows
+            if (row["arm"], str(row["seed"]), row["protocol"]) == (arm, seed, run.data.params["protocol"])
+        ]
+        assert run.data.metrics["accuracy"] == row["accuracy"]
+        kept = kept_ids(read_table(folder / f"seed-{seed}/selections/{row['subset']}.parquet"))
+        digests = {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
+        assert digests[row["subset"]] == content_digest(kept)
+    top = tracker.client.get_run(parent)
+    assert top.info.status == "FINISHED"
+    summary = read_json(folder / "summary.json")
+    for entry in summary["entries"]:
+        assert top.data.metrics[f"accuracy/{entry['subset']}-{entry['protocol']}"] == entry["accuracy"]
+
+
+def test_a_wider_comparison_trains_what_is_new_alone(compared, rows):
+    command = ("ost", "compare", "--name", "all", "--fractions", "0.2,0.5", "--arms", "full,random", "--protocols", "B")
+    printed = compared.run(*command)
+    ran = {line.split()[1] for line in printed.splitlines() if line.startswith("✓")}
+    assert ran == {"choose@random-50", "trial@random-50-B"}
+    wider = read_json(compared.root / "comparisons/all/metrics/arms.json")
+    assert [row for row in wider if row["subset"] != "random-50"] == [
+        row for row in rows if row["arm"] in ("full", "random") and row["protocol"] == "B"
+    ]
+
+
+def test_another_comparison_starts_from_what_one_has_computed(compared):
+    """With another warm-up only what follows from it is computed; and an arm that fails stops no other."""
+    command = ("ost", "compare", "--name", "warmer", "--like", "all", "--seeds", "3", "--arms", "full,judge,ost")
+    changed = ("--set", "warmup.fraction=0.5", "--set", "judge.mode=grade", "--protocols", "B", "--fractions", "0.2")
+    printed = compared.run(*command, *changed, ok=False)
+    ran = {line.split()[1] for line in printed.splitlines() if line.startswith("✓")}
+    assert {"warmup", "score", "rate-judge", "trial@ost-20-B"} <= ran
+    assert not ran & {"world", "base@target", "base@proxy", "ingest"}
+    assert "the subset is empty" in printed and "Traceback" not in printed
+    rows = read_json(compared.root / "comparisons/warmer/metrics/arms.json")
+    assert [row["subset"] for row in rows] == ["full", "ost-20"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--arms", "full,osst"), "no arm is named 'osst'"),
+        (("--arms", "oracle", "--set", "data.truth=null"), "data.truth is null"),
+        (("--seeds", "1,1"), "name at least one, and none twice"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_before_any_work(options, words, workspace):
+    printed = workspace.run("ost", "compare", "--name", f"never-{len(words)}", *options, ok=False)
+    assert words in printed and "Traceback" not in printed and "✓" not in printed

@@ -1,0 +1,82 @@
+"""The judge: what counts as agreement, and what it is shown."""
+
+import numpy as np
+import pytest
+from specimens import drawn
+
+from ost.baselines.judge import LocalChat, judge
+from ost.baselines.low_loss import low_loss
+from ost.data import Sample, chat
+from ost.encoding import Encoder
+from ost.evaluation import generate
+from ost.scoring.losses import sample_losses
+
+
+class Scripted:
+    """Says what it was told to, and keeps what it was asked."""
+
+    prompt_tokens = completion_tokens = 0
+
+    def __init__(self, *replies: str):
+        self.replies, self.asked = list(replies), []
+
+    def complete(self, samples, progress=None) -> list[str]:
+        self.asked += samples
+        return self.replies
+
+
+def one(answer: str) -> Sample:
+    return Sample((), chat("What is 3 + 4?", answer, images=0), "sum")
+
+
+def test_an_answering_judge_agrees_where_its_result_does():
+    model = Scripted("4 + 3 = 7", "3 + 4 = 8", "seven")
+    found = judge([one("3 + 4 = 7")] * 3, model, "answer")
+    assert found.agrees.tolist() == [True, False, False]
+    assert judge([one("3 + 4 = 7")] * 3, model, "answer", match="whole").agrees.tolist() == [False] * 3
+    assert found.share == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("reply", "agrees"),
+    [
+        ("yes", True),
+        ("Yes.", True),
+        ("NO", False),
+        ("3 and 4 make 7, no doubt: yes", True),
+        ("yes? No!", False),
+        ("", False),
+        ("7", False),
+        ("eyes", False),
+        ("I know", False),
+    ],
+)
+def test_a_grading_judge_agrees_where_its_last_word_on_it_is_yes(reply, agrees):
+    assert judge([one("3 + 4 = 7")], Scripted(reply), "grade").agrees.tolist() == [agrees]
+
+
+def test_a_grading_judge_is_shown_question_answer_and_images():
+    (sample,) = drawn("pool", 1)
+    model = Scripted("yes")
+    judge([sample], model, "grade")
+    (asked,) = model.asked
+    assert sample.question in asked.question and sample.answer in asked.question
+    assert asked.images == sample.images and asked.answer == ""
+
+
+def test_a_local_judge_says_what_the_checkpoint_says_and_counts(proxy):
+    samples, model = drawn("pool", 6), LocalChat(proxy, max_new_tokens=5)
+    said = generate(proxy, samples, max_new_tokens=5)
+    assert model.complete(samples) == said.texts
+    prompts = sum(int(Encoder(proxy).prompts([sample])["attention_mask"].sum()) for sample in samples)
+    assert (model.prompt_tokens, model.completion_tokens) == (prompts, said.completion_tokens)
+    assert 0 < said.completion_tokens <= 5 * len(samples)
+    model.complete(samples)
+    assert model.prompt_tokens == 2 * prompts and model.flops > 0
+
+
+def test_low_loss_ranks_by_the_mean_loss_of_the_answer(proxy, pool):
+    found, cost = low_loss(pool, proxy, batch_size=7)
+    alone = [-float(sample_losses(proxy.model, Encoder(proxy).training([sample]))[0]) for sample in pool]
+    np.testing.assert_allclose(found, alone, rtol=1e-4)
+    assert cost.flops > 0
