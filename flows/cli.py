@@ -97,6 +97,29 @@ def compare(
 
 
 @app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="Which study: `ost study list` names them.")],
+    workspace: Workspace = Path(),
+    like: Annotated[str | None, typer.Option(help="A comparison to start from what it has computed.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="Change all its comparisons: NAME=VALUE; repeatable.")
+    ] = None,
+) -> None:
+    """Vary one thing and compare the arms at each of its values; the result goes to docs/studies, with a chart."""
+    _quiet()
+    from flows.display import console
+    from flows.study import STUDIES
+    from flows.study import study as run
+
+    if name == "list":
+        for known, plan in STUDIES.items():
+            console.print(f"{known:<16} {plan.question}", highlight=False)
+        return
+    run(name, workspace, like, assignments)
+    console.print(f"→ {workspace.resolve() / 'docs/studies' / name}.json, .png", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def score(
     pool: Annotated[Path, typer.Argument(help="Pool: JSONL, Parquet, a folder of Parquet, or a `datasets` folder.")],
     anchors: Annotated[Path, typer.Option(help="Trusted samples, in any of the same forms; about a hundred.")],

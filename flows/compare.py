@@ -15,6 +15,7 @@ from ost.errors import ConfigError
 from ost.report import accuracies_png, comparison_page, costs_png
 from ost.store import publish, read_json, write_json
 from tasks.context import git_state
+from tasks.harm import audit_trials
 from tasks.tracking import Tracker
 
 FOLDER = "comparisons"
@@ -35,14 +36,15 @@ def compare(
     trials = _checked(params)
     tracker = Tracker(folder, params)
     parent = tracker.open(git_state(root), "prefect", {"ost.flow_run": str(flow_run.id or "")}, f"compare {name}")
-    errors, finished = [], False
+    errors, finished, done = [], False, {}
     try:
         for seed in params.compare.seeds:
             place = seed_workspace(folder, seed, root / "dvc.yaml", other)
             with Session(place, flow_run=str(flow_run.id or ""), name=f"seed {seed}", parent=parent) as session:
                 _run_seed(session, trials)
             errors += session.errors
-        summary = publish_summary(folder, params, trials)
+            done[seed] = [trial for trial in trials if f"trial@{trial.key}" in (*session.ran, *session.reused)]
+        summary = publish_summary(folder, done)
         tracker.log_summary(parent, summary, folder)
         finished = not errors
     finally:
@@ -86,17 +88,18 @@ def _checked(params: Params) -> list[Trial]:
     return trials
 
 
-def publish_summary(folder: Path, params: Params, trials: list[Trial]) -> dict:
-    """Write metrics/arms.json, summary.json, charts and page of what has been run, and return the summary."""
-    rows = [
-        read_json(path)
-        for seed in params.compare.seeds
-        for trial in trials
-        if (path := folder / f"seed-{seed}/trials/{trial.key}.json").exists()
-    ]
+def publish_summary(folder: Path, done: dict[int, list[Trial]]) -> dict:
+    """Write metrics, summary.json, charts and page of what is up to date, and return the summary.
+
+    `done`: seed → its trials that are.
+    """
+    places = {seed: folder / f"seed-{seed}" for seed in done}
+    rows = [read_json(places[seed] / f"trials/{trial.key}.json") for seed, own in done.items() for trial in own]
+    audits = {seed: audit_trials(places[seed], {trial.subset.key for trial in own}) for seed, own in done.items()}
+    bases = [place / "evaluations/base.json" for place in places.values()]
+    summary = summarise(rows, [read_json(path)["accuracy"] for path in bases if path.exists()], audits)
     write_json(folder / "metrics/arms.json", rows)
-    bases = [folder / f"seed-{seed}/evaluations/base.json" for seed in params.compare.seeds]
-    summary = summarise(rows, [read_json(path)["accuracy"] for path in bases if path.exists()])
+    write_json(folder / "metrics/audit.json", {str(seed): found for seed, found in audits.items()})
     write_json(folder / "summary.json", summary)
     accuracies_png(summary, folder / "accuracy.png")
     costs_png(summary, folder / "cost.png")

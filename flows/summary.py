@@ -75,12 +75,22 @@ def comparison_table(entries: list[dict], title: str) -> Table:
     """Entries of a summary: accuracy, gain over Full-SFT and gap recovered with 95 % intervals, and cost."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("arm", no_wrap=True)
-    for name in ("kept", "accuracy", "against Full-SFT", "gap recovered", "choose", "train", "of Full-SFT's cost"):
+    for name in (
+        "kept",
+        "right",
+        "accuracy",
+        "against Full-SFT",
+        "gap recovered",
+        "choose",
+        "train",
+        "of Full-SFT's cost",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for entry in entries:
         gain, gap, ratio = entry["against"].get("full"), entry["gap_recovery"], entry["cost_ratio"]
         cells = [
             f"{entry['fraction']:.0%}",
+            "" if entry["purity"] is None else f"{entry['purity']:.0%}",
             f"{entry['accuracy']:.1%}",
             _with_interval(gain, 100, "+.1f"),
             _with_interval(gap, 1, ".2f"),

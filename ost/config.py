@@ -23,8 +23,9 @@ Layers = typing.Annotated[str, Field(pattern=r"^(all|language|head|last:[1-9]\d*
 
 Model = typing.TypeVar("Model", bound=BaseModel)
 
-BUILTIN = "builtin"
-"""The model name that stands for a tiny model of the built-in world, pretrained here instead of fetched."""
+BUILTIN, LLAVA = "builtin", "builtin-llava"
+"""Model names that stand for tiny models of the built-in world, pretrained here instead of fetched: of Qwen3-VL's form,
+and of LLaVA's."""
 
 
 class _Section(BaseModel):
@@ -45,6 +46,11 @@ class World(_Section):
     """Chance that a confusable digit (1, 3, 5, 9) is misread in a wrong label."""
     wrong_operation: Share = 0.12
     """Chance that a wrong label applies another operation than the one asked for."""
+    wrong_share: Share | None = None
+    """Share of the pool that is wrong: answers are put right, or made wrong by rule, at random until it is. Null: as
+    the teacher wrote them. 0: a clean pool."""
+    anchor_tasks: tuple[str, ...] | None = None
+    """Kinds of question that the anchors are drawn from; null for all. Less than all is a biased anchor set."""
     teacher_steps: Count = 900
     temperature: Rate = 0.7
     """Sampling temperature of the faulty teacher when it writes the pool's answers."""
@@ -65,7 +71,8 @@ class Data(_Section):
 
 
 class Models(_Section):
-    """Target and proxy: a hub name, a local folder, or `builtin` for the tiny ones of the built-in world."""
+    """Target and proxy: a hub name, a local folder, or `builtin` for the tiny ones of the built-in world (Qwen3-VL;
+    `builtin-llava` for another family)."""
 
     target: str = BUILTIN
     proxy: str = BUILTIN
@@ -83,6 +90,8 @@ class Base(_Section):
     """Kinds of question that the bases learn; null for those that the world is made for."""
     target_steps: Count = 800
     proxy_steps: Count = 800
+    proxy_width: typing.Annotated[int, Field(ge=32, multiple_of=32)] = 96
+    """Hidden size of the built-in proxy; the target's is 128."""
     judge_steps: Count = 800
     """Of the built-in judge: its strength."""
     batch_size: Count = 32
@@ -92,8 +101,8 @@ class Base(_Section):
 class Warmup(_Section):
     """The proxy's short training on the pool before it scores (paper, proxy checkpoint study)."""
 
-    fraction: Fraction = 0.05
-    """Share of an SFT run's steps; the paper found 5 % best."""
+    fraction: Share = 0.05
+    """Share of an SFT run's steps; the paper found 5 % best. 0: the proxy scores as it is."""
     learning_rate: Rate = 2e-3
     """Peak rate; a proxy, being smaller than the target, takes a larger one."""
     lora_rank: int = Field(default=0, ge=0)

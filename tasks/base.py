@@ -1,11 +1,13 @@
 """Stage `base`: the base checkpoint of target or proxy, with its bytes under version control."""
 
+import dataclasses
 from typing import Literal
 
-from ost.config import BUILTIN
+from ost.config import BUILTIN, LLAVA
 from ost.cost import Cost, Stopwatch
 from ost.models import Checkpoint, load_checkpoint
 from ost.models.tiny import PROXY, TARGET, build_model
+from ost.models.tiny_llava import build_llava
 from ost.training import Recipe, train
 from ost.worlds import WORLDS
 from tasks.context import Context, Outcome
@@ -23,7 +25,7 @@ def base(ctx: Context) -> Outcome:
     role: Role = ctx.key
     name = getattr(ctx.params.models, role)
     watch = Stopwatch()
-    if name != BUILTIN:
+    if name not in (BUILTIN, LLAVA):
         load_checkpoint(name).save(ctx.output(f"models/{role}"))
         return Outcome(cost=Cost(watch.seconds))
     checkpoint, outcome = _pretrained(ctx, role)
@@ -36,12 +38,15 @@ def _pretrained(ctx: Context, role: Role) -> tuple[Checkpoint, Outcome]:
     known = settings.tasks or world.KNOWN
     spec, steps, tasks = {
         "target": (TARGET, settings.target_steps, known),
-        "proxy": (PROXY, settings.proxy_steps, known),
+        "proxy": (dataclasses.replace(PROXY, hidden=settings.proxy_width), settings.proxy_steps, known),
         "judge": (TARGET, settings.judge_steps, world.TASKS),
     }[role]
     seed += JUDGE_SEED if role == "judge" else 0
     processor = world.processor()
-    checkpoint = Checkpoint(build_model(spec, processor, seed), processor)
+    if getattr(ctx.params.models, role) == LLAVA:
+        checkpoint = build_llava(spec, processor.tokenizer, seed)
+    else:
+        checkpoint = Checkpoint(build_model(spec, processor, seed), processor)
     problems = world.draw("pretrain", PRETRAINING_SAMPLES, ctx.params.seed, tasks)
     recipe = Recipe(steps=steps, batch_size=settings.batch_size, learning_rate=settings.learning_rate, seed=seed)
     trained = train(checkpoint, list(map(world.to_sample, problems)), recipe, ctx.progress)

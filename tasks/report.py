@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ost.audit import audit
 from ost.cost import Cost, Stopwatch
 from ost.data import Sample
 from ost.report import Example, ReportData, render
@@ -15,6 +14,7 @@ from ost.scoring import read_scores
 from ost.selection import ARMS, arm_label, fraction_of
 from ost.store import publish, read_json, read_table, write_json
 from tasks.context import Context, Outcome, git_state
+from tasks.harm import audit_scores, truth_of
 from tasks.runs import BASE, RUNS
 
 EXAMPLES = 12
@@ -30,7 +30,7 @@ def report(ctx: Context) -> Outcome:
     arms = _arms(ctx)
     write_json(ctx.output("metrics/arms.json"), arms)
     scores = read_scores(ctx.input("scores/utility.parquet"))
-    wrong = _wrong(ctx, scores["id"].to_pylist())
+    wrong = truth_of(ctx.input("data/truth.parquet"), scores["id"].to_pylist())
     audited = _audit(ctx, scores, wrong)
     write_json(ctx.output("metrics/audit.json"), audited)
     page = render(_page(ctx, arms, scores, wrong, audited))
@@ -77,21 +77,12 @@ def _manifests(ctx: Context, paths: Sequence[str]) -> list[dict]:
     return [read_json(ctx.input(path)) for path in paths]
 
 
-def _wrong(ctx: Context, ids: list[str]) -> np.ndarray | None:
-    """The truth about each scored sample, (N,) bool; None where nobody knows."""
-    truth = read_table(ctx.input("data/truth.parquet"))
-    known = dict(zip(truth["id"].to_pylist(), truth["wrong"].to_pylist(), strict=True))
-    return np.array([known[name] for name in ids]) if known else None
-
-
 def _audit(ctx: Context, scores: pa.Table, wrong: np.ndarray | None) -> dict | None:
     tables = {arm: read_table(ctx.input(f"selections/{arm}.parquet")) for arm in ARMS}
     if wrong is None:
         return None
     labels = {arm: arm_label(arm, fraction_of(arm, ctx.params.select)) for arm in ARMS}
-    kept = {labels[arm]: pc.is_valid(table["rank"]).to_numpy() for arm, table in tables.items()}
-    utility, toxic, tasks = (scores[name].to_numpy() for name in ("utility", "toxic", "task"))
-    return audit(utility, toxic, wrong, kept, tasks=tasks)
+    return audit_scores(scores, wrong, {labels[arm]: table for arm, table in tables.items()})
 
 
 def _page(

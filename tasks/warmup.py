@@ -18,6 +18,9 @@ def warmup(ctx: Context) -> Outcome:
     seen = random.Random(params.seed).sample(pool, min(len(pool), recipe.steps * recipe.batch_size))
     if params.warmup.lora_rank:
         add_adapter(proxy.model, params.warmup.lora_rank, params.seed)
+    if not params.warmup.fraction:
+        proxy.save(ctx.output("models/proxy-warm"))
+        return Outcome({"steps": 0.0})
     trained = train(proxy, seen, recipe, ctx.progress)
     proxy.second_moment = trained.moments.corrected_second()
     proxy.save(ctx.output("models/proxy-warm"))

@@ -18,8 +18,11 @@ def world(ctx: Context) -> Outcome:
     problems = world.draw("pool", sizes.pool, params.seed)
     pool, wrong = answer_pool(world, problems, sizes, params.base, params.seed, ctx.progress)
     write_samples(ctx.output("world/pool.parquet"), pool)
-    for split, count in (("anchors", sizes.anchors), ("benchmark", sizes.benchmark)):
-        problems = world.draw(split, count, params.seed)
+    for split, count, among in (
+        ("anchors", sizes.anchors, sizes.anchor_tasks),
+        ("benchmark", sizes.benchmark, None),
+    ):
+        problems = world.draw(split, count, params.seed, among)
         write_samples(ctx.output(f"world/{split}.parquet"), map(world.to_sample, problems))
     with publish(ctx.output("world/truth.parquet")) as part:
         pq.write_table(pa.table({"id": [sample.id for sample in pool], "wrong": wrong}), part)

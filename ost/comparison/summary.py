@@ -16,21 +16,27 @@ CONFIDENCE = 0.95
 COSTS = ("select_seconds", "train_seconds", "total_seconds", "select_flops", "train_flops", "total_flops")
 
 
-def summarise(rows: Sequence[Row], base: Sequence[float] = ()) -> dict[str, Any]:
+def summarise(
+    rows: Sequence[Row], base: Sequence[float] = (), audits: Mapping[int, Mapping | None] | None = None
+) -> dict[str, Any]:
     """All that is said of a comparison, as plain values for JSON.
 
     - `entries`: one for each subset and protocol, see `_entry`, the best first.
     - `smallest_fraction`: protocol → arm → the smallest of its fractions that is not significantly worse than its best.
     - `base`: accuracy of the target before any training, seed by seed.
+    - `detection`: seed by seed, how well utility and the toxic flag tell wrong from right, where that is known.
     - `seeds`: those that any row has.
+
+    `audits`: seed → what `tasks.harm.audit_trials` found.
     """
-    cells = _cells(rows)
-    entries = [_entry(key, own, cells) for key, own in cells.items()]
+    cells, known = _cells(rows), {seed: found for seed, found in (audits or {}).items() if found}
+    entries = [_entry(key, own, cells) | {"purity": _purity(key[0], own, known)} for key, own in cells.items()]
     for protocol in sorted({entry["protocol"] for entry in entries}):
         _mark_front([entry for entry in entries if entry["protocol"] == protocol])
     return {
         "seeds": sorted({row["seed"] for row in rows}),
         "base": list(base),
+        "detection": [_detection(seed, found) for seed, found in known.items() if "auroc" in found],
         "entries": sorted(entries, key=lambda entry: (entry["protocol"] != "B", -entry["accuracy"])),
         "smallest_fraction": {
             protocol: _smallest_fractions(cells, protocol) for protocol in sorted({key[1] for key in cells})
@@ -92,6 +98,19 @@ def _entry(key: tuple[str, str], own: Mapping[int, Row], cells: Mapping[tuple[st
         **{name: float(np.mean([row[name] for row in own.values()])) for name in COSTS},
         "cost_ratio": _cost_ratio(own, cells.get(("full", protocol), {})),
     }
+
+
+def _purity(subset: str, own: Mapping[int, Row], audits: Mapping[int, Mapping]) -> float | None:
+    """Mean share of what the subset keeps that is right."""
+    found = [audits[seed]["purity"].get(subset) for seed in own if seed in audits]
+    values = [value for value in found if value is not None]
+    return float(np.mean(values)) if values else None
+
+
+def _detection(seed: int, found: Mapping) -> dict:
+    precision = found["precision"]
+    kept = {name: found[name] for name in ("wrong_share", "auroc", "flagged", "recall")}
+    return {"seed": seed, **kept, "false_discovery_rate": 0.0 if precision is None else 1 - precision}
 
 
 def _gap_recovery(accuracies: Mapping[int, float], cells: Mapping, protocol: str) -> dict | None:

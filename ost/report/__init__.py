@@ -1,7 +1,7 @@
 """The report: what a curation found, as one HTML page that needs nothing but itself."""
 
-from ost.report.charts import chart_png, strategies_png
-from ost.report.comparison import accuracies_png, comparison_page, costs_png
+from ost.report.charts import chart_png
+from ost.report.comparison import accuracies_png, comparison_page, costs_png, study_png
 from ost.report.page import Example, ReportData, render
 
 __all__ = [
@@ -12,5 +12,5 @@ __all__ = [
     "comparison_page",
     "costs_png",
     "render",
-    "strategies_png",
+    "study_png",
 ]

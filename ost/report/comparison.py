@@ -1,5 +1,6 @@
 """A comparison in pictures and on a page: accuracy with its interval, and what it cost."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -63,6 +64,40 @@ def accuracies_png(summary: Mapping, path: str | Path) -> None:
 def costs_png(summary: Mapping, path: str | Path) -> None:
     """Publish the chart of accuracy against cost as a PNG on white."""
     _png(cost_figure(summary), path)
+
+
+def study_png(
+    lines: Mapping[str, Sequence[Mapping]],
+    axis: str,
+    path: str | Path,
+    logarithmic: bool = False,
+    ticks: Sequence[str] = (),
+) -> None:
+    """Publish a chart of a study: accuracy of each line over `place`, with its 95 % interval, as a PNG on white.
+
+    `ticks`: what stands at the places 0, 1, 2 …, where they are no numbers.
+    """
+    figure, axes = canvas(3.6)
+    palette = itertools.cycle(("ost", "random", "wide", "violet", "full", "sky", "wrong"))
+    for (name, entries), colour in zip(lines.items(), palette, strict=False):
+        places, heights = zip(*((entry["place"], 100 * entry["accuracy"]) for entry in entries), strict=True)
+        if len(places) == 1:  # it does not change with what is varied
+            axes.axhline(heights[0], color=LIGHT[colour], linewidth=1, linestyle=(0, (3, 3)), label=name)
+            continue
+        axes.plot(places, heights, marker="o", markersize=4, linewidth=2, color=LIGHT[colour], label=name)
+        for entry in [entry for entry in entries if entry["interval"][0] is not None]:
+            low, high = (100 * end for end in entry["interval"])
+            axes.plot([entry["place"]] * 2, [low, high], linewidth=1.2, color=LIGHT[colour], alpha=0.6)
+    if logarithmic:
+        axes.set_xscale("log")
+        places = sorted({entry["place"] for own in lines.values() for entry in own})
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.minorticks_off()
+    if ticks:
+        axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
+    axes.set(xlabel=axis, ylabel="benchmark accuracy, %")
+    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1.0), fontsize=8.5, columnspacing=1.2)
+    _png(figure, path)
 
 
 def comparison_page(name: str, summary: Mapping) -> str:

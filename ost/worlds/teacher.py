@@ -44,12 +44,36 @@ def answer_pool(
     world: World, problems: Sequence[Problem], settings: Settings, base: Base, seed: int, progress: Progress = silent
 ) -> tuple[list[Sample], list[bool]]:
     """The pool as the faulty teacher wrote it, and beside it whether each answer is wrong."""
-    if settings.errors == "rules":
-        texts = wrong_answers(world, problems, settings, seed)
-    else:
-        teacher = train_teacher(world, settings, base, seed, progress)
-        questions = list(map(world.to_sample, problems))
-        texts = generate(teacher, questions, temperature=settings.temperature, seed=seed).texts
+    right = list(map(world.answer, problems))
+    texts = right if settings.wrong_share == 0 else _written(world, problems, settings, base, seed, progress)
+    if settings.wrong_share is not None:
+        texts = _mixed(world, problems, right, texts, settings, seed)
     samples = [world.to_sample(problem, text) for problem, text in zip(problems, texts, strict=True)]
-    wrong = [text != world.answer(problem) for problem, text in zip(problems, texts, strict=True)]
-    return samples, wrong
+    return samples, [text != true for text, true in zip(texts, right, strict=True)]
+
+
+def _written(
+    world: World, problems: Sequence[Problem], settings: Settings, base: Base, seed: int, progress: Progress
+) -> list[str]:
+    if settings.errors == "rules":
+        return wrong_answers(world, problems, settings, seed)
+    teacher = train_teacher(world, settings, base, seed, progress)
+    questions = list(map(world.to_sample, problems))
+    return generate(teacher, questions, temperature=settings.temperature, seed=seed).texts
+
+
+def _mixed(
+    world: World, problems: Sequence[Problem], right: list[str], texts: list[str], settings: Settings, seed: int
+) -> list[str]:
+    """The answers with `wrong_share` of them wrong; fewer where the rules cannot make more."""
+    rng = np.random.default_rng([seed, 5])
+    wrong = np.array([text != true for text, true in zip(texts, right, strict=True)])
+    excess = int(wrong.sum()) - round(settings.wrong_share * len(texts))
+    mixed, certain = list(texts), settings.model_copy(update={"misread": 1.0})
+    for index in rng.permutation(np.flatnonzero(wrong))[: max(0, excess)]:
+        mixed[index] = right[index]
+    for index in rng.permutation(np.flatnonzero(~wrong)):
+        text = world.mistaken(problems[index], certain, rng) if excess < 0 else right[index]
+        if text != right[index]:
+            mixed[index], excess = text, excess + 1
+    return mixed

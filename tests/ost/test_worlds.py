@@ -187,3 +187,23 @@ def test_a_taught_teacher_answers_every_question_by_its_seed(problems):
     assert [sample.images for sample in first] == [handmath.to_sample(problem).images for problem in problems[:6]]
     assert len(wrong) == 6
     assert answer_pool(handmath, problems[:6], *settings, 0) == (first, wrong)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.6])
+def test_the_share_that_is_wrong_can_be_set(problems, share):
+    samples, wrong = answer_pool(handmath, problems[:1000], World(errors="rules", wrong_share=share), Base(), 0)
+    untouched, before = answer_pool(handmath, problems[:1000], World(errors="rules"), Base(), 0)
+    assert np.mean(wrong) == share
+    for sample, problem, flag in zip(samples, problems, wrong, strict=False):
+        assert flag == (sample.answer != handmath.answer(problem))
+    more = sum(wrong) > sum(before)
+    assert all(now >= then if more else now <= then for now, then in zip(wrong, before, strict=True))
+    kept = [one.answer == other.answer for one, other in zip(samples, untouched, strict=True)]
+    assert np.mean(kept) == pytest.approx(1 - abs(np.mean(wrong) - np.mean(before)), abs=1e-9)
+
+
+def test_where_no_rule_makes_more_wrong_there_are_fewer(problems):
+    settings = World(errors="rules", wrong_share=1.0, wrong_operation=0.0)
+    _, wrong = answer_pool(handmath, problems[:1000], settings, Base(), 0)
+    possible = [any(digit in MISREAD for digit in problem.digits) for problem in problems[:1000]]
+    assert np.mean(wrong) > 0.5 and not any(flag and not can for flag, can in zip(wrong, possible, strict=True))

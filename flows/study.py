@@ -1,0 +1,157 @@
+"""Studies: one thing is varied, a comparison is made for each of its values, and the result goes to docs/studies."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flows.compare import FOLDER, compare
+from flows.display import console
+from ost.comparison import ARMS
+from ost.config import BUILTIN, LLAVA
+from ost.errors import ConfigError
+from ost.report import study_png
+from ost.store import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is varied, and what is trained at each of its values."""
+
+    question: str
+    axis: str
+    """What the x axis shows."""
+    variants: dict[float, list[str]]
+    """Place on the x axis → the assignments that make the variant."""
+    arms: tuple[str, ...] = ("full", "random", "ost", "ost-cover")
+    fractions: tuple[float, ...] = (0.2,)
+    logarithmic: bool = False
+    ticks: tuple[str, ...] = ()
+    """What stands at 0, 1, 2 … on an x axis that is none of numbers."""
+    place: Callable[[Path], float] | None = field(default=None, repr=False)
+    """Reads the place on the x axis from the variant's folder, where it is only known afterwards."""
+
+
+def _each(name: str, *values: float) -> dict[float, list[str]]:
+    return {value: [f"{name}={value}"] for value in values}
+
+
+def _judge_accuracy(folder: Path) -> float:
+    """Mean benchmark accuracy of the judge over seeds."""
+    found = [read_json(path)["accuracy"] for path in sorted(folder.glob("seed-*/evaluations/judge.json"))]
+    return sum(found) / len(found)
+
+
+PASSES = 600 / 8000
+"""SFT steps for each sample of the pool: a study of its size keeps the epochs."""
+
+STUDIES: dict[str, Study] = {
+    "warmup": Study(
+        "How long should the proxy be warmed up?",
+        "proxy warm-up, share of an SFT run",
+        _each("warmup.fraction", 0.0, 0.05, 0.25, 1.0),
+        fractions=(0.2, 0.5),
+    ),
+    "anchors": Study(
+        "How many anchors does it take?",
+        "anchors",
+        _each("world.anchors", 10, 30, 100, 300, 500),
+        logarithmic=True,
+    ),
+    "biased-anchors": Study(
+        "What does an anchor set do that knows only some kinds of question?",
+        "kinds of question among the anchors",
+        {
+            1.0: ["world.anchor_tasks=[sum]"],
+            2.0: ["world.anchor_tasks=[sum, maximum]"],
+            4.0: ["world.anchor_tasks=null"],
+        },
+    ),
+    "fraction": Study(
+        "How much of the pool should be kept?",
+        "share of the pool that is kept",
+        {0.0: []},
+        arms=("full", "random", "ost", "ost-quota", "ost-vote", "ost-cover", "clean"),
+        fractions=(0.05, 0.1, 0.2, 0.5, 0.75),
+        logarithmic=True,
+    ),
+    "noise": Study(
+        "How wrong must a pool be for selection to pay?",
+        "share of the pool that is wrong",
+        _each("world.wrong_share", 0.0, 0.2, 0.4, 0.6, 0.8),
+        arms=("full", "random", "ost", "ost-cover", "clean"),
+        fractions=(0.5,),
+    ),
+    "proxy-size": Study(
+        "How small may the proxy be?",
+        "hidden size of the proxy; the target's is 128",
+        _each("base.proxy_width", 32, 64, 96, 128, 192),
+        logarithmic=True,
+    ),
+    "pool-size": Study(
+        "From which pool size on does selection pay?",
+        "samples in the pool",
+        {
+            float(size): [f"world.pool={size}", f"sft.steps={round(size * PASSES)}", "compare.protocols=[B, A]"]
+            for size in (500, 1000, 2000, 4000, 8000, 16000)
+        },
+        fractions=(0.2, 0.5),
+        logarithmic=True,
+    ),
+    "family": Study(
+        "Does a proxy of another architecture family do?",
+        "target ← proxy",
+        {
+            float(place): [
+                f"models.target={target}",
+                f"models.proxy={proxy}",
+                "models.allow_cross_family=true",
+                "score.layers=language",
+            ]
+            for place, (target, proxy) in enumerate(itertools.product((BUILTIN, LLAVA), repeat=2))
+        },
+        ticks=("Qwen3-VL ← Qwen3-VL", "Qwen3-VL ← LLaVA", "LLaVA ← Qwen3-VL", "LLaVA ← LLaVA"),
+    ),
+    "judge": Study(
+        "How good must a judge be to beat utility?",
+        "accuracy of the judge on the benchmark",
+        {
+            float(steps): ["models.judge=builtin", f"base.judge_steps={steps}"]
+            for steps in (50, 100, 200, 400, 800, 1600)
+        },
+        arms=("full", "judge", "ost", "ost-cover"),
+        place=_judge_accuracy,
+    ),
+}
+
+
+def study(name: str, workspace: Path, like: str | None = None, assignments: list[str] | None = None) -> dict:
+    """Make a study's comparisons, those that are not up to date, and write docs/studies/NAME.json and .png."""
+    if name not in STUDIES:
+        raise ConfigError(f"no study is named {name!r}; known: {', '.join(STUDIES)}")
+    plan, root, points = STUDIES[name], workspace.resolve(), []
+    arms, fractions = f"compare.arms=[{', '.join(plan.arms)}]", f"compare.fractions={list(plan.fractions)}"
+    for value, settings in plan.variants.items():
+        variant = f"study-{name}-{value:g}"
+        console.rule(f"{name}: {' '.join(settings) or 'as it is'}")
+        all_settings = ["compare.protocols=[B]", arms, fractions, *settings, *(assignments or [])]
+        summary = compare(str(root), variant, all_settings, like)
+        like = like or variant  # the others start from what this one has computed
+        place = plan.place(root / FOLDER / variant) if plan.place else value
+        points.append({"place": place, "settings": settings, "summary": summary})
+    result = {"study": name, "question": plan.question, "axis": plan.axis, "points": points}
+    write_json(root / f"docs/studies/{name}.json", result)
+    study_png(_series(plan, points), plan.axis, root / f"docs/studies/{name}.png", plan.logarithmic, plan.ticks)
+    return result
+
+
+def _series(plan: Study, points: list[dict]) -> dict[str, list[dict]]:
+    """A line for each subset over the variants; where there is one variant, for each arm over its fractions."""
+    lines: dict[str, list[dict]] = {}
+    for point in points:
+        for entry in [entry for entry in point["summary"]["entries"] if entry["protocol"] == "B"]:
+            alone = len(points) == 1
+            line = entry["arm"] if alone and not ARMS[entry["arm"]].whole else entry["label"]
+            place = entry["fraction"] if alone else point["place"]
+            lines.setdefault(line, []).append({"place": place, **entry})
+    return {name: sorted(own, key=lambda entry: entry["place"]) for name, own in lines.items()}

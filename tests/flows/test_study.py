@@ -1,0 +1,63 @@
+"""Studies: every variant is a valid comparison, and a small one from the command to the chart."""
+
+import shutil
+
+import pytest
+from PIL import Image
+from tiny_workspace import ROOT, TINY, make_workspace
+
+from flows.parameters import set_params
+from flows.study import STUDIES, _series
+from ost.comparison import plan, summarise
+from ost.config import load_params
+from ost.store import read_json
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, study in STUDIES.items() for value in study.variants]
+)
+def test_every_variant_is_a_valid_comparison(name, value, tmp_path):
+    study = STUDIES[name]
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    lists = [f"compare.arms=[{', '.join(study.arms)}]", f"compare.fractions={list(study.fractions)}"]
+    set_params(tmp_path / "params.yaml", [*lists, *study.variants[value]])
+    params = load_params(tmp_path / "params.yaml")
+    assert {trial.subset.arm for trial in plan(params.compare)} == set(study.arms)
+    assert not study.ticks or len(study.ticks) == len(study.variants)
+
+
+def test_a_study_of_fractions_has_a_line_for_each_arm_and_others_one_for_each_subset():
+    costs = dict.fromkeys(("select_seconds", "train_seconds", "total_seconds", "select_flops", "train_flops"), 1.0)
+    costs["total_flops"] = 2.0
+
+    def point(value: float, accuracy: float) -> dict:
+        rows = [
+            {"arm": "ost", "subset": f"ost-{share}", "fraction": share / 100, "protocol": "B", "seed": 0} | costs
+            for share in (50, 20)
+        ]
+        rows.append({"arm": "full", "subset": "full", "fraction": 1.0, "protocol": "B", "seed": 0} | costs)
+        return {"place": value, "summary": summarise([row | {"accuracy": accuracy} for row in rows])}
+
+    alone = _series(STUDIES["fraction"], [point(0, 0.5)])
+    assert {name: [entry["place"] for entry in own] for name, own in alone.items()} == {
+        "ost": [0.2, 0.5],
+        "Full-SFT": [1.0],
+    }
+    several = _series(STUDIES["warmup"], [point(0.25, 0.5), point(0.05, 0.4)])
+    assert {
+        name: [(entry["place"], entry["accuracy"]) for entry in own] for name, own in several.items()
+    } == dict.fromkeys(("OST top 50 %", "OST top 20 %", "Full-SFT"), [(0.05, 0.4), (0.25, 0.5)])
+
+
+def test_a_study_computes_what_its_variants_share_once(tmp_path, prefect_home):
+    workspace = make_workspace(tmp_path / "workspace", prefect_home, [*TINY, "score.checks=0", "compare.seeds=[5]"])
+    printed = workspace.run("ost", "study", "biased-anchors", "--set", "compare.arms=[full, ost]")
+    ran = [line.split()[1] for line in printed.splitlines() if line.startswith("✓")]
+    assert ran.count("world") == ran.count("score") == 3, "the anchors are part of the world"
+    assert ran.count("base@target") == ran.count("warmup") == 1
+    found = read_json(workspace.root / "docs/studies/biased-anchors.json")
+    assert [point["place"] for point in found["points"]] == [1.0, 2.0, 4.0]
+    with Image.open(workspace.root / "docs/studies/biased-anchors.png") as chart:
+        assert min(chart.size) > 500
+    assert "Does a proxy of another" in workspace.run("ost", "study", "list")
+    assert "no study is named 'warm'; known: warmup" in workspace.run("ost", "study", "warm", ok=False)
