@@ -19,6 +19,7 @@ Fraction = typing.Annotated[float, Field(gt=0.0, le=1.0)]
 Share = typing.Annotated[float, Field(ge=0.0, le=1.0)]
 Count = typing.Annotated[int, Field(ge=1)]
 Rate = typing.Annotated[float, Field(gt=0.0)]
+Width = typing.Annotated[int, Field(ge=32, multiple_of=32)]
 Layers = typing.Annotated[str, Field(pattern=r"^(all|language|head|last:[1-9]\d*)$")]
 
 Model = typing.TypeVar("Model", bound=BaseModel)
@@ -90,10 +91,12 @@ class Base(_Section):
     """Kinds of question that the bases learn; null for those that the world is made for."""
     target_steps: Count = 800
     proxy_steps: Count = 800
-    proxy_width: typing.Annotated[int, Field(ge=32, multiple_of=32)] = 96
-    """Hidden size of the built-in proxy; the target's is 128."""
     judge_steps: Count = 800
     """Of the built-in judge: its strength."""
+    target_width: Width = 128
+    """Hidden size; feed-forward layers grow with it."""
+    proxy_width: Width = 96
+    judge_width: Width = 128
     batch_size: Count = 32
     learning_rate: Rate = 2e-3
 

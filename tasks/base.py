@@ -1,12 +1,11 @@
 """Stage `base`: the base checkpoint of target or proxy, with its bytes under version control."""
 
-import dataclasses
 from typing import Literal
 
 from ost.config import BUILTIN, LLAVA
 from ost.cost import Cost, Stopwatch
 from ost.models import Checkpoint, load_checkpoint
-from ost.models.tiny import PROXY, TARGET, build_model
+from ost.models.tiny import PROXY, TARGET, build_model, sized
 from ost.models.tiny_llava import build_llava
 from ost.training import Recipe, train
 from ost.worlds import WORLDS
@@ -35,12 +34,9 @@ def base(ctx: Context) -> Outcome:
 
 def _pretrained(ctx: Context, role: Role) -> tuple[Checkpoint, Outcome]:
     seed, settings, world = ctx.params.seed, ctx.params.base, WORLDS[ctx.params.world.name]
-    known = settings.tasks or world.KNOWN
-    spec, steps, tasks = {
-        "target": (TARGET, settings.target_steps, known),
-        "proxy": (dataclasses.replace(PROXY, hidden=settings.proxy_width), settings.proxy_steps, known),
-        "judge": (TARGET, settings.judge_steps, world.TASKS),
-    }[role]
+    spec = sized(PROXY if role == "proxy" else TARGET, getattr(settings, f"{role}_width"))
+    steps = getattr(settings, f"{role}_steps")
+    tasks = world.TASKS if role == "judge" else settings.tasks or world.KNOWN
     seed += JUDGE_SEED if role == "judge" else 0
     processor = world.processor()
     if getattr(ctx.params.models, role) == LLAVA:

@@ -1,5 +1,6 @@
 """Tiny Qwen3-VL models, built from a config with a real tokenizer and processor: the built-in world's checkpoints."""
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -51,6 +52,11 @@ TARGET = TinySpec(hidden=128, layers=3, feedforward=256, vision_hidden=48, visio
 """About 0.7 million parameters."""
 PROXY = TinySpec(hidden=96, layers=2, feedforward=256, vision_hidden=48, vision_layers=2)
 """About 0.4 million parameters."""
+
+
+def sized(spec: TinySpec, hidden: int) -> TinySpec:
+    """The same shape at another hidden size, a multiple of 32; feed-forward layers keep their ratio to it."""
+    return dataclasses.replace(spec, hidden=hidden, feedforward=spec.feedforward * hidden // spec.hidden)
 
 
 def build_processor(texts: Iterable[str]) -> ImageOnlyQwen3VLProcessor:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.stats import spearmanr
 from specimens import drawn
 from transformers import (
     Idefics3Config,
@@ -22,8 +23,11 @@ from transformers import (
 import ost
 from ost.encoding import Encoder
 from ost.errors import ModelError
-from ost.models import check_pair, family, load_config, resolve_device
-from ost.models.tiny import PROXY, TARGET, build_model
+from ost.evaluation import generate
+from ost.models import Checkpoint, check_pair, family, load_config, resolve_device
+from ost.models.tiny import PROXY, TARGET, build_model, sized
+from ost.models.tiny_llava import build_llava
+from ost.training import Recipe, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -227,3 +231,26 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch):
 def test_auto_takes_cuda_where_it_is(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [resolve_device(name).type for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+
+
+@pytest.mark.parametrize("hidden", [32, 64, 128, 256])
+def test_built_in_models_come_in_other_widths(hidden, processor):
+    model = build_model(sized(PROXY, hidden), processor, 0)
+    assert model.config.text_config.hidden_size == hidden
+    assert generate(Checkpoint(model.eval(), processor), drawn("benchmark", 1), max_new_tokens=2).completion_tokens
+
+
+def test_a_tiny_llava_is_saved_loaded_trained_and_scored_with(processor, tmp_path):
+    """Another family: patches of a stretched image, a class token, another decoder."""
+    build_llava(PROXY, processor.tokenizer, 0).save(tmp_path / "llava")
+    llava, lessons = ost.load_checkpoint(tmp_path / "llava"), drawn("pretrain", 32)
+    assert family(llava.model.config) == "llava"
+    first = train(llava, lessons, Recipe(steps=2, batch_size=16, learning_rate=2e-3)).loss
+    assert train(llava, lessons, Recipe(steps=20, batch_size=16, learning_rate=2e-3)).loss < first
+    utility = [
+        ost.score(lessons, drawn("anchors", 8), llava, method=method, layers="language", checks=0).table["utility"]
+        for method in ("gradient", "transposed")
+    ]
+    assert spearmanr(*(column.to_numpy() for column in utility)).statistic > 0.999
+    with pytest.raises(ModelError, match="no rule for CLIPVisionEmbeddings"):
+        ost.score(lessons, drawn("anchors", 8), llava, checks=0)
