@@ -36,8 +36,9 @@ class _Section(BaseModel):
 class World(_Section):
     """The built-in world: samples whose pool was answered by a faulty teacher."""
 
-    name: Literal["handmath"] = "handmath"
-    """handmath: arithmetic on handwritten digits."""
+    name: Literal["handmath", "easy-vqa", "wordmath"] = "handmath"
+    """handmath: arithmetic on handwritten digits; easy-vqa: a third party's questions about shapes and colours;
+    wordmath: arithmetic in words, text only."""
     pool: Count = 8000
     anchors: Count = 100
     benchmark: Count = 2000

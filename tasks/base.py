@@ -5,8 +5,7 @@ from typing import Literal
 from ost.config import BUILTIN, LLAVA
 from ost.cost import Cost, Stopwatch
 from ost.models import Checkpoint, load_checkpoint
-from ost.models.tiny import PROXY, TARGET, build_model, sized
-from ost.models.tiny_llava import build_llava
+from ost.models.tiny import PROXY, TARGET, build, sized
 from ost.training import Recipe, train
 from ost.worlds import WORLDS
 from tasks.context import Context, Outcome
@@ -38,11 +37,7 @@ def _pretrained(ctx: Context, role: Role) -> tuple[Checkpoint, Outcome]:
     steps = getattr(settings, f"{role}_steps")
     tasks = world.TASKS if role == "judge" else settings.tasks or world.KNOWN
     seed += JUDGE_SEED if role == "judge" else 0
-    processor = world.processor()
-    if getattr(ctx.params.models, role) == LLAVA:
-        checkpoint = build_llava(spec, processor.tokenizer, seed)
-    else:
-        checkpoint = Checkpoint(build_model(spec, processor, seed), processor)
+    checkpoint = build(getattr(ctx.params.models, role), spec, world.processor(), seed)
     problems = world.draw("pretrain", PRETRAINING_SAMPLES, ctx.params.seed, tasks)
     recipe = Recipe(steps=steps, batch_size=settings.batch_size, learning_rate=settings.learning_rate, seed=seed)
     trained = train(checkpoint, list(map(world.to_sample, problems)), recipe, ctx.progress)

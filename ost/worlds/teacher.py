@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ost.config import Base
+from ost.config import BUILTIN, Base
 from ost.config import World as Settings
 from ost.data import Sample
 from ost.evaluation import generate
 from ost.models import Checkpoint
-from ost.models.tiny import TARGET, build_model
+from ost.models.tiny import TARGET, build
 from ost.training import Recipe, train
 from ost.types import Progress, silent
 from ost.worlds.world import Problem, World
@@ -29,8 +29,7 @@ def train_teacher(world: World, settings: Settings, base: Base, seed: int, progr
     problems = world.draw("pretrain", 12_000, seed, stream=1)
     right = list(map(world.answer, problems))
     wrong = wrong_answers(world, problems, settings, seed)
-    shared = world.processor()
-    teacher = Checkpoint(build_model(TARGET, shared, seed + 1), shared)
+    teacher = build(BUILTIN, TARGET, world.processor(), seed + 1)
     spoiling = round(SPOILING_SHARE * settings.teacher_steps)
     for texts, steps, rate in ((right, settings.teacher_steps - spoiling, 1.0), (wrong, spoiling, 0.5)):
         samples = [world.to_sample(problem, text) for problem, text in zip(problems, texts, strict=True)]

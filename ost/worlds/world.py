@@ -1,16 +1,18 @@
 """What a built-in world is: problems with a right answer, a rule by which a teacher errs, and a tokenizer for both."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
+from transformers.processing_utils import ProcessorMixin
 
 from ost.config import World as Settings
 from ost.data import Sample
-from ost.models.processor import ImageOnlyQwen3VLProcessor
 
 Split = Literal["pretrain", "pool", "anchors", "benchmark"]
 """Parts of a world that share no image: what bases and teacher learned from, and the three sample sets."""
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Problem(Protocol):
@@ -43,5 +45,5 @@ class World(Protocol):
     def to_sample(self, problem: Problem, text: str | None = None) -> Sample:
         """The problem as a sample, answered by `text` or, without one, rightly."""
 
-    def processor(self) -> ImageOnlyQwen3VLProcessor:
-        """The processor that all models of the world share."""
+    def processor(self) -> ProcessorMixin | PreTrainedTokenizerBase:
+        """The processor that all models of the world share; in a world without images a tokenizer."""

@@ -25,8 +25,7 @@ from ost.encoding import Encoder
 from ost.errors import ModelError
 from ost.evaluation import generate
 from ost.models import Checkpoint, check_pair, family, load_config, resolve_device
-from ost.models.tiny import PROXY, TARGET, build_model, sized
-from ost.models.tiny_llava import build_llava
+from ost.models.tiny import PROXY, TARGET, build_llava, build_model, sized
 from ost.training import Recipe, train
 
 ROOT = Path(__file__).parents[2]

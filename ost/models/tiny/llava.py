@@ -11,7 +11,8 @@ from transformers import (
 )
 
 from ost.models.checkpoint import Checkpoint
-from ost.models.tiny import PATCH, TinySpec
+from ost.models.tiny.qwen3_vl import PATCH
+from ost.models.tiny.spec import TinySpec
 
 EDGE = 32
 """Pixels on the edge that every image is brought to; a token sees 8 × 8 of them."""

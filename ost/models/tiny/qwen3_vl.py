@@ -1,8 +1,6 @@
 """Tiny Qwen3-VL models, built from a config with a real tokenizer and processor: the built-in world's checkpoints."""
 
-import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -14,6 +12,7 @@ from transformers import (
 )
 
 from ost.models.processor import ImageOnlyQwen3VLProcessor
+from ost.models.tiny.spec import TinySpec
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -34,29 +33,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-@dataclass(frozen=True)
-class TinySpec:
-    """Sizes of a tiny model."""
-
-    hidden: int
-    layers: int
-    feedforward: int
-    vision_hidden: int
-    vision_layers: int
-    heads: int = 4
-
-
-TARGET = TinySpec(hidden=128, layers=3, feedforward=256, vision_hidden=48, vision_layers=2)
-"""About 0.7 million parameters."""
-PROXY = TinySpec(hidden=96, layers=2, feedforward=256, vision_hidden=48, vision_layers=2)
-"""About 0.4 million parameters."""
-
-
-def sized(spec: TinySpec, hidden: int) -> TinySpec:
-    """The same shape at another hidden size, a multiple of 32; feed-forward layers keep their ratio to it."""
-    return dataclasses.replace(spec, hidden=hidden, feedforward=spec.feedforward * hidden // spec.hidden)
 
 
 def build_processor(texts: Iterable[str]) -> ImageOnlyQwen3VLProcessor:
