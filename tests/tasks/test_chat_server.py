@@ -1,0 +1,225 @@
+"""The judge's client against `transformers serve` with a checkpoint of ours, and against a server that misbehaves."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from servers import BIN, free_ports, running
+from specimens import drawn, other_forms
+
+from ost.data import Sample, chat
+from ost.errors import WorkspaceError
+from ost.evaluation import generate
+from ost.models import Checkpoint, load_checkpoint
+from ost.models.tiny import PROXY, build_llava
+from ost.training import Recipe, train
+from tasks.chat_server import ChatServer
+
+SECRET = "sk-a-key-that-nothing-may-hold"
+LENGTH = 6
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+
+
+# --- a real server ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(processor, tmp_path_factory) -> Path:
+    """A LLaVA that has learned to answer in some words; a Qwen3-VL's processor asks for torchvision there."""
+    checkpoint = build_llava(PROXY, processor.tokenizer, 0)
+    train(checkpoint, drawn("pretrain", 400), Recipe(steps=60, batch_size=16, learning_rate=4e-3))
+    folder = tmp_path_factory.mktemp("served") / "llava"
+    checkpoint.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(model, tmp_path_factory) -> Iterator[str]:
+    (port,) = free_ports(1)
+    options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    log = tmp_path_factory.mktemp("log") / "serve.log"
+    command = [str(BIN / "transformers"), "serve", *options, str(model)]
+    with running(command, f"http://127.0.0.1:{port}/health", log):
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+@pytest.fixture(scope="module")
+def local(model) -> Checkpoint:
+    return load_checkpoint(model)
+
+
+def test_a_served_checkpoint_says_what_it_says_in_process(server, model, local, tmp_path):
+    """With images as data URLs: a client that drops or swaps them gets other answers."""
+    samples = drawn("benchmark", 12)
+    served = ChatServer(str(model), server, tmp_path, max_tokens=LENGTH, concurrency=3)
+    expected = generate(local, samples, max_new_tokens=LENGTH)
+    assert len(set(expected.texts)) > 2, "the model says the same to everything, so this test says nothing"
+    assert served.complete(samples) == expected.texts
+    assert served.prompt_tokens == expected.prompt_tokens
+    assert 0 < served.completion_tokens <= LENGTH * len(samples)
+
+
+def test_several_turns_and_none_with_an_image_are_answered_too(server, model, local, tmp_path):
+    samples = [sample for sample in other_forms() if len(sample.images) < 2]
+    served = ChatServer(str(model), server, tmp_path, max_tokens=LENGTH)
+    assert served.complete(samples) == generate(local, samples, max_new_tokens=LENGTH, batch_size=1).texts
+
+
+def test_a_model_that_the_server_has_not_is_told(server, tmp_path):
+    with pytest.raises(WorkspaceError, match=r"refused with \d+: look at models.judge \('/no/such/model'\)") as told:
+        ChatServer("/no/such/model", server, tmp_path, max_tokens=2).complete(drawn("pool", 1))
+    assert server in str(told.value) and SECRET not in str(told.value)
+
+
+# --- a server of any behaviour ----------------------------------------------------------------------------------------
+
+
+class Scripted(ThreadingHTTPServer):
+    """Answers with the next of its scripted codes, 200 when they are used up, and keeps what it was asked."""
+
+    def __init__(self, *codes: int, reply: Callable[[dict], str] = lambda asked: "yes"):
+        self.codes, self.reply, self.asked, self.times, self.keys = list(codes), reply, [], [], []
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.times.append(time.monotonic())
+        self.server.asked.append(asked)
+        self.server.keys.append(self.headers["Authorization"])
+        code = self.server.codes.pop(0) if self.server.codes else 200
+        message = {"role": "assistant", "content": self.server.reply(asked)}
+        usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+        answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "usage": usage}
+        answer |= {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+        body = json.dumps(answer if code == 200 else {"error": {"message": f"your key is {SECRET}"}}).encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[..., Scripted]]:
+    started = []
+
+    def start(*codes: int, **options) -> Scripted:
+        server = Scripted(*codes, **options)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+def questions(count: int) -> list[Sample]:
+    return [Sample((), chat(f"What is {number} + 1?", "secret answer", images=0)) for number in range(count)]
+
+
+def test_the_samples_own_answer_is_never_sent(scripted, tmp_path):
+    server, samples = scripted(), [*drawn("pool", 3), *other_forms(), *questions(2)]
+    ChatServer("m", server.address, tmp_path, max_tokens=5).complete(samples)
+    sent = json.dumps(server.asked)
+    assert len(server.asked) == len(samples) and not [s.answer for s in samples if json.dumps(s.answer)[1:-1] in sent]
+    assert {(one["temperature"], one["max_tokens"], one["model"]) for one in server.asked} == {(0.0, 5, "m")}
+    assert set(server.keys) == {f"Bearer {SECRET}"}
+
+
+def test_nothing_is_asked_twice(scripted, tmp_path):
+    server = scripted(reply=lambda asked: asked["messages"][0]["content"][0]["text"])
+    samples = questions(6)
+    first = ChatServer("m", server.address, tmp_path, max_tokens=5, concurrency=3)
+    expected = [sample.question for sample in samples]
+    assert first.complete([*samples, *samples]) == [*expected, *expected]
+    assert (len(server.asked), first.requests) == (6, 6), "equal questions are one"
+    assert (first.prompt_tokens, first.completion_tokens) == (12 * 7, 12 * 2)
+    server.shutdown()
+    again = ChatServer("m", server.address, tmp_path, max_tokens=5)
+    assert again.complete(samples[::-1]) == expected[::-1]
+    assert (again.requests, again.prompt_tokens) == (0, 6 * 7)
+
+
+def test_another_model_length_or_question_is_asked_anew(scripted, tmp_path):
+    server, samples = scripted(), questions(2)
+    for model, length, own in (
+        ("m", 5, samples[:1]),
+        ("n", 5, samples[:1]),
+        ("m", 6, samples[:1]),
+        ("m", 5, samples[1:]),
+    ):
+        ChatServer(model, server.address, tmp_path, max_tokens=length).complete(own)
+    assert len(server.asked) == 4
+
+
+def test_a_broken_answer_on_disk_is_asked_anew(scripted, tmp_path):
+    server, samples = scripted(), questions(1)
+    ChatServer("m", server.address, tmp_path, max_tokens=5).complete(samples)
+    (file,) = tmp_path.rglob("*.json")
+    for text in ("", "{}", "[1]", '{"text": "no", "prompt_tokens": 1'):
+        file.write_text(text)
+        assert ChatServer("m", server.address, tmp_path, max_tokens=5).complete(samples) == ["yes"]
+    assert len(server.asked) == 5
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_what_is_refused_for_the_moment_is_asked_again(code, scripted, tmp_path):
+    server = scripted(code, code)
+    assert ChatServer("m", server.address, tmp_path, max_tokens=5).complete(questions(1)) == ["yes"]
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize("code", [401, 403, 404])
+def test_a_refusal_is_told_without_the_key_and_answers_so_far_are_kept(code, scripted, tmp_path):
+    server = scripted(200, 200, code)
+    judge = ChatServer("m", server.address, tmp_path, max_tokens=5, concurrency=1)
+    with pytest.raises(WorkspaceError, match=rf"{server.address} refused with {code}.*OPENAI_API_KEY") as told:
+        judge.complete(questions(4))
+    assert SECRET not in str(told.value)
+    files = list(tmp_path.rglob("*.json"))
+    assert len(files) >= 2 and not [file for file in files if SECRET in file.read_text()]
+
+
+def test_a_server_that_is_not_there_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.chat_server.RETRIES", 0)
+    (port,) = free_ports(1)
+    with pytest.raises(WorkspaceError, match=rf"no answer from the judge at http://127.0.0.1:{port}/v1"):
+        ChatServer("m", f"http://127.0.0.1:{port}/v1", tmp_path, max_tokens=5).complete(questions(1))
+
+
+def test_requests_keep_to_the_rate(scripted, tmp_path):
+    server = scripted()
+    ChatServer("m", server.address, tmp_path, max_tokens=5, requests_per_minute=600).complete(questions(6))
+    times = sorted(server.times)
+    assert times[-1] - times[0] > 0.4, "six requests at ten a second take half a second"
+
+
+def test_progress_counts_what_is_asked(scripted, tmp_path):
+    told = []
+    judge = ChatServer("m", scripted().address, tmp_path, max_tokens=5)
+    judge.complete(questions(3), lambda done, total, note="": told.append((done, total, note)))
+    assert told == [(done, 3, "asking the judge") for done in (1, 2, 3)]
+
+
+def test_no_words_are_an_empty_reply(scripted, tmp_path):
+    judge = ChatServer("m", scripted(reply=lambda asked: None).address, tmp_path, max_tokens=5)
+    assert judge.complete(questions(1)) == [""]
