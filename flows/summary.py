@@ -68,23 +68,15 @@ def show_comparison(root: Path, name: str) -> None:
     for protocol in ("B", "A"):
         if own := [entry for entry in summary["entries"] if entry["protocol"] == protocol]:
             console.print(comparison_table(own, f"Protocol {protocol}, {len(summary['seeds'])} seed(s)"))
+    console.print("gap: (arm − Full-SFT) / (oracle − Full-SFT); cost: choosing and training, of Full-SFT's")
     console.print(f"the page: {folder / 'index.html'}", highlight=False, soft_wrap=True)
 
 
 def comparison_table(entries: list[dict], title: str) -> Table:
-    """Entries of a summary: accuracy, gain over Full-SFT and gap recovered with 95 % intervals, and cost."""
+    """Entries of a summary: accuracy, gain over Full-SFT with its 95 % interval, gap recovered, and cost."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("arm", no_wrap=True)
-    for name in (
-        "kept",
-        "right",
-        "accuracy",
-        "against Full-SFT",
-        "gap recovered",
-        "choose",
-        "train",
-        "of Full-SFT's cost",
-    ):
+    for name in ("kept", "right", "accuracy", "against Full-SFT", "gap", "choose", "train", "cost"):
         table.add_column(name, justify="right", no_wrap=True)
     for entry in entries:
         gain, gap, ratio = entry["against"].get("full"), entry["gap_recovery"], entry["cost_ratio"]
@@ -92,8 +84,8 @@ def comparison_table(entries: list[dict], title: str) -> Table:
             f"{entry['fraction']:.0%}",
             "" if entry["purity"] is None else f"{entry['purity']:.0%}",
             f"{entry['accuracy']:.1%}",
-            _with_interval(gain, 100, "+.1f"),
-            _with_interval(gap, 1, ".2f"),
+            _with_interval(gain),
+            "" if gap is None else f"{gap['mean']:.2f}",
             f"{entry['select_seconds']:.0f} s",
             f"{entry['train_seconds']:.0f} s",
             "" if ratio is None else f"{ratio['mean']:.0%}",
@@ -102,12 +94,13 @@ def comparison_table(entries: list[dict], title: str) -> Table:
     return table
 
 
-def _with_interval(found: dict | None, scale: float, form: str) -> str:
+def _with_interval(found: dict | None) -> str:
+    """A difference of accuracies in points."""
     if not found or found["mean"] is None:
         return ""
     low, high = found["interval"]
-    reach = "" if low is None else f" ({format(scale * low, form)} … {format(scale * high, form)})"
-    return format(scale * found["mean"], form) + reach
+    reach = "" if low is None else f" ({100 * low:+.1f} … {100 * high:+.1f})"
+    return f"{100 * found['mean']:+.1f}{reach}"
 
 
 def _two(value: float | None) -> str:
