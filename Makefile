@@ -24,8 +24,8 @@ $(VENV)/installed: requirements.lock pyproject.toml
 demo: install ## the whole curation on the built-in world
 	@$(BIN)/ost curate
 
-test: install ## linters, import contract, all tests; two files at a time
-	@$(BIN)/pytest -n 2 --dist loadfile
+test: install ## linters, import contract, all tests
+	@$(BIN)/pytest
 
 bench-scoring: install peer ## scoring methods beside each other and beside bergson, into metrics/bench_scoring.json
 	@$(BIN)/python -m benchmarks.scoring

@@ -4,9 +4,9 @@ import random
 
 import numpy as np
 import pyarrow as pa
+
 from ost.baselines.deita import load_embedder, load_rater
 from ost.baselines.deita import rate as rate_by_deita
-
 from ost.baselines.judge import LocalChat, judge
 from ost.baselines.less import less
 from ost.baselines.low_loss import low_loss
