@@ -68,8 +68,8 @@ def _run_seed(session: Session, trials: list[Trial]) -> None:
     for trial in trials:
         before = ""
         for name in (*RATINGS[ARMS[trial.subset.arm].rating].stages, f"choose@{trial.subset.key}"):
-            done.setdefault(name, None)
-            done[name] = done[name] or stage(name, done[before])
+            if name not in done:
+                done[name] = stage(name, done[before])
             before = name
         last.append(stage(f"trial@{trial.key}", done[before]))
     for future in last:
@@ -79,7 +79,7 @@ def _run_seed(session: Session, trials: list[Trial]) -> None:
 def _checked(params: Params) -> list[Trial]:
     """The trials of a seed; raises ConfigError, before anything is run, where an arm cannot be had."""
     trials = plan(params.compare)
-    ceilings = {trial.subset.arm for trial in trials if ARMS[trial.subset.arm].rating == "truth"}
+    ceilings = {trial.subset.arm for trial in trials if ARMS[trial.subset.arm].is_ceiling}
     if ceilings and not params.data.truth:
         raise ConfigError(
             f"the arm(s) {', '.join(sorted(ceilings))} need to know which samples are wrong, and data.truth is null: "

@@ -1,7 +1,6 @@
 """The arms by name: what each has to know about the pool, and how it chooses by that."""
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +12,7 @@ from ost.baselines.deita import diverse
 from ost.config import Compare, Params
 from ost.errors import ConfigError
 from ost.scoring import matrix
-from ost.selection import KEPT, NOT_DRAWN, select
+from ost.selection import NOT_DRAWN, select, selection_table, shuffled, size_of
 from ost.types import Protocol_, Strategy
 
 WARMUP = "models/proxy-warm.manifest.json"
@@ -59,10 +58,16 @@ class Arm:
     whole: bool = False
     """Whether it settles itself how much it keeps."""
 
+    @property
+    def is_ceiling(self) -> bool:
+        """Whether it chooses by the truth, which no user has."""
+        return self.rating == "truth"
+
 
 def _draw(table: pa.Table, fraction: float, params: Params) -> pa.Table:
     """The same for the same seed whatever the pool's order."""
-    return _selection(table, _drawn(table, fraction, params), NOT_DRAWN)
+    ids = table["id"].to_pylist()
+    return selection_table(ids, shuffled(ids, params.seed)[: size_of(table, fraction)], NOT_DRAWN)
 
 
 def _by_utility(table: pa.Table, fraction: float, params: Params, strategy: Strategy) -> pa.Table:
@@ -70,30 +75,30 @@ def _by_utility(table: pa.Table, fraction: float, params: Params, strategy: Stra
 
 
 def _by_score(table: pa.Table, fraction: float, params: Params) -> pa.Table:
-    return _selection(table, _ranked(table)["id"].to_pylist()[: _size(table, fraction)], CUT)
+    return selection_table(table["id"].to_pylist(), _ranked(table)["id"].to_pylist()[: size_of(table, fraction)], CUT)
 
 
 def _deita(table: pa.Table, fraction: float, params: Params) -> pa.Table:
     ranked = _ranked(table)
-    embeddings = matrix(ranked, "embedding").astype(np.float32)
-    kept = diverse(embeddings, _size(table, fraction), params.deita.threshold)
-    passed = set(ranked["id"].to_pylist()[: max(kept, default=-1) + 1])
-    ids = ranked["id"].take(kept).to_pylist()
-    return _selection(table, ids, CUT, dict.fromkeys(passed, REPETITION))
+    ids, embeddings = ranked["id"].to_pylist(), matrix(ranked, "embedding").astype(np.float32)
+    kept = diverse(embeddings, size_of(table, fraction), params.deita.threshold)
+    passed = dict.fromkeys(ids[: max(kept, default=-1) + 1], REPETITION)
+    return selection_table(table["id"].to_pylist(), [ids[index] for index in kept], CUT, passed)
 
 
 def _agreed(table: pa.Table, fraction: float, params: Params) -> pa.Table:
-    return _selection(table, table.filter(table["agrees"])["id"].to_pylist(), DISAGREES)
+    return selection_table(table["id"].to_pylist(), table.filter(table["agrees"])["id"].to_pylist(), DISAGREES)
 
 
 def _right(table: pa.Table, fraction: float, params: Params) -> pa.Table:
-    return _selection(table, table.filter(pc.invert(table["wrong"]))["id"].to_pylist(), WRONG)
+    return selection_table(table["id"].to_pylist(), _right_ids(table), WRONG)
 
 
 def _right_drawn(table: pa.Table, fraction: float, params: Params) -> pa.Table:
-    right = table.filter(pc.invert(table["wrong"]))
-    kept = _drawn(right, min(1.0, fraction * len(table) / max(len(right), 1)), params)
-    return _selection(table, kept, WRONG, dict.fromkeys(right["id"].to_pylist(), NOT_DRAWN))
+    """As many as the fraction of the whole pool is, or all that are right."""
+    right = _right_ids(table)
+    kept = shuffled(right, params.seed)[: size_of(table, fraction)]
+    return selection_table(table["id"].to_pylist(), kept, WRONG, dict.fromkeys(right, NOT_DRAWN))
 
 
 ARMS: dict[str, Arm] = {
@@ -187,23 +192,5 @@ def _ranked(table: pa.Table) -> pa.Table:
     return table.filter(pc.is_finite(table["score"])).sort_by([("score", "descending"), ("id", "ascending")])
 
 
-def _drawn(table: pa.Table, fraction: float, params: Params) -> list[str]:
-    ids = sorted(table["id"].to_pylist())
-    random.Random(params.seed).shuffle(ids)
-    return ids[: _size(table, fraction)]
-
-
-def _size(table: pa.Table, fraction: float) -> int:
-    return max(1, round(fraction * len(table)))
-
-
-def _selection(table: pa.Table, kept: Sequence[str], reason: str, exceptions: dict[str, str] | None = None) -> pa.Table:
-    ranks = {name: rank for rank, name in enumerate(kept, start=1)}
-    ids, others = table["id"].to_pylist(), exceptions or {}
-    return pa.table(
-        {
-            "id": pa.array(ids, pa.string()),
-            "rank": pa.array([ranks.get(name) for name in ids], pa.int32()),
-            "reason": pa.array([KEPT if name in ranks else others.get(name, reason) for name in ids]),
-        }
-    )
+def _right_ids(table: pa.Table) -> list[str]:
+    return table.filter(pc.invert(table["wrong"]))["id"].to_pylist()

@@ -132,7 +132,7 @@ def _cost_ratio(own: Mapping[int, Row], full: Mapping[int, Row]) -> dict | None:
 
 def _mark_front(entries: Sequence[dict]) -> None:
     """Note which entries no other is both cheaper and better than; the ceilings stand outside, for nobody has them."""
-    real = [entry for entry in entries if ARMS[entry["arm"]].rating != "truth"]
+    real = [entry for entry in entries if not ARMS[entry["arm"]].is_ceiling]
     for entry in entries:
         beaten = any(
             other["accuracy"] > entry["accuracy"] and other["total_seconds"] <= entry["total_seconds"] for other in real

@@ -2,20 +2,18 @@
 
 from ost.selection.arms import (
     ARMS,
-    KEPT,
-    NOT_DRAWN,
     QUARANTINED,
     TOXIC,
     Arm,
     arm_label,
     draw,
     fraction_of,
-    kept_ids,
     select,
     select_arm,
     toxic_list,
 )
 from ost.selection.strategies import STRATEGIES
+from ost.selection.tables import KEPT, NOT_DRAWN, kept_ids, selection_table, shuffled, size_of
 
 __all__ = [
     "ARMS",
@@ -31,5 +29,8 @@ __all__ = [
     "kept_ids",
     "select",
     "select_arm",
+    "selection_table",
+    "shuffled",
+    "size_of",
     "toxic_list",
 ]

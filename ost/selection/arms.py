@@ -1,6 +1,6 @@
 """The subset of each arm, with a rank for each kept sample and a reason for each left out."""
 
-import random
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import pyarrow as pa
@@ -9,13 +9,12 @@ import pyarrow.compute as pc
 from ost.config import Select
 from ost.errors import ConfigError
 from ost.selection.strategies import STRATEGIES
+from ost.selection.tables import NOT_DRAWN, selection_table, shuffled, size_of
 from ost.types import Ranking, Strategy
 
 Arm = Literal["full", "random", "ost", "ost-wide"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 
-KEPT = "kept"
-NOT_DRAWN = "not drawn"
 TOXIC = "toxic: training on it raises the anchor loss"
 QUARANTINED = "quarantined: its loss is not finite"
 
@@ -28,19 +27,15 @@ def select(scores: pa.Table, fraction: float, strategy: Strategy = "top", by: Ra
     """
     if strategy not in STRATEGIES:
         raise ConfigError(f"no strategy named {strategy!r}; known: {', '.join(STRATEGIES)}")
-    choice = STRATEGIES[strategy](scores, _size(scores, fraction), by)
-    reasons = {
-        name: choice.exceptions.get(name, choice.reason) if not toxic else TOXIC
-        for name, toxic in zip(scores["id"].to_pylist(), scores["toxic"].to_pylist(), strict=True)
-    }
-    return _table(scores, choice.kept, reasons)
+    choice = STRATEGIES[strategy](scores, size_of(scores, fraction), by)
+    toxic = dict.fromkeys(scores.filter(scores["toxic"])["id"].to_pylist(), TOXIC)
+    return _table(scores, choice.kept, choice.reason, {**choice.exceptions, **toxic})
 
 
 def draw(scores: pa.Table, fraction: float, seed: int) -> pa.Table:
     """A random `fraction` of the samples, the same for the same seed whatever their order; blind to utility."""
-    usable = sorted(scores.filter(pc.is_finite(scores["utility"]))["id"].to_pylist())
-    random.Random(seed).shuffle(usable)
-    return _table(scores, usable[: _size(scores, fraction)], dict.fromkeys(scores["id"].to_pylist(), NOT_DRAWN))
+    usable = shuffled(scores.filter(pc.is_finite(scores["utility"]))["id"].to_pylist(), seed)
+    return _table(scores, usable[: size_of(scores, fraction)], NOT_DRAWN)
 
 
 def select_arm(arm: Arm, scores: pa.Table, settings: Select, seed: int) -> pa.Table:
@@ -69,29 +64,13 @@ def arm_label(arm: str, fraction: float) -> str:
     return names.get(arm.removesuffix("-wide")) or f"{arm} {share}"
 
 
-def kept_ids(selection: pa.Table) -> list[str]:
-    """Ids of the kept samples, best rank first."""
-    return selection.filter(pc.is_valid(selection["rank"])).sort_by("rank")["id"].to_pylist()
-
-
 def toxic_list(scores: pa.Table) -> pa.Table:
     """The samples that do harm, most harmful first: `id, utility, loss, task`."""
     return scores.filter(scores["toxic"]).sort_by("utility").select(["id", "utility", "loss", "task"])
 
 
-def _size(scores: pa.Table, fraction: float) -> int:
-    if not 0.0 < fraction <= 1.0:
-        raise ConfigError(f"a fraction lies in (0, 1]; found {fraction}. For the top 20 % give 0.2")
-    return max(1, round(fraction * len(scores)))
-
-
-def _table(scores: pa.Table, kept: list[str], reasons: dict[str, str]) -> pa.Table:
-    """`kept`: ids, the best first. `reasons`: why each sample is left out if it is."""
-    ranks = {name: rank for rank, name in enumerate(kept, start=1)}
-    ids, finite = scores["id"].to_pylist(), pc.is_finite(scores["utility"]).to_pylist()
-    reason = [
-        KEPT if name in ranks else reasons[name] if usable else QUARANTINED
-        for name, usable in zip(ids, finite, strict=True)
-    ]
-    rank = [ranks.get(name) for name in ids]
-    return pa.table({"id": scores["id"], "rank": pa.array(rank, pa.int32()), "reason": pa.array(reason)})
+def _table(scores: pa.Table, kept: list[str], reason: str, exceptions: Mapping[str, str] | None = None) -> pa.Table:
+    """The selection table of scored samples; what is quarantined is left out for that."""
+    broken = scores.filter(pc.invert(pc.is_finite(scores["utility"])))["id"].to_pylist()
+    others = {**(exceptions or {}), **dict.fromkeys(broken, QUARANTINED)}
+    return selection_table(scores["id"].to_pylist(), kept, reason, others)

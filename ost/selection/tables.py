@@ -1,0 +1,48 @@
+"""What every way to choose shares: how many samples a fraction is, a seeded draw, and the selection table."""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ost.errors import ConfigError
+
+KEPT = "kept"
+NOT_DRAWN = "not drawn"
+
+
+def size_of(table: pa.Table, fraction: float) -> int:
+    """How many of a table's samples a fraction is, at least one; raises ConfigError for one outside (0, 1]."""
+    if not 0.0 < fraction <= 1.0:
+        raise ConfigError(f"a fraction lies in (0, 1]; found {fraction}. For the top 20 % give 0.2")
+    return max(1, round(fraction * len(table)))
+
+
+def shuffled(ids: Iterable[str], seed: int) -> list[str]:
+    """The ids in an order that the seed alone decides, whatever order they come in."""
+    found = sorted(ids)
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def selection_table(
+    ids: Sequence[str], kept: Sequence[str], reason: str, exceptions: Mapping[str, str] | None = None
+) -> pa.Table:
+    """N rows `id, rank, reason` in the order of `ids`; rank counts from 1 and is null where left out.
+
+    `kept`: ids, the best first. `reason`: why the others are left out; `exceptions`: id → another reason.
+    """
+    ranks, others = {name: rank for rank, name in enumerate(kept, start=1)}, exceptions or {}
+    return pa.table(
+        {
+            "id": pa.array(ids, pa.string()),
+            "rank": pa.array([ranks.get(name) for name in ids], pa.int32()),
+            "reason": pa.array([KEPT if name in ranks else others.get(name, reason) for name in ids]),
+        }
+    )
+
+
+def kept_ids(selection: pa.Table) -> list[str]:
+    """Ids of the kept samples, best rank first."""
+    return selection.filter(pc.is_valid(selection["rank"])).sort_by("rank")["id"].to_pylist()
