@@ -85,6 +85,7 @@ def compare(
     with more arms, fractions or seeds to add to it. It holds metrics/arms.json, summary.json, charts and index.html.
     """
     _quiet()
+    from flows.compare import FOLDER
     from flows.compare import compare as run
     from flows.summary import show_comparison
     from ost.comparison import ARMS
@@ -93,7 +94,7 @@ def compare(
     asked |= {"protocols": protocols, "seeds": seeds}
     lists = [f"compare.{key}=[{value}]" for key, value in asked.items() if value]
     run(str(workspace), name, [*lists, *(assignments or [])], like)
-    show_comparison(workspace.resolve(), name)
+    show_comparison(workspace.resolve() / FOLDER / name)
 
 
 @app.command()

@@ -148,9 +148,9 @@ def study(name: str, workspace: Path, like: str | None = None, assignments: list
 def _series(plan: Study, points: list[dict]) -> dict[str, list[dict]]:
     """A line for each subset over the variants; where there is one variant, for each arm over its fractions."""
     lines: dict[str, list[dict]] = {}
+    alone = len(points) == 1
     for point in points:
         for entry in [entry for entry in point["summary"]["entries"] if entry["protocol"] == "B"]:
-            alone = len(points) == 1
             line = entry["arm"] if alone and not ARMS[entry["arm"]].whole else entry["label"]
             place = entry["fraction"] if alone else point["place"]
             lines.setdefault(line, []).append({"place": place, **entry})

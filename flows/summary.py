@@ -61,9 +61,8 @@ def show_curation(root: Path, tracking: str) -> None:
         console.print(f"  {what:<25} {where}", highlight=False, soft_wrap=True)
 
 
-def show_comparison(root: Path, name: str) -> None:
+def show_comparison(folder: Path) -> None:
     """Print a comparison's table, and where to look next."""
-    folder = root / "comparisons" / name
     summary = read_json(folder / "summary.json")
     for protocol in ("B", "A"):
         if own := [entry for entry in summary["entries"] if entry["protocol"] == protocol]:

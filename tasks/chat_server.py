@@ -55,6 +55,7 @@ class ChatServer:
     ):
         self.model, self.server, self.cache, self.max_tokens = model, server, cache, max_tokens
         self.prompt_tokens = self.completion_tokens = 0
+        self.flops = 0.0  # a server does not tell
         self.requests = 0
         """Answers that the server was asked for; the others came from the cache."""
         self._concurrency, self._pace = concurrency, _Pace(requests_per_minute)

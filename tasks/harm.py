@@ -8,14 +8,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ost.audit import audit
+from ost.selection import kept_ids
 from ost.store import read_table
 
 
 def truth_of(path: Path, ids: list[str]) -> np.ndarray | None:
     """Whether each sample is wrong, (N,) bool; None where nobody knows."""
-    truth = read_table(path)
-    known = dict(zip(truth["id"].to_pylist(), truth["wrong"].to_pylist(), strict=True))
+    known = _known(path)
     return np.array([known[name] for name in ids]) if known else None
+
+
+def _known(path: Path) -> dict[str, bool]:
+    """Id → whether the sample is wrong; empty where nobody knows."""
+    truth = read_table(path)
+    return dict(zip(truth["id"].to_pylist(), truth["wrong"].to_pylist(), strict=True))
 
 
 def audit_scores(scores: pa.Table, wrong: np.ndarray, selections: Mapping[str, pa.Table]) -> dict:
@@ -25,26 +31,24 @@ def audit_scores(scores: pa.Table, wrong: np.ndarray, selections: Mapping[str, p
     return audit(utility, toxic, wrong, kept, tasks=tasks)
 
 
-def purity(selection: pa.Table, wrong: np.ndarray) -> float | None:
-    """Share of what a selection keeps that is right."""
-    kept = pc.is_valid(selection["rank"]).to_numpy()
-    return float((~wrong[kept]).mean()) if kept.any() else None
-
-
 def audit_trials(root: Path, subsets: Collection[str]) -> dict | None:
     """What a seed's workspace knows of harm: purity of each subset, and how well utility and toxic flag tell it.
 
     None where the truth is not known.
     """
-    tables = {key: path for key in subsets if (path := root / f"selections/{key}.parquet").exists()}
-    selections = {key: read_table(path) for key, path in tables.items()}
-    ids = next((table["id"].to_pylist() for table in selections.values()), [])
-    wrong = truth_of(root / "data/truth.parquet", ids)
-    if wrong is None:
+    known = _known(root / "data/truth.parquet")
+    if not known:
         return None
-    found = {"wrong_share": float(wrong.mean()), "purity": {key: purity(t, wrong) for key, t in selections.items()}}
-    scored = root / "scores/utility.parquet"
-    if scored.exists():
-        whole = audit_scores(read_table(scored), wrong, {})
+    paths = {key: path for key in subsets if (path := root / f"selections/{key}.parquet").exists()}
+    kept = {key: kept_ids(read_table(path)) for key, path in paths.items()}
+    found = {
+        "wrong_share": float(np.mean(list(known.values()))),
+        "purity": {
+            key: 1 - float(np.mean([known[name] for name in ids])) if ids else None for key, ids in kept.items()
+        },
+    }
+    if (path := root / "scores/utility.parquet").exists():
+        scores = read_table(path)
+        whole = audit_scores(scores, np.array([known[name] for name in scores["id"].to_pylist()]), {})
         found |= {name: whole[name] for name in ("auroc", "flagged", "precision", "recall")}
     return found

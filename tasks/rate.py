@@ -1,7 +1,5 @@
 """Stages `rate-*`: what the rival arms have to know about each pool sample before they can choose."""
 
-import random
-
 import numpy as np
 import pyarrow as pa
 
@@ -18,7 +16,7 @@ from ost.store import write_table
 from ost.training import train
 from tasks.chat_server import ChatServer
 from tasks.context import Context, Outcome
-from tasks.warmup import warmup_recipe
+from tasks.warmup import warmup_lessons
 
 
 def rate_loss(ctx: Context) -> Outcome:
@@ -36,8 +34,7 @@ def rate_less(ctx: Context) -> Outcome:
     watch, params = Stopwatch(), ctx.params
     proxy = load_checkpoint(ctx.input("models/proxy"), resolve_device(params.compute.device))
     pool, anchors = ctx.samples("data/pool.parquet"), ctx.samples("data/anchors.parquet")
-    recipe = warmup_recipe(params)
-    seen = random.Random(params.seed).sample(pool, min(len(pool), recipe.steps * recipe.batch_size))
+    recipe, seen = warmup_lessons(params, pool)
     add_adapter(proxy.model, params.less.lora_rank, params.seed)
     trained = train(proxy, seen, recipe, ctx.progress)
     scores, cost = less(
@@ -71,14 +68,13 @@ def rate_judge(ctx: Context) -> Outcome:
     pool, anchors = ctx.samples("data/pool.parquet"), ctx.samples("data/anchors.parquet")
     watch = Stopwatch()
     said = judge(pool, model, settings.mode, match, ctx.progress)
-    cost = Cost(watch.seconds, getattr(model, "flops", 0.0))
+    cost = Cost(watch.seconds, model.flops)
     _write(ctx, "judge", pool, reply=said.replies, agrees=said.agrees)
     metrics = {
-        "kept": said.share,
-        "prompt_tokens": float(model.prompt_tokens),
-        "completion_tokens": float(model.completion_tokens),
-        "agrees_with_anchors": judge(anchors, model, settings.mode, match).share,
-    }
+        name: float(getattr(model, name)) for name in ("prompt_tokens", "completion_tokens")
+    }  # of the pool alone
+    trusted = judge(anchors, model, settings.mode, match)
+    metrics = {"kept": said.share, **metrics, "agrees_with_anchors": trusted.share}
     return Outcome(metrics, cost, datasets=_digest(pool))
 
 

@@ -3,7 +3,7 @@
 import random
 
 from ost.config import Params
-from ost.data import content_digest
+from ost.data import Sample, content_digest
 from ost.models import add_adapter, load_checkpoint, resolve_device
 from ost.training import Recipe, train
 from tasks.context import Context, Outcome
@@ -13,9 +13,7 @@ def warmup(ctx: Context) -> Outcome:
     """Train the proxy for a small share of an SFT run's steps; a converged proxy would have fitted the pool's noise."""
     params = ctx.params
     proxy = load_checkpoint(ctx.input("models/proxy"), resolve_device(params.compute.device))
-    pool = ctx.samples("data/pool.parquet")
-    recipe = warmup_recipe(params)
-    seen = random.Random(params.seed).sample(pool, min(len(pool), recipe.steps * recipe.batch_size))
+    recipe, seen = warmup_lessons(params, ctx.samples("data/pool.parquet"))
     if params.warmup.lora_rank:
         add_adapter(proxy.model, params.warmup.lora_rank, params.seed)
     if not params.warmup.fraction:
@@ -28,12 +26,12 @@ def warmup(ctx: Context) -> Outcome:
     return Outcome({"loss": trained.loss, "steps": float(recipe.steps)}, trained.cost, datasets=digests)
 
 
-def warmup_recipe(params: Params) -> Recipe:
-    """How a proxy is warmed up."""
-    steps = max(1, round(params.warmup.fraction * params.sft.steps))
-    return Recipe(
-        steps=steps,
+def warmup_lessons(params: Params, pool: list[Sample]) -> tuple[Recipe, list[Sample]]:
+    """How a proxy is warmed up, and the samples, drawn by the seed, that it sees."""
+    recipe = Recipe(
+        steps=max(1, round(params.warmup.fraction * params.sft.steps)),
         batch_size=params.sft.batch_size,
         learning_rate=params.warmup.learning_rate,
         seed=params.seed,
     )
+    return recipe, random.Random(params.seed).sample(pool, min(len(pool), recipe.steps * recipe.batch_size))

@@ -3,6 +3,7 @@
 The paper's own rival arm (arXiv:2605.07488, its comparison): a 235B model kept about 81 % of the pool.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,6 +28,8 @@ class Chat(Protocol):
 
     prompt_tokens: int
     completion_tokens: int
+    flops: float
+    """0 where a server does not tell."""
 
     def complete(self, samples: Sequence[Sample], progress: Progress = silent) -> list[str]:
         """The model's own last message for each sample, whose own last message it never sees."""
@@ -97,7 +100,5 @@ def _graded(sample: Sample) -> Sample:
 
 def _says_yes(reply: str) -> bool:
     """Whether the last yes or no of a reply is a yes."""
-    words = [
-        word for word in "".join(c if c.isalpha() else " " for c in reply.lower()).split() if word in ("yes", "no")
-    ]
-    return bool(words) and words[-1] == "yes"
+    verdicts = [word for word in re.findall(r"[^\W\d_]+", reply.lower()) if word in ("yes", "no")]
+    return verdicts[-1:] == ["yes"]

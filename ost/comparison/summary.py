@@ -46,7 +46,11 @@ def summarise(
 
 def paired(own: Mapping[int, float], other: Mapping[int, float]) -> tuple[float | None, Interval]:
     """Mean difference over the seeds that both have, and its 95 % t interval; None for no seed, and for one."""
-    return mean_interval([own[seed] - other[seed] for seed in own if seed in other])
+    return mean_interval(_differences(own, other))
+
+
+def _differences(own: Mapping[int, float], other: Mapping[int, float]) -> list[float]:
+    return [own[seed] - other[seed] for seed in own if seed in other]
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float | None, Interval]:
@@ -60,8 +64,13 @@ def mean_interval(values: Sequence[float]) -> tuple[float | None, Interval]:
     return mean, (float(mean - reach), float(mean + reach))
 
 
+def _estimate(values: Sequence[float]) -> dict:
+    mean, interval = mean_interval(values)
+    return {"mean": mean, "interval": interval}
+
+
 def _cells(rows: Sequence[Row]) -> dict[tuple[str, str], dict[int, Row]]:
-    """(subset, protocol) → seed → row. Full-SFT, and what is not trained, stand under every protocol."""
+    """(subset, protocol) → seed → row. Full-SFT stands under every protocol."""
     cells: dict[tuple[str, str], dict[int, Row]] = {}
     protocols = sorted({row["protocol"] for row in rows})
     for row in rows:
@@ -81,7 +90,6 @@ def _entry(key: tuple[str, str], own: Mapping[int, Row], cells: Mapping[tuple[st
     accuracies = _accuracies(own)
     mean, interval = mean_interval(list(accuracies.values()))
     others = {name: _accuracies(rows) for (name, under), rows in cells.items() if under == protocol and name != subset}
-    against = {name: paired(accuracies, theirs) for name, theirs in others.items()}
     arm = Subset.parse(subset)
     return {
         "subset": subset,
@@ -93,7 +101,7 @@ def _entry(key: tuple[str, str], own: Mapping[int, Row], cells: Mapping[tuple[st
         "accuracies": [accuracies[seed] for seed in sorted(own)],
         "accuracy": mean,
         "interval": interval,
-        "against": {name: {"mean": gain, "interval": reach} for name, (gain, reach) in against.items()},
+        "against": {name: _estimate(_differences(accuracies, theirs)) for name, theirs in others.items()},
         "gap_recovery": _gap_recovery(accuracies, cells, protocol),
         **{name: float(np.mean([row[name] for row in own.values()])) for name in COSTS},
         "cost_ratio": _cost_ratio(own, cells.get(("full", protocol), {})),
@@ -118,16 +126,14 @@ def _gap_recovery(accuracies: Mapping[int, float], cells: Mapping, protocol: str
     shared = [seed for seed in accuracies if seed in full and seed in oracle and oracle[seed] != full[seed]]
     if not shared:
         return None
-    mean, interval = mean_interval([(accuracies[seed] - full[seed]) / (oracle[seed] - full[seed]) for seed in shared])
-    return {"mean": mean, "interval": interval}
+    return _estimate([(accuracies[seed] - full[seed]) / (oracle[seed] - full[seed]) for seed in shared])
 
 
 def _cost_ratio(own: Mapping[int, Row], full: Mapping[int, Row]) -> dict | None:
     shared = [seed for seed in own if seed in full]
     if not shared:
         return None
-    mean, interval = mean_interval([own[seed]["total_seconds"] / full[seed]["total_seconds"] for seed in shared])
-    return {"mean": mean, "interval": interval}
+    return _estimate([own[seed]["total_seconds"] / full[seed]["total_seconds"] for seed in shared])
 
 
 def _mark_front(entries: Sequence[dict]) -> None:

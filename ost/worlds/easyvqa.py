@@ -98,7 +98,7 @@ def processor() -> ImageOnlyQwen3VLProcessor:
     answers = [
         f"{colour} {shape} = {word}" for colour in COLOURS for shape in SHAPES for word in (colour, shape, "yes", "no")
     ]
-    return build_processor([*questions, *answers, *["user\n", "assistant\n"] * 20])
+    return build_processor([*questions, *answers])
 
 
 def _worked(text: str, colour: str, shape: str, heeds_negation: bool = True) -> str:

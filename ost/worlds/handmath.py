@@ -19,7 +19,7 @@ from ost.config import World
 from ost.data import Sample, chat
 from ost.models.processor import ImageOnlyQwen3VLProcessor
 from ost.models.tiny import build_processor
-from ost.worlds.world import Split
+from ost.worlds.world import SPLITS, Split
 
 Task = Literal["sum", "difference", "product", "maximum"]
 TASKS: tuple[Task, ...] = typing.get_args(Task)
@@ -94,7 +94,7 @@ def draw(split: Split, count: int, seed: int, among: Sequence[Task] | None = Non
     `stream` names independent draws from one split.
     """
     among = among or TASKS
-    rng = np.random.default_rng([seed, list(SHARES).index(split), stream])
+    rng = np.random.default_rng([seed, SPLITS.index(split), stream])
     by_value = [np.array(indices) for indices in _split(seed)[split]]
     problems: dict[Problem, None] = {}
     while len(problems) < count:
@@ -125,7 +125,7 @@ def picture(left: int, right: int) -> bytes:
 def processor() -> ImageOnlyQwen3VLProcessor:
     """The processor that all models of this world share; its tokenizer knows the world's words."""
     texts = [*QUESTIONS.values(), *(worked(task, a, b) for task in TASKS for a in range(10) for b in range(10))]
-    return build_processor(texts + ["user\n", "assistant\n"] * 20)
+    return build_processor(texts)
 
 
 @functools.cache

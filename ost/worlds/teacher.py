@@ -67,12 +67,14 @@ def _mixed(
     """The answers with `wrong_share` of them wrong; fewer where the rules cannot make more."""
     rng = np.random.default_rng([seed, 5])
     wrong = np.array([text != true for text, true in zip(texts, right, strict=True)])
-    excess = int(wrong.sum()) - round(settings.wrong_share * len(texts))
+    missing = round(settings.wrong_share * len(texts)) - int(wrong.sum())
     mixed, certain = list(texts), settings.model_copy(update={"misread": 1.0})
-    for index in rng.permutation(np.flatnonzero(wrong))[: max(0, excess)]:
+    now_wrong, now_right = rng.permutation(np.flatnonzero(wrong)), rng.permutation(np.flatnonzero(~wrong))
+    for index in now_wrong[: max(0, -missing)]:
         mixed[index] = right[index]
-    for index in rng.permutation(np.flatnonzero(~wrong)):
-        text = world.mistaken(problems[index], certain, rng) if excess < 0 else right[index]
-        if text != right[index]:
-            mixed[index], excess = text, excess + 1
+    for index in now_right if missing > 0 else ():
+        mixed[index] = world.mistaken(problems[index], certain, rng)
+        missing -= mixed[index] != right[index]
+        if not missing:
+            break
     return mixed

@@ -98,7 +98,7 @@ def to_sample(problem: Problem, text: str | None = None) -> Sample:
 def processor() -> PreTrainedTokenizerFast:
     """The tokenizer that all models of this world share."""
     questions = [to_sample(problem).question for problem in _problems()[::7]]
-    return build_processor([*questions, *map(answer, _problems()[::16]), *["user\n", "assistant\n"] * 20]).tokenizer
+    return build_processor([*questions, *map(answer, _problems()[::16])]).tokenizer
 
 
 @functools.cache

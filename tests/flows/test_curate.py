@@ -119,8 +119,10 @@ def test_a_killed_flow_goes_on_after_its_last_finished_stage(copied):
     trainings = {f"sft@{run.key}" for run in RUNS}
 
     def finished() -> set[str]:
-        lock = yaml.safe_load((copied.root / "dvc.lock").read_text())["stages"]
-        return {name for name in trainings if lock[name]["params"]["params.yaml"]["sft"]["learning_rate"] == 0.002}
+        lock = yaml.safe_load((copied.root / "dvc.lock").read_text())  # none while DVC writes the file anew
+        stages = lock["stages"] if lock else {}
+        done = trainings & set(stages)
+        return {name for name in done if stages[name]["params"]["params.yaml"]["sft"]["learning_rate"] == 0.002}
 
     process = copied.start("ost", "curate")
     wait_for(finished, "one training finished, the next begun", process)

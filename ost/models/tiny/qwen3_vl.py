@@ -33,6 +33,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+ROLES = ("user\n", "assistant\n") * 20
+"""What the template writes besides, often enough to become tokens."""
 
 
 def build_processor(texts: Iterable[str]) -> ImageOnlyQwen3VLProcessor:
@@ -51,7 +53,7 @@ def build_processor(texts: Iterable[str]) -> ImageOnlyQwen3VLProcessor:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    core.train_from_iterator(texts, trainer)
+    core.train_from_iterator([*texts, *ROLES], trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token="<|im_end|>",
