@@ -116,6 +116,7 @@ def _rating_stages(params: Params) -> dict[str, dict]:
         "loss": ([pool, "models/proxy", "models/proxy-warm"], ["score.batch_size"]),
         "less": ([pool, anchors, "models/proxy"], ["less", *warmup]),
         "deita": ([pool], ["deita"]),
+        "truth": ([pool, "data/truth.parquet"], []),
         "judge": ([pool, anchors, judge], ["models.judge", "judge", "evaluate.match", "evaluate.batch_size"]),
     }
     return {

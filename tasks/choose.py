@@ -11,7 +11,7 @@ from tasks.context import Context, Outcome
 
 
 def choose(ctx: Context) -> Outcome:
-    """Choose by the arm's rating. Only an arm that is a ceiling opens the truth about the pool."""
+    """Choose by the arm's rating."""
     watch, subset = Stopwatch(), Subset.parse(ctx.key)
     arm = ARMS[subset.arm]
     rating = _read(ctx, RATINGS[arm.rating].table)

@@ -1,6 +1,6 @@
 """The harm audit of a workspace: scores and selections held against the truth, where it is known."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +8,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ost.audit import audit
+from ost.errors import DataError
 from ost.selection import kept_ids
 from ost.store import read_table
 
 
 def truth_of(path: Path, ids: list[str]) -> np.ndarray | None:
-    """Whether each sample is wrong, (N,) bool; None where nobody knows."""
+    """Whether each sample is wrong, (N,) bool; None where nobody knows.
+
+    Raises DataError where the truth leaves some of them out.
+    """
     known = _known(path)
-    return np.array([known[name] for name in ids]) if known else None
+    return _wrong(known, ids) if known else None
+
+
+def _wrong(known: Mapping[str, bool], ids: Sequence[str]) -> np.ndarray:
+    missing = [name for name in ids if name not in known]
+    if missing:
+        raise DataError(
+            f"the truth says nothing of {len(missing)} of {len(ids)} samples, such as {missing[0]}: complete it, or set "
+            "data.truth=null"
+        )
+    return np.array([known[name] for name in ids])
 
 
 def _known(path: Path) -> dict[str, bool]:
@@ -43,12 +57,10 @@ def audit_trials(root: Path, subsets: Collection[str]) -> dict | None:
     kept = {key: kept_ids(read_table(path)) for key, path in paths.items()}
     found = {
         "wrong_share": float(np.mean(list(known.values()))),
-        "purity": {
-            key: 1 - float(np.mean([known[name] for name in ids])) if ids else None for key, ids in kept.items()
-        },
+        "purity": {key: 1 - float(np.mean(_wrong(known, ids))) if ids else None for key, ids in kept.items()},
     }
     if (path := root / "scores/utility.parquet").exists():
         scores = read_table(path)
-        whole = audit_scores(scores, np.array([known[name] for name in scores["id"].to_pylist()]), {})
+        whole = audit_scores(scores, _wrong(known, scores["id"].to_pylist()), {})
         found |= {name: whole[name] for name in ("auroc", "flagged", "precision", "recall")}
     return found

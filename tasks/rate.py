@@ -16,6 +16,7 @@ from ost.store import write_table
 from ost.training import train
 from tasks.chat_server import ChatServer
 from tasks.context import Context, Outcome
+from tasks.harm import truth_of
 from tasks.warmup import warmup_lessons
 
 
@@ -76,6 +77,14 @@ def rate_judge(ctx: Context) -> Outcome:
     trusted = judge(anchors, model, settings.mode, match)
     metrics = {"kept": said.share, **metrics, "agrees_with_anchors": trusted.share}
     return Outcome(metrics, cost, datasets=_digest(pool))
+
+
+def rate_truth(ctx: Context) -> Outcome:
+    """Which of the samples that ingestion let through are wrong: for the arms that are ceilings, and for no other."""
+    watch, pool = Stopwatch(), ctx.samples("data/pool.parquet")
+    wrong = truth_of(ctx.input("data/truth.parquet"), [sample.id for sample in pool])
+    _write(ctx, "truth", pool, wrong=wrong)
+    return Outcome({"wrong": float(np.mean(wrong))}, Cost(watch.seconds), datasets=_digest(pool))
 
 
 def _judge(ctx: Context) -> LocalChat | ChatServer:

@@ -16,7 +16,7 @@ from tasks.choose import choose
 from tasks.context import MANIFEST, Context, Outcome
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest
-from tasks.rate import rate_deita, rate_judge, rate_less, rate_loss
+from tasks.rate import rate_deita, rate_judge, rate_less, rate_loss, rate_truth
 from tasks.report import report
 from tasks.score import score
 from tasks.select import select
@@ -39,6 +39,7 @@ STAGES: dict[str, tuple[Callable[[Context], Outcome], str]] = {
     "rate-less": (rate_less, "ratings/less" + MANIFEST),
     "rate-deita": (rate_deita, "ratings/deita" + MANIFEST),
     "rate-judge": (rate_judge, "ratings/judge" + MANIFEST),
+    "rate-truth": (rate_truth, "ratings/truth" + MANIFEST),
     "choose": (choose, "selections/{key}" + MANIFEST),
     "trial": (trial, "trials/{key}" + MANIFEST),
 }

@@ -42,7 +42,7 @@ RATINGS: dict[str, Rating] = {
     "less": Rating("ratings/less.parquet", ("rate-less",), ("ratings/less.manifest.json",)),
     "deita": Rating("ratings/deita.parquet", ("rate-deita",), ("ratings/deita.manifest.json",)),
     "judge": Rating("ratings/judge.parquet", ("rate-judge",), ("ratings/judge.manifest.json",)),
-    "truth": Rating("data/truth.parquet"),
+    "truth": Rating("ratings/truth.parquet", ("rate-truth",)),
 }
 
 
