@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.compare import FOLDER, compare
 from flows.display import console
-from ost.comparison import ARMS
+from ost.comparison import ARMS, break_even
 from ost.config import BUILTIN, LLAVA
 from ost.errors import ConfigError
 from ost.report import study_png
@@ -28,6 +28,8 @@ class Study:
     logarithmic: bool = False
     ticks: tuple[str, ...] = ()
     """What stands at 0, 1, 2 … on an x axis that is none of numbers."""
+    of_pool_size: bool = False
+    """Whether the x axis is the pool's size, so that it shows from where on selection pays."""
     place: Callable[[Path], float] | None = field(default=None, repr=False)
     """Reads the place on the x axis from the variant's folder, where it is only known afterwards."""
 
@@ -97,6 +99,7 @@ STUDIES: dict[str, Study] = {
         },
         fractions=(0.2, 0.5),
         logarithmic=True,
+        of_pool_size=True,
     ),
     "family": Study(
         "Does a proxy of another architecture family do?",
@@ -140,9 +143,31 @@ def study(name: str, workspace: Path, like: str | None = None, assignments: list
         place = plan.place(root / FOLDER / variant) if plan.place else value
         points.append({"place": place, "settings": settings, "summary": summary})
     result = {"study": name, "question": plan.question, "axis": plan.axis, "points": points}
+    if plan.of_pool_size:
+        result["break_even"] = _break_even(points)
+        for label, found in result["break_even"].items():
+            console.print(f"{label} costs less than Full-SFT from {_size(found['seconds'])} on", highlight=False)
     write_json(root / f"docs/studies/{name}.json", result)
     study_png(_series(plan, points), plan.axis, root / f"docs/studies/{name}.png", plan.logarithmic, plan.ticks)
     return result
+
+
+def _break_even(points: list[dict]) -> dict[str, dict[str, float | None]]:
+    """Subset → the pool size from which it costs less than Full-SFT at as many epochs, in seconds and in FLOPs."""
+    known = [{e["label"]: e for e in point["summary"]["entries"] if e["protocol"] == "A"} for point in points]
+    sizes, full = [point["place"] for point in points], ARMS["full"].label
+    return {
+        label: {
+            unit: break_even(sizes, *([one[name][f"total_{unit}"] for one in known] for name in (label, full)))
+            for unit in ("seconds", "flops")
+        }
+        for label in known[0]
+        if label != full
+    }
+
+
+def _size(samples: float | None) -> str:
+    return "no pool size" if samples is None else f"a pool of {samples:,.0f} samples"
 
 
 def _series(plan: Study, points: list[dict]) -> dict[str, list[dict]]:

@@ -67,18 +67,23 @@ def show_comparison(folder: Path) -> None:
     for protocol in ("B", "A"):
         if own := [entry for entry in summary["entries"] if entry["protocol"] == protocol]:
             console.print(comparison_table(own, f"Protocol {protocol}, {len(summary['seeds'])} seed(s)"))
-    console.print("gap: (arm − Full-SFT) / (oracle − Full-SFT); cost: choosing and training, of Full-SFT's")
+    console.print(
+        "gap: (arm − Full-SFT) / (oracle − Full-SFT); of its s, FLOPs: what choosing and training cost, of Full-SFT's"
+    )
     console.print(f"the page: {folder / 'index.html'}", highlight=False, soft_wrap=True)
+
+
+RATIOS = ("seconds_ratio", "flops_ratio")
 
 
 def comparison_table(entries: list[dict], title: str) -> Table:
     """Entries of a summary: accuracy, gain over Full-SFT with its 95 % interval, gap recovered, and cost."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("arm", no_wrap=True)
-    for name in ("kept", "right", "accuracy", "against Full-SFT", "gap", "choose", "train", "cost"):
+    for name in ("kept", "right", "accuracy", "against Full-SFT", "gap", "choose", "train", "of its s", "of its FLOPs"):
         table.add_column(name, justify="right", no_wrap=True)
     for entry in entries:
-        gain, gap, ratio = entry["against"].get("full"), entry["gap_recovery"], entry["cost_ratio"]
+        gain, gap = entry["against"].get("full"), entry["gap_recovery"]
         cells = [
             f"{entry['fraction']:.0%}",
             "" if entry["purity"] is None else f"{entry['purity']:.0%}",
@@ -87,7 +92,7 @@ def comparison_table(entries: list[dict], title: str) -> Table:
             "" if gap is None else f"{gap['mean']:.2f}",
             f"{entry['select_seconds']:.0f} s",
             f"{entry['train_seconds']:.0f} s",
-            "" if ratio is None else f"{ratio['mean']:.0%}",
+            *("" if (ratio := entry[name]) is None else f"{ratio['mean']:.0%}" for name in RATIOS),
         ]
         table.add_row(entry["label"], *cells, style="bold" if entry["arm"].startswith("ost") else "")
     return table

@@ -11,9 +11,6 @@ from ost.config import Params, load_params
 from ost.store import publish
 from tasks import versioning
 
-OWN = ("selections", "trials", "evaluations")
-"""Folders that a workspace does not take over from another."""
-
 
 def prepare(folder: Path, origin: Path, assignments: list[str], like: Path | None = None) -> Params:
     """Make a comparison's folder, or bring its parameters up to date, and return them.
@@ -43,7 +40,7 @@ def seed_workspace(folder: Path, seed: int, pipeline: Path, like: Path | None = 
 
 def _make(workspace: Path, like: Path | None) -> None:
     if like and like.exists():
-        shutil.copytree(like, workspace, ignore=shutil.ignore_patterns(*OWN, "tmp"))
+        shutil.copytree(like, workspace, ignore=shutil.ignore_patterns("tmp"))
         return
     workspace.mkdir(parents=True)
     versioning.init(workspace)

@@ -26,8 +26,8 @@ def _wrong(known: Mapping[str, bool], ids: Sequence[str]) -> np.ndarray:
     missing = [name for name in ids if name not in known]
     if missing:
         raise DataError(
-            f"the truth says nothing of {len(missing)} of {len(ids)} samples, such as {missing[0]}: complete it, or set "
-            "data.truth=null"
+            f"the truth says nothing of {len(missing)} of {len(ids)} samples, such as {missing[0]}: complete it, or "
+            "set data.truth=null"
         )
     return np.array([known[name] for name in ids])
 

@@ -53,6 +53,17 @@ def _differences(own: Mapping[int, float], other: Mapping[int, float]) -> list[f
     return [own[seed] - other[seed] for seed in own if seed in other]
 
 
+def break_even(sizes: Sequence[float], costs: Sequence[float], full: Sequence[float]) -> float | None:
+    """Pool size from which an arm's total cost lies below Full-SFT's; None where it never does.
+
+    Both costs are taken as a line over the pool's size: what every run takes, and what each sample adds. `costs` and
+    `full`: at each of the sizes, of which there are two or more.
+    """
+    own, other = stats.linregress(sizes, costs), stats.linregress(sizes, full)
+    saved = float(other.slope - own.slope)
+    return max(0.0, float(own.intercept - other.intercept) / saved) if saved > 0 else None
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float | None, Interval]:
     """Mean and 95 % t interval; no mean of nothing, no interval of fewer than two."""
     if not len(values):
@@ -84,7 +95,7 @@ def _entry(key: tuple[str, str], own: Mapping[int, Row], cells: Mapping[tuple[st
 
     `accuracy` and its 95 % `interval`; `against`: difference to each other subset under the same protocol, paired by
     seed, with its interval; `gap_recovery`: (arm − full) / (oracle − full), seed by seed; `mean` of each cost;
-    `cost_ratio`: total seconds as a share of Full-SFT's; `front`: nothing is both better and cheaper.
+    `seconds_ratio`, `flops_ratio`: total cost as a share of Full-SFT's; `front`: nothing is both better and cheaper.
     """
     subset, protocol = key
     accuracies = _accuracies(own)
@@ -104,7 +115,8 @@ def _entry(key: tuple[str, str], own: Mapping[int, Row], cells: Mapping[tuple[st
         "against": {name: _estimate(_differences(accuracies, theirs)) for name, theirs in others.items()},
         "gap_recovery": _gap_recovery(accuracies, cells, protocol),
         **{name: float(np.mean([row[name] for row in own.values()])) for name in COSTS},
-        "cost_ratio": _cost_ratio(own, cells.get(("full", protocol), {})),
+        "seconds_ratio": _ratio("total_seconds", own, cells.get(("full", protocol), {})),
+        "flops_ratio": _ratio("total_flops", own, cells.get(("full", protocol), {})),
     }
 
 
@@ -129,11 +141,11 @@ def _gap_recovery(accuracies: Mapping[int, float], cells: Mapping, protocol: str
     return _estimate([(accuracies[seed] - full[seed]) / (oracle[seed] - full[seed]) for seed in shared])
 
 
-def _cost_ratio(own: Mapping[int, Row], full: Mapping[int, Row]) -> dict | None:
+def _ratio(cost: str, own: Mapping[int, Row], full: Mapping[int, Row]) -> dict | None:
     shared = [seed for seed in own if seed in full]
     if not shared:
         return None
-    return _estimate([own[seed]["total_seconds"] / full[seed]["total_seconds"] for seed in shared])
+    return _estimate([own[seed][cost] / full[seed][cost] for seed in shared])
 
 
 def _mark_front(entries: Sequence[dict]) -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 from tiny_workspace import ROOT, TINY, make_workspace
 
 from flows.parameters import set_params
-from flows.study import STUDIES, _series
+from flows.study import STUDIES, _break_even, _series
 from ost.comparison import plan, summarise
 from ost.config import load_params
 from ost.store import read_json
@@ -46,6 +46,21 @@ def test_a_study_of_fractions_has_a_line_for_each_arm_and_others_one_for_each_su
     several = _series(STUDIES["warmup"], [point(0.25, 0.5), point(0.05, 0.4)])
     for name in ("OST top 50 %", "OST top 20 %", "Full-SFT"):
         assert [(entry["place"], entry["accuracy"]) for entry in several[name]] == [(0.05, 0.4), (0.25, 0.5)]
+
+
+def test_a_study_of_pool_sizes_says_from_where_selection_pays():
+    def point(size: int) -> dict:
+        rows = []
+        for subset, protocol, fixed, share in (("full", "B", 0, 1.0), ("ost-50", "A", 300, 0.5)):
+            costs = dict.fromkeys(("select_seconds", "train_seconds", "select_flops", "train_flops"), 0.0)
+            costs |= {"total_seconds": fixed + share * size, "total_flops": 2 * fixed + share * size}
+            known = {"arm": subset.removesuffix("-50"), "fraction": share, "protocol": protocol, "seed": 0}
+            rows.append({"subset": subset, "accuracy": 0.5, **known, **costs})
+        return {"place": size, "summary": summarise(rows)}
+
+    found = _break_even([point(500), point(2000)])
+    assert set(found) == {"OST top 50 %"}
+    assert found["OST top 50 %"] == {"seconds": pytest.approx(600), "flops": pytest.approx(1200)}
 
 
 def test_a_study_computes_what_its_variants_share_once(tmp_path, prefect_home):

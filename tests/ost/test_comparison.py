@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ost.comparison import ARMS, Subset, Trial, plan, summarise
+from ost.comparison import ARMS, Subset, Trial, break_even, plan, summarise
 from ost.comparison.summary import mean_interval, paired
 from ost.config import Compare, Params
 from ost.errors import ConfigError
@@ -75,7 +75,16 @@ def test_full_sft_stands_under_every_protocol():
     for protocol, gain, share in (("A", 0.2, 0.4), ("B", 0.3, 0.8)):
         found = entry(summary, "ost-50", protocol)
         assert found["against"]["full"]["mean"] == pytest.approx(gain)
-        assert found["cost_ratio"]["mean"] == pytest.approx(share)
+        assert found["seconds_ratio"]["mean"] == pytest.approx(share)
+
+
+def test_selection_pays_from_where_its_fixed_cost_is_earned():
+    """600 s whatever the pool's size and half of Full-SFT's second a sample: earned at 1,200 samples."""
+    sizes = [500, 1000, 4000]
+    full = [10 + size for size in sizes]
+    assert break_even(sizes, [10 + 600 + size / 2 for size in sizes], full) == pytest.approx(1200)
+    assert break_even(sizes, [size / 2 for size in sizes], full) == 0.0, "it pays at once"
+    assert break_even(sizes, [1.5 * size for size in sizes], full) is None, "each sample costs more than it saves"
 
 
 def test_the_front_is_what_nothing_else_beats_on_both():
