@@ -10,8 +10,6 @@ from ost.training import Recipe, train
 from ost.worlds import WORLDS
 from tasks.context import Context, Outcome
 
-PRETRAINING_SAMPLES = 20_000
-
 Role = Literal["target", "proxy", "judge"]
 
 JUDGE_SEED = 1000
@@ -38,7 +36,7 @@ def _pretrained(ctx: Context, role: Role) -> tuple[Checkpoint, Outcome]:
     tasks = world.TASKS if role == "judge" else settings.tasks or world.KNOWN
     seed += JUDGE_SEED if role == "judge" else 0
     checkpoint = build(getattr(ctx.params.models, role), spec, world.processor(), seed)
-    problems = world.draw("pretrain", PRETRAINING_SAMPLES, ctx.params.seed, tasks)
+    problems = world.draw("pretrain", world.LESSONS, ctx.params.seed, tasks)
     recipe = Recipe(steps=steps, batch_size=settings.batch_size, learning_rate=settings.learning_rate, seed=seed)
     trained = train(checkpoint, list(map(world.to_sample, problems)), recipe, ctx.progress)
     return checkpoint, Outcome({"loss": trained.loss}, trained.cost)

@@ -29,6 +29,8 @@ TASKS = ("shape", "colour", "has-shape", "has-colour")
 """What shape, what colour, and whether there is a shape or a colour; the last two may be asked with a negation."""
 KNOWN = ("has-shape", "has-colour")
 """The tasks that the base models were pretrained on."""
+LESSONS, TEACHER_LESSONS = 10_000, 12_000
+"""Problems that bases and teacher learned from."""
 
 SHARES: dict[Split, float] = {"pretrain": 0.40, "pool": 0.50, "anchors": 0.10}
 """Share of the training images that each split owns; the benchmark has the test images."""

@@ -25,6 +25,8 @@ Task = Literal["sum", "difference", "product", "maximum"]
 TASKS: tuple[Task, ...] = typing.get_args(Task)
 KNOWN: tuple[Task, ...] = ("difference", "product")
 """The tasks that the base models were pretrained on: the two hard ones."""
+LESSONS, TEACHER_LESSONS = 20_000, 12_000
+"""Problems that bases and teacher learned from."""
 
 SHARES: dict[Split, float] = {"pretrain": 0.40, "pool": 0.35, "anchors": 0.10, "benchmark": 0.15}
 """Share of the 1,797 digits that each split owns."""

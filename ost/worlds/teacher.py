@@ -26,7 +26,7 @@ def wrong_answers(world: World, problems: Sequence[Problem], settings: Settings,
 
 def train_teacher(world: World, settings: Settings, base: Base, seed: int, progress: Progress = silent) -> Checkpoint:
     """A model of the target's size that learned every task from right answers, then from systematically wrong ones."""
-    problems = world.draw("pretrain", 12_000, seed, stream=1)
+    problems = world.draw("pretrain", world.TEACHER_LESSONS, seed, stream=1)
     right = list(map(world.answer, problems))
     wrong = wrong_answers(world, problems, settings, seed)
     teacher = build(BUILTIN, TARGET, world.processor(), seed + 1)

@@ -19,6 +19,11 @@ from ost.models.tiny import build_processor
 from ost.worlds.handmath import SLIPS, TASKS, worked
 from ost.worlds.world import SPLITS, Split
 
+KNOWN = ("difference", "product")
+"""The tasks that the base models were pretrained on: the two hard ones."""
+LESSONS, TEACHER_LESSONS = 4_800, 9_600
+"""Problems that bases and teacher learned from."""
+
 NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",

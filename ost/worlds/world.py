@@ -30,6 +30,10 @@ class World(Protocol):
     """The kinds of question."""
     KNOWN: tuple[str, ...]
     """Those that the base models are pretrained on."""
+    LESSONS: int
+    """Problems that they are pretrained on."""
+    TEACHER_LESSONS: int
+    """Problems that the teacher learns from."""
 
     def draw(
         self, split: Split, count: int, seed: int, among: Sequence[str] | None = None, stream: int = 0

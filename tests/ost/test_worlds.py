@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from specimens import drawn
 
 from ost.config import Base, World
-from ost.worlds import handmath
+from ost.worlds import WORLDS, handmath
 from ost.worlds.handmath import MISREAD, SLIPS
 from ost.worlds.teacher import answer_pool, wrong_answers
 
@@ -49,6 +49,17 @@ def test_every_split_owns_every_value():
     for split in SPLITS:
         values = {value for problem in handmath.draw(split, 800, 0) for value in problem.digits}
         assert values == set(range(10)), split
+
+
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_world_has_what_the_default_parameters_ask_of_it(world, seed):
+    sizes = World()
+    asked = [("pretrain", world.LESSONS, world.KNOWN), ("pretrain", world.LESSONS, world.TASKS)]
+    asked += [("pretrain", world.TEACHER_LESSONS, None)]
+    asked += [(split, getattr(sizes, split), None) for split in ("pool", "anchors", "benchmark")]
+    for split, count, among in asked:
+        assert len(set(world.draw(split, count, seed, among))) == count
 
 
 def test_a_draw_follows_its_seed_and_stream():

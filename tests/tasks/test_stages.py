@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.parameters import set_params
 from ost.errors import ConfigError, OSTError, WorkspaceError
 from ost.store import digest, read_json
+from ost.worlds import WORLDS
 from tasks.context import Context, git_state
 from tasks.runs import BASE, RUNS, Run
 from tasks.stages import STAGES, execute
@@ -120,3 +122,14 @@ def test_the_git_state_tells_a_changed_file_and_survives_without_git(tmp_path):
     assert not git_state(tmp_path)["dirty"], "outputs that git does not track are no local change"
     (tmp_path / "file").write_text("two")
     assert git_state(tmp_path) == {"commit": commit, "dirty": True}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_world_goes_through_the_stages_up_to_the_scores(world, folder):
+    sizes = ["world.pool=40", "world.anchors=10", "world.benchmark=8", "world.errors=rules"]
+    settings = ["sft.steps=10", "sft.batch_size=4", "warmup.fraction=0.5", "score.checks=0"]
+    set_params(folder / "params.yaml", [f"world.name={world}", *sizes, *settings])
+    for stage in ("world", "base@target", "base@proxy", "ingest", "warmup"):
+        execute(stage, folder)
+    assert read_json(folder / "metrics/ingest.json")["counts"]["pool"]["kept"] == 40
+    assert execute("score", folder)["metrics"]["toxic_share"] < 1
