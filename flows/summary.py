@@ -68,19 +68,16 @@ def show_comparison(folder: Path) -> None:
         if own := [entry for entry in summary["entries"] if entry["protocol"] == protocol]:
             console.print(comparison_table(own, f"Protocol {protocol}, {len(summary['seeds'])} seed(s)"))
     console.print(
-        "gap: (arm − Full-SFT) / (oracle − Full-SFT); of its s, FLOPs: what choosing and training cost, of Full-SFT's"
+        "gap: (arm − Full-SFT) / (oracle − Full-SFT); cost: choosing and training, of Full-SFT's seconds, FLOPs"
     )
     console.print(f"the page: {folder / 'index.html'}", highlight=False, soft_wrap=True)
-
-
-RATIOS = ("seconds_ratio", "flops_ratio")
 
 
 def comparison_table(entries: list[dict], title: str) -> Table:
     """Entries of a summary: accuracy, gain over Full-SFT with its 95 % interval, gap recovered, and cost."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("arm", no_wrap=True)
-    for name in ("kept", "right", "accuracy", "against Full-SFT", "gap", "choose", "train", "of its s", "of its FLOPs"):
+    for name in ("kept", "right", "accuracy", "against Full-SFT", "gap", "choose", "train", "cost"):
         table.add_column(name, justify="right", no_wrap=True)
     for entry in entries:
         gain, gap = entry["against"].get("full"), entry["gap_recovery"]
@@ -92,7 +89,7 @@ def comparison_table(entries: list[dict], title: str) -> Table:
             "" if gap is None else f"{gap['mean']:.2f}",
             f"{entry['select_seconds']:.0f} s",
             f"{entry['train_seconds']:.0f} s",
-            *("" if (ratio := entry[name]) is None else f"{ratio['mean']:.0%}" for name in RATIOS),
+            ", ".join(f"{entry[name]['mean']:.0%}" for name in ("seconds_ratio", "flops_ratio") if entry[name]),
         ]
         table.add_row(entry["label"], *cells, style="bold" if entry["arm"].startswith("ost") else "")
     return table
