@@ -44,12 +44,13 @@ def compare(
                 _run_seed(session, trials)
             errors += session.errors
             done[seed] = [trial for trial in trials if f"trial@{trial.key}" in (*session.ran, *session.reused)]
-        summary = publish_summary(folder, done)
-        tracker.log_summary(parent, summary, folder)
+        if any(done.values()):  # what the other arms and seeds gave is published all the same
+            summary = publish_summary(folder, done)
+            tracker.log_summary(parent, summary, folder)
         finished = not errors
     finally:
         tracker.close(parent, finished)
-    if errors:  # what the other arms and seeds gave is published all the same
+    if errors:
         raise errors[0]
     return summary
 

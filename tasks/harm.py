@@ -33,7 +33,9 @@ def _wrong(known: Mapping[str, bool], ids: Sequence[str]) -> np.ndarray:
 
 
 def _known(path: Path) -> dict[str, bool]:
-    """Id → whether the sample is wrong; empty where nobody knows."""
+    """Id → whether the sample is wrong; empty where nobody knows, or nothing has been ingested yet."""
+    if not path.exists():
+        return {}
     truth = read_table(path)
     return dict(zip(truth["id"].to_pylist(), truth["wrong"].to_pylist(), strict=True))
 

@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 
 from ost.config import World
 from ost.data import Sample, chat
+from ost.errors import ConfigError
 from ost.models.processor import ImageOnlyQwen3VLProcessor
 from ost.models.tiny import build_processor
 from ost.worlds.world import SPLITS, Split
@@ -93,11 +94,14 @@ def draw(split: Split, count: int, seed: int, among: Sequence[Task] | None = Non
     """`count` distinct problems on a split's own digits, as many of each task as of any other.
 
     Every ordered pair of digit values comes equally often in expectation. The seed fixes which digits a split owns;
-    `stream` names independent draws from one split.
+    `stream` names independent draws from one split. Raises ConfigError where there are not half as many again.
     """
     among = among or TASKS
     rng = np.random.default_rng([seed, SPLITS.index(split), stream])
     by_value = [np.array(indices) for indices in _split(seed)[split]]
+    there = len(among) * sum(map(len, by_value)) ** 2
+    if count > there / 1.5:  # drawing at random would take too long
+        raise ConfigError(f"the {split} part of handmath has {there:,} questions, too few to draw {count:,} from")
     problems: dict[Problem, None] = {}
     while len(problems) < count:
         task = among[len(problems) % len(among)]

@@ -175,6 +175,12 @@ def test_another_comparison_starts_from_what_one_has_computed(compared):
     assert [row["subset"] for row in rows] == ["full", "ost-20"]
 
 
+def test_a_stage_that_all_arms_need_fails_with_its_own_error(workspace):
+    asked = ("--seeds", "3", "--arms", "full,ost", "--set", "world.name=easy-vqa")
+    printed = workspace.run("ost", "compare", "--name", "too-large", *asked, "--set", "world.pool=90000", ok=False)
+    assert "error: the pool part of easy-vqa has" in printed and "Traceback" not in printed
+
+
 def test_an_unknown_arm_is_told_before_any_work(workspace):
     printed = workspace.run("ost", "compare", "--name", "never", "--arms", "full,osst", ok=False)
     assert "no arm is named 'osst'" in printed and "Traceback" not in printed and "✓" not in printed

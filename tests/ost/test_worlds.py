@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from specimens import drawn
 
 from ost.config import Base, World
+from ost.errors import ConfigError
 from ost.worlds import WORLDS, handmath
 from ost.worlds.handmath import MISREAD, SLIPS
 from ost.worlds.teacher import answer_pool, wrong_answers
@@ -60,6 +61,11 @@ def test_a_world_has_what_the_default_parameters_ask_of_it(world, seed):
     asked += [(split, getattr(sizes, split), None) for split in ("pool", "anchors", "benchmark")]
     for split, count, among in asked:
         assert len(set(world.draw(split, count, seed, among))) == count
+
+
+def test_more_than_there_are_is_refused():
+    with pytest.raises(ConfigError, match=r"the anchors part of handmath has 1\d\d,\d\d\d questions, too few"):
+        handmath.draw("anchors", 200_000, 0)
 
 
 def test_a_draw_follows_its_seed_and_stream():
