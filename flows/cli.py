@@ -50,16 +50,44 @@ def curate(
     --set data.truth=null --set models.target=Qwen/Qwen3-VL-2B-Instruct --set models.proxy=...
     """
     _quiet()
-    from flows.curate import curate as run
     from flows.parameters import set_params
-    from flows.summary import show_curation
-    from tasks.tracking import tracking_uri
 
     if assignments:
         set_params(workspace / "params.yaml", assignments)
     params = load_params(workspace / "params.yaml")
+    from flows.curate import curate as run  # slow to load: what is wrong with the parameters is told before
+    from flows.summary import show_curation
+    from tasks.tracking import tracking_uri
+
     run(str(workspace), force)
     show_curation(workspace.resolve(), tracking_uri(workspace, params.tracking.uri))
+
+
+@app.command()
+def recurate(workspace: Workspace = Path()) -> None:
+    """Bring subset and champion up to date with data that keeps arriving; without new data, nothing is done.
+
+    New and changed samples alone are scored, with the proxy as it is unless they or the anchors have moved too far from
+    what it knows (recurate: in params.yaml). The target trained on the new subset becomes the champion in MLflow's
+    registry only where the benchmark proves a gain.
+    """
+    _quiet()
+    from flows.recurate import recurate as run
+    from flows.summary import show_recuration
+
+    show_recuration(run(str(workspace)))
+
+
+@app.command()
+def rollback(workspace: Workspace = Path()) -> None:
+    """Give the champion's place back to the model that it took it from."""
+    from flows.display import console
+    from tasks.promotion import rollback as run
+    from tasks.tracking import Tracker
+
+    params = load_params(workspace / "params.yaml")
+    old, new = run(Tracker(workspace.resolve(), params))
+    console.print(f"version {new} of {params.tracking.model_name} is the champion again, {old} no longer")
 
 
 @app.command()

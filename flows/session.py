@@ -1,8 +1,11 @@
 """One run of a flow over a workspace: its workers, its MLflow record, and what it shows meanwhile."""
 
+import fcntl
+import os
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import chdir
 from pathlib import Path
+from typing import IO
 
 from flows.display import Display
 from ost.config import Params, load_params
@@ -14,7 +17,10 @@ from tasks.workers import Workers
 
 
 class Session:
-    """Runs stages that are not up to date, versions what they leave, and records them. Use as a context manager."""
+    """Runs stages that are not up to date, versions what they leave, and records them. Use as a context manager.
+
+    A second one in the same workspace is refused.
+    """
 
     def __init__(self, root: Path, *, flow_run: str = "", force: bool = False, name: str = "curate", parent: str = ""):
         """`name` of its MLflow run, which hangs under the run `parent`, if one is given; trials hang there as well."""
@@ -27,11 +33,12 @@ class Session:
         self.errors: list[Exception] = []
 
     def __enter__(self) -> "Session":
+        self._lock = _claim(self.root / ".ost/lock")
         self._inside = chdir(self.root)  # as for `dvc repro`: a relative path in params.yaml starts there
         self._inside.__enter__()
         self._stale = versioning.stale_stages(self.root)
         self._tracker = Tracker(self.root, self.params)
-        self._parent = self._open()
+        self.parent = self._open()
         self._workers = Workers(self.params.compute.workers, self.display.advance)
         self._workers.__enter__()
         self.display.start()
@@ -40,9 +47,10 @@ class Session:
     def __exit__(self, kind, error, trace) -> None:
         self._workers.__exit__(kind, error, trace)
         self.display.stop()
-        self._tracker.note_reuse(self._parent, self.reused)
-        self._tracker.close(self._parent, succeeded=error is None)
+        self._tracker.note_reuse(self.parent, self.reused)
+        self._tracker.close(self.parent, succeeded=error is None)
         self._inside.__exit__(kind, error, trace)
+        self._lock.close()
 
     def run(self, stage: str) -> bool:
         """Bring a stage up to date; returns whether it had to run."""
@@ -53,6 +61,10 @@ class Session:
             self.display.fail(stage)
             raise
 
+    def run_unversioned(self, stage: str) -> None:
+        """Run a stage whose outputs are no part of the pipeline."""
+        self.display.finish(stage, self._workers.submit(stage, self.root).result())
+
     def _run(self, stage: str) -> bool:
         if not self.force and self._is_current(stage):
             self.reused.append(stage)
@@ -60,7 +72,7 @@ class Session:
             return False
         manifest = self._workers.submit(stage, self.root).result()
         versioning.commit(self.root, stage)
-        parent = self._above if self._above and stage.startswith("trial@") else self._parent
+        parent = self._above if self._above and stage.startswith("trial@") else self.parent
         self._tracker.record(manifest, parent, self.flow_run)
         self.ran.append(stage)
         self.display.finish(stage, manifest)
@@ -78,6 +90,25 @@ class Session:
     def _is_current(self, stage: str) -> bool:
         """Until something has run, what DVC said at the start holds; from then on it is asked again."""
         return versioning.is_current(self.root, stage) if self.ran else stage not in self._stale
+
+
+def _claim(path: Path) -> IO[str]:
+    """An open file that this process alone holds until it is closed, or the process ends in whatever way."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip() or "another"
+        file.close()
+        raise WorkspaceError(
+            f"process {holder} is at work in {path.parents[1]}: wait until it is done, or end it, and run again"
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
 
 
 def _explained(error: Exception, stage: str) -> Exception:

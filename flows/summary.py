@@ -61,6 +61,19 @@ def show_curation(root: Path, tracking: str) -> None:
         console.print(f"  {what:<25} {where}", highlight=False, soft_wrap=True)
 
 
+def show_recuration(summary: dict) -> None:
+    """Print what a recuration changed, and what came of its challenger."""
+    if not summary["changed"]:
+        console.print(f"nothing new since {summary['name']}; {summary['samples']:,} samples", highlight=False)
+        return
+    for reason in summary["why_warmed_up"]:
+        console.print(f"the proxy was warmed up: {reason}", highlight=False, soft_wrap=True)
+    for change, count in summary["counts"].items():
+        console.print(f"{change:<16} {count:>9,}", highlight=False)
+    console.print(summary["challenge"]["why"], highlight=False, soft_wrap=True)
+    console.print(f"which samples: recurations/{summary['name']}/changes.parquet", highlight=False, soft_wrap=True)
+
+
 def show_comparison(folder: Path) -> None:
     """Print a comparison's table, and where to look next."""
     summary = read_json(folder / "summary.json")

@@ -255,6 +255,22 @@ class Compare(_Section):
         return values
 
 
+class Recurate(_Section):
+    """When `ost recurate` warms the proxy up anew, and what a challenger has to show."""
+
+    run: Literal["ost-B", "ost-A", "ost-wide-B", "ost-wide-A"] = "ost-B"
+    """The training run whose model is the challenger."""
+    anchor_loss_rise: Rate = 0.2
+    """Rise of the warm proxy's loss on the anchors, as a share of what it was after its warm-up, above which it is
+    warmed up anew."""
+    drift: Share = 0.3
+    """Kolmogorov-Smirnov distance of the new samples' utility or loss from the known ones' above which it is."""
+    confidence: Fraction = 0.95
+    """Of the interval of the challenger's gain, all of which must be above zero."""
+    resamples: Count = 10_000
+    """Of the paired bootstrap that gives the interval."""
+
+
 class Compute(_Section):
     """What the machine gives; no stage is re-run because of it."""
 
@@ -297,6 +313,7 @@ class Params(_Section):
     deita: Deita = Deita()
     less: Less = Less()
     compare: Compare = Compare()
+    recurate: Recurate = Recurate()
     compute: Compute = Compute()
     tracking: Tracking = Tracking()
 

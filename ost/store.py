@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -72,3 +73,14 @@ def write_table(path: str | Path, table: pa.Table) -> None:
 def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Load a Parquet table, or some of its columns."""
     return pq.read_table(path, columns=columns)
+
+
+def matrix(rows: pa.Table, name: str) -> np.ndarray:
+    """A column of lists as an array (N, length of the lists)."""
+    column = rows[name].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(rows), -1)
+
+
+def lists(values: np.ndarray) -> pa.FixedSizeListArray:
+    """An array (N, d) as a column of lists."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from ost.cost import BACKWARD, Cost, Stopwatch, forward_flops
+from ost.cost import BACKWARD, Cost, Stopwatch
 from ost.data import Sample
 from ost.encoding import Encoder
 from ost.errors import TrainingError
+from ost.flops import forward_flops
 from ost.models import Checkpoint
 from ost.types import Progress, silent
 

@@ -11,7 +11,7 @@ from ost.store import read_json, write_json, write_table
 from tasks.context import MANIFEST, Context, Outcome
 from tasks.runs import BASE
 
-FOLDERS = {BASE: "models/target", "judge": "models/judge"}
+FOLDERS = {BASE: "models/target", "judge": "models/judge", "champion": "models/champion"}
 """Models that are evaluated as they came."""
 
 

@@ -49,7 +49,8 @@ def find_version(tracker: Tracker, name: str) -> ModelVersion | None:
     if base != tracker.model_name:
         return None
     versions = tracker.model_versions()
-    wanted = tracker.version_of(number) or number
+    named = tracker.aliased(number) if number else None
+    wanted = str(named.version) if named else number
     found = [version for version in versions if wanted in ("", str(version.version))]
     if not found:
         known = ", ".join(f"{version.version} ({version.tags.get('ost.run')})" for version in versions) or "none yet"

@@ -11,8 +11,7 @@ from ost.baselines.low_loss import low_loss
 from ost.cost import Cost, Stopwatch
 from ost.data import Sample, content_digest
 from ost.models import add_adapter, load_checkpoint, resolve_device
-from ost.scoring import lists
-from ost.store import write_table
+from ost.store import lists, write_table
 from ost.training import train
 from tasks.chat_server import ChatServer
 from tasks.context import Context, Outcome

@@ -2,7 +2,7 @@
 
 import datetime
 import os
-from collections.abc import Callable
+import pkgutil
 from pathlib import Path
 
 import torch
@@ -11,39 +11,27 @@ import transformers
 from ost.errors import WorkspaceError
 from ost.store import read_json
 from ost.types import Progress, silent
-from tasks.base import base
-from tasks.choose import choose
-from tasks.context import MANIFEST, Context, Outcome
-from tasks.evaluate import evaluate
-from tasks.ingest import ingest
-from tasks.rate import rate_deita, rate_judge, rate_less, rate_loss, rate_truth
-from tasks.report import report
-from tasks.score import score
-from tasks.select import select
-from tasks.sft import sft
-from tasks.trial import trial
-from tasks.warmup import warmup
-from tasks.world import world
+from tasks.context import MANIFEST, Context
 
-STAGES: dict[str, tuple[Callable[[Context], Outcome], str]] = {
-    "world": (world, "world/manifest.json"),
-    "base": (base, "models/{key}" + MANIFEST),
-    "ingest": (ingest, "data/manifest.json"),
-    "warmup": (warmup, "models/proxy-warm" + MANIFEST),
-    "score": (score, "scores/manifest.json"),
-    "select": (select, "selections/manifest.json"),
-    "sft": (sft, "models/sft/{key}" + MANIFEST),
-    "evaluate": (evaluate, "evaluations/{key}" + MANIFEST),
-    "report": (report, "report/manifest.json"),
-    "rate-loss": (rate_loss, "ratings/loss" + MANIFEST),
-    "rate-less": (rate_less, "ratings/less" + MANIFEST),
-    "rate-deita": (rate_deita, "ratings/deita" + MANIFEST),
-    "rate-judge": (rate_judge, "ratings/judge" + MANIFEST),
-    "rate-truth": (rate_truth, "ratings/truth" + MANIFEST),
-    "choose": (choose, "selections/{key}" + MANIFEST),
-    "trial": (trial, "trials/{key}" + MANIFEST),
+STAGES: dict[str, tuple[str, str]] = {
+    "world": ("tasks.world:world", "world/manifest.json"),
+    "base": ("tasks.base:base", "models/{key}" + MANIFEST),
+    "ingest": ("tasks.ingest:ingest", "data/manifest.json"),
+    "warmup": ("tasks.warmup:warmup", "models/proxy-warm" + MANIFEST),
+    "score": ("tasks.score:score", "scores/manifest.json"),
+    "select": ("tasks.select:select", "selections/manifest.json"),
+    "sft": ("tasks.sft:sft", "models/sft/{key}" + MANIFEST),
+    "evaluate": ("tasks.evaluate:evaluate", "evaluations/{key}" + MANIFEST),
+    "report": ("tasks.report:report", "report/manifest.json"),
+    "rate-loss": ("tasks.rate:rate_loss", "ratings/loss" + MANIFEST),
+    "rate-less": ("tasks.rate:rate_less", "ratings/less" + MANIFEST),
+    "rate-deita": ("tasks.rate:rate_deita", "ratings/deita" + MANIFEST),
+    "rate-judge": ("tasks.rate:rate_judge", "ratings/judge" + MANIFEST),
+    "rate-truth": ("tasks.rate:rate_truth", "ratings/truth" + MANIFEST),
+    "choose": ("tasks.choose:choose", "selections/{key}" + MANIFEST),
+    "trial": ("tasks.trial:trial", "trials/{key}" + MANIFEST),
 }
-"""Each stage's function, and where its manifest goes."""
+"""Each stage's function, loaded when it is run and not before, and where its manifest goes."""
 
 
 def execute(stage: str, root: str | Path, progress: Progress = silent) -> dict:
@@ -58,7 +46,7 @@ def execute(stage: str, root: str | Path, progress: Progress = silent) -> dict:
     ctx = Context(Path(root), stage, progress)
     settle(ctx.params.compute.threads)
     started = datetime.datetime.now(datetime.UTC)
-    outcome = function(ctx)
+    outcome = pkgutil.resolve_name(function)(ctx)
     return read_json(ctx.write_manifest(manifest.format(key=ctx.key), outcome, started))
 
 

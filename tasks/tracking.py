@@ -66,10 +66,21 @@ class Tracker:
             figures[f"accuracy/{name}"] = entry["accuracy"]
             if entry["gap_recovery"]:
                 figures[f"gap_recovery/{name}"] = entry["gap_recovery"]["mean"]
-        now = int(datetime.datetime.now(datetime.UTC).timestamp() * 1000)
-        self.client.log_batch(run_id, [Metric(name, value, now, 0) for name, value in figures.items()])
+        self._log_figures(run_id, figures)
         for file in ("summary.json", "metrics/arms.json", "accuracy.png", "cost.png", "index.html"):
             self.client.log_artifact(run_id, str(folder / file))
+
+    def log_recuration(self, run_id: str, summary: dict, folder: Path) -> None:
+        """What a recuration changed, in its own run."""
+        figures = {f"samples/{change}": float(count) for change, count in summary["counts"].items()}
+        figures |= {"samples": float(summary["samples"]), "promoted": float(summary["challenge"]["promoted"])}
+        self._log_figures(run_id, figures)
+        self.client.set_tag(run_id, "ost.verdict", summary["challenge"]["why"])
+        self.client.log_artifacts(run_id, str(folder), "recuration")
+
+    def _log_figures(self, run_id: str, figures: dict[str, float]) -> None:
+        now = int(datetime.datetime.now(datetime.UTC).timestamp() * 1000)
+        self.client.log_batch(run_id, [Metric(name, value, now, 0) for name, value in figures.items()])
 
     def record(self, manifest: dict, parent: str, flow_run: str = "") -> str:
         """Make a finished stage a child run, from its manifest: params, metrics, digests, datasets, artifacts."""
@@ -103,12 +114,22 @@ class Tracker:
         found = self.client.search_model_versions(wanted, max_results=10_000)
         return sorted(found, key=lambda version: int(version.version))
 
-    def version_of(self, run: str) -> str:
-        """Number of the registered version that a run's name, such as `ost-B`, means; empty where there is none."""
+    def aliased(self, alias: str) -> ModelVersion | None:
+        """The registered version that an alias means, such as `champion` or a run's name; None where it means none."""
         try:
-            return str(self.client.get_model_version_by_alias(self.model_name, run).version)
-        except MlflowException:
-            return ""
+            return self.client.get_model_version_by_alias(self.model_name, alias)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def name(self, version: ModelVersion, alias: str) -> None:
+        """Let an alias mean this version from now on."""
+        self.client.set_registered_model_alias(self.model_name, alias, version.version)
+
+    def tag(self, version: ModelVersion, key: str, value: str) -> None:
+        """Note something with a registered version."""
+        self.client.set_model_version_tag(self.model_name, version.version, key, value)
 
     def artifact(self, run_id: str, path: str) -> Path:
         """A run's artifact as a local file."""
@@ -169,7 +190,7 @@ class Tracker:
         if not known:
             tags = {"ost.digest": digest, "ost.run": name, "ost.seed": str(manifest["seed"])}
             known = [self._new_version(run_id, path, tags)]
-        self.client.set_registered_model_alias(self.model_name, name, known[-1].version)
+        self.name(known[-1], name)
 
     def _new_version(self, run_id: str, path: str, tags: dict[str, str]) -> ModelVersion:
         try:
@@ -184,7 +205,7 @@ class Tracker:
         for version in self.model_versions():
             if version.tags.get("ost.digest") in digests:
                 accuracy = f"{manifest['metrics']['accuracy']:.4f}"
-                self.client.set_model_version_tag(self.model_name, version.version, "ost.accuracy", accuracy)
+                self.tag(version, "ost.accuracy", accuracy)
 
 
 def tracking_uri(root: Path, configured: str) -> str:

@@ -8,10 +8,14 @@ from pathlib import Path
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
 from ost.errors import WorkspaceError
+from ost.store import publish
 
 logging.getLogger("dvc").setLevel(logging.WARNING)  # each commit would announce its lock file
+logging.getLogger("dvc.repo.status").setLevel(logging.ERROR)  # each status would announce what is frozen
 
 _one_at_a_time = threading.Lock()
 """DVC allows one writer a workspace."""
@@ -33,6 +37,45 @@ def commit(root: Path, stage: str) -> None:
     """Record a stage's inputs and outputs in `dvc.lock`, and keep the outputs' bytes in the cache."""
     with _repository(root) as repo:
         repo.commit(stage, force=True)
+
+
+def changed_inputs(root: Path, stage: str) -> set[str]:
+    """Inputs of a stage, frozen or not, that are not as `dvc.lock` records them; `params.yaml` for its parameters."""
+    with _repository(root) as repo:
+        one = repo.stage.load_one(name=stage)
+        one.frozen = False  # here and now alone
+        with repo.lock:
+            found = one.status().get(stage, [])
+        return {path for change in found if isinstance(change, dict) for path in change.get("changed deps", {})}
+
+
+def freeze(root: Path, stage: str) -> None:
+    """Let a stage count as up to date whatever becomes of its inputs, for `dvc repro` too: `frozen` in dvc.yaml.
+
+    DVC's own call would write the whole file anew; this adds one line.
+    """
+    lines, own = _stage_lines(root, stage)
+    if not own.get("frozen"):
+        lines.insert(own.lc.line, " " * own.lc.col + "frozen: true")
+        _write_lines(root, lines)
+
+
+def thaw(root: Path, stage: str) -> None:
+    """Undo `freeze`."""
+    lines, own = _stage_lines(root, stage)
+    if "frozen" in own:
+        del lines[own.lc.key("frozen")[0]]
+        _write_lines(root, lines)
+
+
+def _stage_lines(root: Path, stage: str) -> tuple[list[str], CommentedMap]:
+    text = (root / "dvc.yaml").read_text()
+    return text.splitlines(), YAML().load(text)["stages"][stage]
+
+
+def _write_lines(root: Path, lines: list[str]) -> None:
+    with publish(root / "dvc.yaml") as part:
+        part.write_text("\n".join(lines) + "\n")
 
 
 def init(root: Path) -> None:

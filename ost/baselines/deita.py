@@ -49,8 +49,6 @@ THUMBNAIL = 16
 LONGEST = 256
 """Tokens of a text that MiniLM was made for; it sees no more, by its own definition, so texts that differ only after
 them count as alike."""
-BLOCK = 256
-"""Candidates that the diversity filter looks at together."""
 
 
 @dataclass(frozen=True)
@@ -192,29 +190,6 @@ def rate(samples: Sequence[Sample], rater: Rater, embedder: Embedder, progress: 
     complexity, quality = rater.rate(questions, progress, names), rater.rate(answers, progress, names)
     embeddings = embedder.embed(samples, progress)
     return Rated(complexity, quality, embeddings, rater.flops + embedder.flops - before)
-
-
-def diverse(embeddings: np.ndarray, size: int, threshold: float = 0.9) -> np.ndarray:
-    """Indices of `size` of the N candidates, which come best first, in the order of choice.
-
-    A candidate is passed over where its cosine with a kept one reaches the threshold. `embeddings`: (N, d) float32, of
-    length one. Where the filter leaves fewer than `size`, the best of those passed over fill the rest.
-    """
-    kept = np.empty((min(size, len(embeddings)), embeddings.shape[1]), dtype=np.float32)
-    chosen: list[int] = []
-    for start in range(0, len(embeddings), BLOCK):
-        block = embeddings[start : start + BLOCK]
-        free = (block @ kept[: len(chosen)].T < threshold).all(axis=1)
-        unlike = block @ block.T < threshold
-        for index in range(len(block)):
-            if len(chosen) == len(kept):
-                return np.array(chosen, dtype=int)
-            if free[index]:
-                kept[len(chosen)] = block[index]
-                chosen.append(start + index)
-                free &= unlike[index]
-    rest = np.setdiff1d(np.arange(len(embeddings)), chosen)[: len(kept) - len(chosen)]
-    return np.concatenate([np.array(chosen, dtype=int), rest])
 
 
 def load_rater(name: str | None = None) -> Rater:

@@ -10,9 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ost.cost import forward_flops
 from ost.data import Sample, chat
 from ost.evaluation import generate, matches
+from ost.flops import forward_flops
 from ost.models import Checkpoint
 from ost.types import JudgeMode, Progress, silent
 

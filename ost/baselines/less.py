@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from ost.config import Score
-from ost.cost import BACKWARD, Cost, Stopwatch, forward_flops
+from ost.cost import BACKWARD, Cost, Stopwatch
 from ost.data import Sample
 from ost.encoding import Batch
+from ost.flops import forward_flops
 from ost.models import Checkpoint
 from ost.scoring.hooks import Ear
 from ost.scoring.layers import Form
-from ost.scoring.rows import matrix, rows_of
+from ost.scoring.rows import rows_of
 from ost.scoring.scorer import Chunk, Scorer
 from ost.scoring.sketch import Sketcher
+from ost.store import matrix
 from ost.training import Moments
 from ost.types import Progress, silent
 

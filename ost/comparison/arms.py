@@ -8,11 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ost.baselines.deita import diverse
 from ost.config import Compare, Params
 from ost.errors import ConfigError
-from ost.scoring import matrix
-from ost.selection import NOT_DRAWN, select, selection_table, shuffled, size_of
+from ost.selection import NOT_DRAWN, diverse, select, selection_table, shuffled, size_of
+from ost.store import matrix
 from ost.types import Protocol_, Strategy
 
 WARMUP = "models/proxy-warm.manifest.json"

@@ -1,15 +1,21 @@
-"""LoRA adapters (PEFT): a proxy that is warmed up by a few weights beside its frozen ones."""
+"""LoRA adapters: a proxy that is warmed up by a few weights beside its frozen ones.
+
+PEFT, which takes seconds to load, is loaded where an adapter is.
+"""
 
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from ost.errors import ModelError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -24,6 +30,8 @@ def add_adapter(model: PreTrainedModel, rank: int, seed: int) -> None:
     """
     if has_adapter(model):
         raise ModelError("the model carries an adapter already: set `warmup.lora_rank: 0` to train that one on")
+    from peft import LoraConfig
+
     config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -42,6 +50,8 @@ def save_adapter(model: PreTrainedModel, folder: Path, final: Path) -> None:
     """
     if not model.name_or_path:
         raise ModelError("an adapter is saved beside its base: save the base, and load it, before adding the adapter")
+    from peft import get_peft_model_state_dict
+
     folder.mkdir()
     weights = get_peft_model_state_dict(model).items()
     save_file({PREFIX + name: weight.contiguous() for name, weight in weights}, folder / WEIGHTS)
@@ -85,6 +95,8 @@ def load_adapter(model: PreTrainedModel, name: str | Path) -> None:
 
     Raises ModelError where the weights are not those of such an adapter on this base.
     """
+    from peft import LoraConfig, set_peft_model_state_dict
+
     _inject(model, LoraConfig.from_pretrained(str(name)))
     try:
         found = set_peft_model_state_dict(model, load_file(Path(name) / WEIGHTS))
@@ -97,7 +109,9 @@ def load_adapter(model: PreTrainedModel, name: str | Path) -> None:
         )
 
 
-def _inject(model: PreTrainedModel, config: LoraConfig) -> None:
+def _inject(model: PreTrainedModel, config: "LoraConfig") -> None:
+    from peft import inject_adapter_in_model
+
     config.inference_mode = False
     inject_adapter_in_model(config, model)
     for path, weight in model.named_parameters():

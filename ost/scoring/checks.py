@@ -18,9 +18,9 @@ from ost.models import Checkpoint
 from ost.scoring.anchors import Cells
 from ost.scoring.exact import ExactScorer
 from ost.scoring.lookahead import LookaheadScorer
-from ost.scoring.rows import matrix, rows_of
+from ost.scoring.rows import rows_of
 from ost.scoring.statistics import resolve
-from ost.store import read_table, write_table
+from ost.store import matrix, read_table, write_table
 from ost.types import Progress, silent
 
 STEP = 1e-4

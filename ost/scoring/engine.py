@@ -17,10 +17,11 @@ from ost.scoring.anchors import Cells, divide
 from ost.scoring.checks import Checks, Reference
 from ost.scoring.exact import ExactScorer
 from ost.scoring.gradient import GradientScorer
-from ost.scoring.rows import matrix, rows_of
+from ost.scoring.rows import rows_of
 from ost.scoring.scorer import Scorer
 from ost.scoring.statistics import degrees_of_freedom, resolve, toxic_q
 from ost.scoring.transposed import TransposedScorer
+from ost.store import matrix
 from ost.types import Detail, Method, Progress, silent
 
 METHODS: dict[Method, type[Scorer]] = {

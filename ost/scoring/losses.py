@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ost.encoding import IGNORE, Batch
-from ost.types import Reduction
+from ost.data import Sample
+from ost.encoding import IGNORE, Batch, Encoder, to_device
+from ost.models import Checkpoint
+from ost.types import Progress, Reduction, silent
 
 
 def sample_losses(model: PreTrainedModel, batch: Batch, reduction: Reduction = "mean") -> tuple[Tensor, Tensor]:
@@ -24,6 +27,19 @@ def sample_losses(model: PreTrainedModel, batch: Batch, reduction: Reduction = "
     tokens = (targets != IGNORE).sum(dim=1)
     losses = token_losses.sum(dim=1)
     return (losses / tokens if reduction == "mean" else losses), tokens
+
+
+@torch.no_grad()
+def losses_of(
+    samples: Sequence[Sample], checkpoint: Checkpoint, batch_size: int = 64, progress: Progress = silent
+) -> np.ndarray:
+    """Mean answer loss of each sample, (N,) float64 in nats, by a plain forward pass."""
+    encoder, found = Encoder(checkpoint), []
+    for start in range(0, len(samples), batch_size):
+        batch = to_device(encoder.training(samples[start : start + batch_size]), checkpoint.model.device)
+        found.append(sample_losses(checkpoint.model, batch)[0].cpu().numpy())
+        progress(min(start + batch_size, len(samples)), len(samples), "losses")
+    return np.concatenate(found)
 
 
 def gradients(loss: Tensor, weights: Sequence[nn.Parameter]) -> tuple[Tensor, ...]:

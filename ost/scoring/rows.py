@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from ost.data import Sample
 from ost.scoring.scorer import Chunk, Scorer
+from ost.store import lists
 
 
 def rows_of(scorer: Scorer, samples: Sequence[Sample], advance: Callable[[int], None] = lambda done: None) -> pa.Table:
@@ -36,14 +37,3 @@ def rows_of(scorer: Scorer, samples: Sequence[Sample], advance: Callable[[int], 
     if scorer.settings.sketches:
         columns["sketch"] = lists(column("sketch").astype(np.float16))
     return pa.table(columns)
-
-
-def matrix(rows: pa.Table, name: str) -> np.ndarray:
-    """A column of lists as an array (N, length of the lists)."""
-    column = rows[name].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(rows), -1)
-
-
-def lists(values: np.ndarray) -> pa.FixedSizeListArray:
-    """An array (N, d) as a column of lists."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])

@@ -7,9 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from ost.config import Score, parse_section
-from ost.cost import Stopwatch, forward_flops
+from ost.cost import Stopwatch
 from ost.data import Sample, SampleFile
 from ost.errors import DataError
+from ost.flops import forward_flops
 from ost.models import Checkpoint
 from ost.scoring.checks import choose
 from ost.scoring.engine import Engine, Scored

@@ -12,6 +12,7 @@ from ost.selection.arms import (
     select_arm,
     toxic_list,
 )
+from ost.selection.diversity import diverse
 from ost.selection.strategies import STRATEGIES
 from ost.selection.tables import KEPT, NOT_DRAWN, kept_ids, selection_table, shuffled, size_of
 
@@ -24,6 +25,7 @@ __all__ = [
     "TOXIC",
     "Arm",
     "arm_label",
+    "diverse",
     "draw",
     "fraction_of",
     "kept_ids",

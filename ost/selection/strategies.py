@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 from scipy.stats import rankdata
 
 from ost.errors import DataError
-from ost.scoring import matrix
 from ost.selection.cover import cover as cover_by
+from ost.store import matrix
 from ost.types import Ranking, Strategy
 
 BELOW = "utility below the cut"

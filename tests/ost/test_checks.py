@@ -13,7 +13,8 @@ from ost.config import Score
 from ost.scoring.checks import FIDELITY, Agreement, Checks, Reference, agreement, choose, warnings_of
 from ost.scoring.engine import Engine
 from ost.scoring.lookahead import LookaheadScorer
-from ost.scoring.rows import matrix, rows_of
+from ost.scoring.rows import rows_of
+from ost.store import matrix
 
 
 @pytest.fixture(scope="module")

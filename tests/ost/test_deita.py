@@ -26,9 +26,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ost.baselines.deita import COMPLEXITY, QUALITY, Embedder, Rater, diverse, load_embedder, load_rater, rate
+from ost.baselines.deita import COMPLEXITY, QUALITY, Embedder, Rater, load_embedder, load_rater, rate
 from ost.data import Sample, chat
 from ost.errors import DataError, ModelError
+from ost.selection import diverse
 
 SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 

@@ -15,8 +15,9 @@ from ost.errors import ConfigError, ModelError
 from ost.models import Checkpoint
 from ost.scoring.engine import METHODS
 from ost.scoring.layers import forms
-from ost.scoring.rows import matrix, rows_of
+from ost.scoring.rows import rows_of
 from ost.scoring.weights import scored_weights
+from ost.store import matrix
 
 
 def autograd(checkpoint: Checkpoint, sample: ost.Sample, names: list[str]) -> torch.Tensor:

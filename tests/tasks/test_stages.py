@@ -1,5 +1,6 @@
 """The stages as functions: what dvc.yaml calls them, what they refuse, and the manifest that each leaves."""
 
+import pkgutil
 import subprocess
 from pathlib import Path
 
@@ -24,6 +25,11 @@ def test_dvc_and_the_flow_know_the_same_stages():
     for name, stage in DVC.items():
         command = stage.get("do", stage)["cmd"]
         assert command.startswith(f"python -m flows.stage {name}"), f"stage {name} runs something else: {command}"
+
+
+def test_every_stage_is_a_function():
+    for name, (function, _) in STAGES.items():
+        assert callable(pkgutil.resolve_name(function)), name
 
 
 def test_dvc_and_the_flow_know_the_same_runs():

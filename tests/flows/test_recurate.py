@@ -1,0 +1,178 @@
+"""`ost recurate` on data that keeps arriving: real Prefect, DVC and MLflow, run in this process."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+from tiny_workspace import TINY, Shell, make_workspace
+
+from flows.parameters import set_params
+from flows.recurate import FOLDER, _changes, recurate
+from flows.session import Session
+from ost.config import load_params
+from ost.data import Sample, chat, write_samples
+from ost.errors import WorkspaceError
+from ost.store import digest, read_json, read_table
+from ost.worlds import handmath
+from tasks.promotion import CHAMPION
+from tasks.tracking import Tracker
+
+SETTINGS = [
+    "data.pool=incoming",
+    "data.anchors=anchors.parquet",
+    "data.benchmark=benchmark.parquet",
+    "data.truth=null",
+    "warmup.fraction=0.4",
+    "score.checks=0",
+    "recurate.drift=1.0",
+    "recurate.resamples=100",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect():
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, prefect_home, prefect) -> Shell:
+    """A workspace whose pool is a folder that files arrive in, after its first run; not to be changed."""
+    shell = make_workspace(tmp_path_factory.mktemp("recurated") / "workspace", prefect_home, [*TINY, *SETTINGS])
+    arrive(shell.root, "2026-11-01", handmath.draw("pool", 200, 0))
+    for split, count in (("anchors", 20), ("benchmark", 60)):
+        write_samples(shell.root / f"{split}.parquet", map(handmath.to_sample, handmath.draw(split, count, 0)))
+    assert recurate(str(shell.root))["changed"]
+    return shell
+
+
+@pytest.fixture
+def workspace(first, tmp_path) -> Path:
+    """A copy, to be changed at will."""
+    shutil.copytree(first.root, tmp_path / "workspace", symlinks=True)
+    set_params(tmp_path / "workspace/params.yaml", [f"tracking.uri=sqlite:///{tmp_path / 'workspace/mlflow.db'}"])
+    return tmp_path / "workspace"
+
+
+def arrive(root: Path, name: str, problems: list[handmath.Problem]) -> None:
+    write_samples(root / f"incoming/{name}.parquet", map(handmath.to_sample, problems))
+
+
+def tracker(root: Path) -> Tracker:
+    return Tracker(root, load_params(root / "params.yaml"))
+
+
+def state(root: Path) -> dict:
+    """All that a run could change."""
+    record = tracker(root)
+    runs = record.client.search_runs([record.experiment])
+    files = ("dvc.lock", "dvc.yaml", "params.yaml")
+    return {
+        "files": {name: digest(root / name) for name in files},
+        "runs": sorted(run.info.run_id for run in runs),
+        "versions": len(record.model_versions()),
+        "recurations": sorted(path.name for path in (root / FOLDER).iterdir()),
+    }
+
+
+def test_the_first_run_makes_a_champion_and_keeps_the_proxy(first):
+    (folder,) = (first.root / FOLDER).iterdir()
+    summary = read_json(folder / "summary.json")
+    assert summary["counts"] == dict.fromkeys(summary["counts"], 0) | {"new": 200, "entered": 40}
+    assert summary["warmed_up"] == folder.name and summary["challenge"]["promoted"]
+    assert str(tracker(first.root).aliased(CHAMPION).version) == "1"
+    assert "    frozen: true\n    cmd: python -m flows.stage warmup\n" in (first.root / "dvc.yaml").read_text()
+
+
+def test_without_new_data_nothing_changes(first):
+    before = state(first.root)
+    summary = recurate(str(first.root))
+    assert not summary["changed"] and summary["samples"] == 200
+    assert state(first.root) == before
+
+
+def test_a_new_file_costs_its_own_samples_and_no_warm_up(workspace):
+    proxy = digest(workspace / "models/proxy-warm")
+    shards = set((workspace / ".ost/scores").rglob("*.parquet"))
+    arrive(workspace, "2026-11-08", handmath.draw("pool", 20, 0, stream=1))
+    summary = recurate(str(workspace))
+    assert digest(workspace / "models/proxy-warm") == proxy
+    (shard,) = set((workspace / ".ost/scores").rglob("*.parquet")) - shards
+    new = set(read_table(shard)["id"].to_pylist())
+    changes = read_table(workspace / FOLDER / summary["name"] / "changes.parquet")
+    assert summary["counts"]["new"] == len(new) == 20
+    assert set(changes.filter(pc.equal(changes["change"], "new"))["id"].to_pylist()) == new
+    assert summary["why_warmed_up"] == [] and summary["warmed_up"] != summary["name"]
+    assert summary["counts"]["entered"] - summary["counts"]["left"] == 4, "20 % of 20 more"
+    assert summary["challenge"]["why"]
+    assert state(workspace)["versions"] == 2, "the challenger is registered, whether it won or not"
+    again = state(workspace)
+    assert not recurate(str(workspace))["changed"]
+    assert state(workspace) == again
+
+
+def test_what_is_withdrawn_leaves(workspace):
+    gone = handmath.to_sample(handmath.draw("pool", 200, 0)[0]).id
+    arrive(workspace, "2026-11-01", handmath.draw("pool", 200, 0)[1:])
+    summary = recurate(str(workspace))
+    assert summary["counts"]["gone"] == 1 and summary["samples"] == 199
+    changes = read_table(workspace / FOLDER / summary["name"] / "changes.parquet").to_pylist()
+    assert {"id": gone, "change": "gone"} in changes
+
+
+def test_anchors_that_the_proxy_does_not_know_make_it_warm_up_anew(workspace):
+    anchors = [handmath.to_sample(problem) for problem in handmath.draw("anchors", 20, 0)]
+    odd = [Sample(s.images, chat(s.question, "max " * 12, images=len(s.images)), s.task) for s in anchors]
+    write_samples(workspace / "anchors.parquet", odd)
+    set_params(workspace / "params.yaml", ["recurate.anchor_loss_rise=0.0001"])
+    arrive(workspace, "2026-11-08", handmath.draw("pool", 20, 0, stream=1))
+    summary = recurate(str(workspace))
+    (reason,) = summary["why_warmed_up"]
+    assert "its loss on the anchors has risen" in reason
+    assert summary["warmed_up"] == summary["name"]
+    manifest = read_json(workspace / "models/proxy-warm.manifest.json")
+    assert manifest["inputs"]["data/pool.parquet"] == digest(workspace / "data/pool.parquet"), "still of the old pool"
+
+
+def test_a_changed_warm_up_is_not_hidden_by_the_freeze(workspace):
+    set_params(workspace / "params.yaml", ["warmup.learning_rate=0.0001"])
+    summary = recurate(str(workspace))
+    assert summary["changed"] and summary["why_warmed_up"] == ["it depends on params.yaml, which changed"]
+
+
+def test_a_run_that_was_stopped_before_its_end_is_finished_by_the_next(workspace, monkeypatch):
+    arrive(workspace, "2026-11-08", handmath.draw("pool", 20, 0, stream=1))
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.recurate.challenge", stop)
+        with pytest.raises(KeyboardInterrupt):
+            recurate(str(workspace))
+    assert len(state(workspace)["recurations"]) == 1
+    summary = recurate(str(workspace))
+    assert summary["changed"] and summary["counts"]["new"] == 20
+    assert state(workspace)["versions"] == 2, "what was trained already was trained again"
+
+
+def test_a_second_flow_in_the_same_workspace_is_refused(workspace):
+    arrive(workspace, "2026-11-08", handmath.draw("pool", 5, 0, stream=2))
+    with Session(workspace), pytest.raises(WorkspaceError, match=r"process \d+ is at work in .*workspace: wait"):
+        recurate(str(workspace))
+    assert recurate(str(workspace))["counts"]["new"] == 5, "the claim outlived its holder"
+
+
+def test_changes_are_told_from_one_table_to_the_next():
+    before = pa.table({"id": ["a", "b", "c"], "kept": [True, True, False], "toxic": [False, False, True]})
+    now = pa.table({"id": ["b", "c", "d"], "kept": [False, True, True], "toxic": [True, False, True]})
+    found = [(row["id"], row["change"]) for row in _changes(before, now).to_pylist()]
+    assert found == [
+        *(("a", "gone"), ("a", "left")),
+        *(("b", "left"), ("b", "turned toxic")),
+        *(("c", "entered"), ("c", "no longer toxic")),
+        *(("d", "new"), ("d", "entered")),
+    ]
