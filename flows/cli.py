@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ost.config import Score, load_params, parse_section
+from ost.config import Score, Select, load_params, parse_section
 from ost.errors import OSTError
 from ost.types import Method, Optimizer, Ranking, Reduction, Strategy
 
@@ -209,11 +209,16 @@ def select(
     by: Annotated[
         Ranking, typer.Option(help="What ranks: utility, or what it costs to train on it as well.")
     ] = "utility",
+    clean_below: Annotated[
+        float, typer.Option(help="Share of toxic samples below which the pool counts as clean, and is drawn from.")
+    ] = Select().clean_below,
+    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
 ) -> None:
     """Choose a part of a scored pool; every sample left out is given a reason."""
     from flows.standalone import select_file
 
-    select_file(scores, out, fraction, strategy, by)
+    settings = {"fraction": fraction, "strategy": strategy, "by": by, "clean_below": clean_below}
+    select_file(scores, out, parse_section(Select, settings), seed)
 
 
 @app.command()

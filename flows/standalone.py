@@ -7,9 +7,8 @@ from rich.markup import escape
 
 from flows.display import Display, console
 from flows.summary import lineage_tree, uses_table
-from ost.config import Score, load_params
+from ost.config import Score, Select, load_params
 from ost.errors import WorkspaceError
-from ost.types import Ranking, Strategy
 from tasks.lineage import chain, find_version, uses
 from tasks.tracking import Tracker
 
@@ -64,14 +63,17 @@ def _checks_line(checks: "Checks | None") -> str:
     )
 
 
-def select_file(scores: Path, out: Path, fraction: float, strategy: Strategy, by: Ranking) -> None:
+def select_file(path: Path, out: Path, settings: Select, seed: int) -> None:
     """Select from a score table and write the selection."""
     from ost.scoring import read_scores
-    from ost.selection import kept_ids, select
+    from ost.selection import by_utility, clean_warnings, kept_ids
     from ost.store import write_table
 
-    table = select(read_scores(scores), fraction, strategy, by)
+    scores = read_scores(path)
+    table = by_utility(scores, settings.fraction, settings, seed)
     write_table(out, table)
+    for warning in clean_warnings(scores, settings):
+        console.print("[yellow]![/]", escape(warning))
     console.print(f"{len(kept_ids(table)):,} of {len(table):,} samples kept → {out}")
 
 

@@ -2,7 +2,7 @@
 
 from ost.cost import Cost, Stopwatch
 from ost.scoring import read_scores
-from ost.selection import ARMS, select_arm, toxic_list
+from ost.selection import ARMS, clean_warnings, select_arm, toxic_list
 from ost.store import write_table
 from tasks.context import Context, Outcome
 
@@ -18,4 +18,4 @@ def select(ctx: Context) -> Outcome:
         kept[f"{arm}_kept"] = float(len(table) - table["rank"].null_count)
     toxic = toxic_list(scores)
     write_table(ctx.output("selections/toxic.parquet"), toxic)
-    return Outcome(kept | {"toxic": float(len(toxic))}, Cost(watch.seconds))
+    return Outcome(kept | {"toxic": float(len(toxic))}, Cost(watch.seconds), clean_warnings(scores, settings))

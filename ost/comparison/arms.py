@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ost.config import Compare, Params
 from ost.errors import ConfigError
-from ost.selection import NOT_DRAWN, diverse, select, selection_table, shuffled, size_of
+from ost.selection import NOT_DRAWN, by_utility, diverse, selection_table, shuffled, size_of
 from ost.store import matrix
 from ost.types import Protocol_, Strategy
 
@@ -70,7 +70,7 @@ def _draw(table: pa.Table, fraction: float, params: Params) -> pa.Table:
 
 
 def _by_utility(table: pa.Table, fraction: float, params: Params, strategy: Strategy) -> pa.Table:
-    return select(table, fraction, strategy, params.select.by)
+    return by_utility(table, fraction, params.select, params.seed, strategy)
 
 
 def _by_score(table: pa.Table, fraction: float, params: Params) -> pa.Table:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from ost.config import Select
 from ost.errors import ConfigError
-from ost.selection.strategies import STRATEGIES
+from ost.selection.strategies import STRATEGIES, Choice
 from ost.selection.tables import NOT_DRAWN, selection_table, shuffled, size_of
 from ost.types import Ranking, Strategy
 
@@ -19,23 +19,55 @@ TOXIC = "toxic: training on it raises the anchor loss"
 QUARANTINED = "quarantined: its loss is not finite"
 
 
-def select(scores: pa.Table, fraction: float, strategy: Strategy = "top", by: Ranking = "utility") -> pa.Table:
+def select(
+    scores: pa.Table,
+    fraction: float,
+    strategy: Strategy = "top",
+    by: Ranking = "utility",
+    clean_below: float = 0.0,
+    seed: int = 0,
+) -> pa.Table:
     """The `fraction` of the N scored samples that a strategy chooses, as a selection table (see `select_arm`).
 
-    Quarantined samples are never kept. Raises ConfigError for an unknown strategy or a fraction outside (0, 1], and
-    DataError where the scores lack what the strategy needs.
+    Quarantined samples are never kept. From a pool that is clean (see `is_clean`) the subset is drawn at random among
+    what is not toxic. Raises ConfigError for an unknown strategy or a fraction outside (0, 1], and DataError where the
+    scores lack what the strategy needs.
     """
     if strategy not in STRATEGIES:
         raise ConfigError(f"no strategy named {strategy!r}; known: {', '.join(STRATEGIES)}")
-    choice = STRATEGIES[strategy](scores, size_of(scores, fraction), by)
+    size = size_of(scores, fraction)
+    if is_clean(scores, clean_below):
+        choice = Choice(shuffled(_usable(scores.filter(pc.invert(scores["toxic"]))), seed)[:size], NOT_DRAWN)
+    else:
+        choice = STRATEGIES[strategy](scores, size, by)
     toxic = dict.fromkeys(scores.filter(scores["toxic"])["id"].to_pylist(), TOXIC)
     return _table(scores, choice.kept, choice.reason, {**choice.exceptions, **toxic})
 
 
+def is_clean(scores: pa.Table, clean_below: float) -> bool:
+    """Whether a smaller share than this is toxic.
+
+    Never where utilities have no standard error (`transposed`): without one the toxic flag is too blunt to tell.
+    """
+    tested = "utility_se" in scores.column_names and scores["utility_se"].null_count < len(scores)
+    return tested and pc.mean(scores["toxic"].cast(pa.float64())).as_py() < clean_below
+
+
+def clean_warnings(scores: pa.Table, settings: Select) -> list[str]:
+    """What a person should know of a selection from a pool that is clean; empty for another."""
+    if not is_clean(scores, settings.clean_below):
+        return []
+    toxic = pc.sum(scores["toxic"].cast(pa.int64())).as_py()
+    return [
+        f"{toxic:,} of {len(scores):,} samples are toxic, a smaller share than select.clean_below "
+        f"({settings.clean_below:.1%}): the pool shows no harm, so the subset is drawn at random; "
+        "training on all of it may well be best"
+    ]
+
+
 def draw(scores: pa.Table, fraction: float, seed: int) -> pa.Table:
     """A random `fraction` of the samples, the same for the same seed whatever their order; blind to utility."""
-    usable = shuffled(scores.filter(pc.is_finite(scores["utility"]))["id"].to_pylist(), seed)
-    return _table(scores, usable[: size_of(scores, fraction)], NOT_DRAWN)
+    return _table(scores, shuffled(_usable(scores), seed)[: size_of(scores, fraction)], NOT_DRAWN)
 
 
 def select_arm(arm: Arm, scores: pa.Table, settings: Select, seed: int) -> pa.Table:
@@ -46,9 +78,16 @@ def select_arm(arm: Arm, scores: pa.Table, settings: Select, seed: int) -> pa.Ta
         case "random":
             return draw(scores, settings.fraction, seed)
         case "ost":
-            return select(scores, settings.fraction, settings.strategy, settings.by)
+            return by_utility(scores, settings.fraction, settings, seed)
         case "ost-wide":
-            return select(scores, settings.wide_fraction, settings.strategy, settings.by)
+            return by_utility(scores, settings.wide_fraction, settings, seed)
+
+
+def by_utility(
+    scores: pa.Table, fraction: float, settings: Select, seed: int, strategy: Strategy | None = None
+) -> pa.Table:
+    """`select` as the settings say, or with another strategy."""
+    return select(scores, fraction, strategy or settings.strategy, settings.by, settings.clean_below, seed)
 
 
 def fraction_of(arm: str, settings: Select) -> float:
@@ -67,6 +106,10 @@ def arm_label(arm: str, fraction: float) -> str:
 def toxic_list(scores: pa.Table) -> pa.Table:
     """The samples that do harm, most harmful first: `id, utility, loss, task`."""
     return scores.filter(scores["toxic"]).sort_by("utility").select(["id", "utility", "loss", "task"])
+
+
+def _usable(scores: pa.Table) -> list[str]:
+    return scores.filter(pc.is_finite(scores["utility"]))["id"].to_pylist()
 
 
 def _table(scores: pa.Table, kept: list[str], reason: str, exceptions: Mapping[str, str] | None = None) -> pa.Table:

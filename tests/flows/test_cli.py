@@ -15,7 +15,7 @@ from flows.cli import app
 from ost.data import read_samples
 from ost.selection import kept_ids
 from ost.store import read_json, read_table
-from tests.servers import s3_server
+from stack.servers import s3_server
 
 
 @pytest.mark.parametrize("command", ["", *sorted(get_command(app).commands)])

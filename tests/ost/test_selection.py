@@ -10,7 +10,20 @@ from hypothesis import strategies as st
 
 from ost.config import Select
 from ost.errors import ConfigError
-from ost.selection import ARMS, KEPT, NOT_DRAWN, QUARANTINED, TOXIC, draw, kept_ids, select, select_arm, toxic_list
+from ost.selection import (
+    ARMS,
+    KEPT,
+    NOT_DRAWN,
+    QUARANTINED,
+    TOXIC,
+    by_utility,
+    clean_warnings,
+    draw,
+    kept_ids,
+    select,
+    select_arm,
+    toxic_list,
+)
 
 FRACTIONS = st.floats(0.01, 1.0)
 
@@ -142,3 +155,43 @@ def test_the_toxic_list_names_the_worst_first():
     listed = toxic_list(table([0.5, -1.0, np.nan, -3.0, 0.0]))
     assert listed.column_names == ["id", "utility", "loss", "task"]
     assert listed["id"].to_pylist() == ["003", "001"]
+
+
+# --- a clean pool -----------------------------------------------------------------------------------------------------
+
+
+def flagged(toxic: int, count: int = 200) -> pa.Table:
+    """Scores with standard errors, so many of them toxic, the least useful ones not the least."""
+    found = table(list(np.linspace(1.0, 2.0, count)))
+    flags = pa.array([index < toxic for index in range(count)])
+    found = found.set_column(found.column_names.index("toxic"), "toxic", flags)
+    return found.append_column("utility_se", pa.array(np.ones(count)))
+
+
+def test_from_a_clean_pool_the_subset_is_drawn():
+    scores, chosen_by = flagged(toxic=1), Select(clean_below=0.01)
+    chosen = by_utility(scores, 0.5, chosen_by, seed=0)
+    kept = kept_ids(chosen)
+    assert len(kept) == 100 and "000" not in kept, "the one that is toxic is left out all the same"
+    assert 30 < len(set(kept) & set(kept_ids(select(scores, 0.5)))) < 70, "a draw is not the ranking"
+    assert by_id(chosen)["000"] == (None, TOXIC)
+    assert (
+        kept
+        == kept_ids(by_utility(shuffled(scores, 3), 0.5, chosen_by, seed=0))
+        != kept_ids(by_utility(scores, 0.5, chosen_by, seed=1))
+    )
+    (warning,) = clean_warnings(scores, chosen_by)
+    assert warning.startswith("1 of 200 samples are toxic") and "drawn at random" in warning
+
+
+@pytest.mark.parametrize(("toxic", "clean_below"), [(2, 0.01), (0, 0.0), (150, 0.01)])
+def test_a_pool_with_harm_in_it_is_ranked(toxic, clean_below):
+    scores, chosen_by = flagged(toxic), Select(clean_below=clean_below)
+    assert kept_ids(by_utility(scores, 0.2, chosen_by, 0)) == kept_ids(select(scores, 0.2))
+    assert clean_warnings(scores, chosen_by) == []
+
+
+def test_without_standard_errors_no_pool_is_called_clean():
+    scores = table(list(np.linspace(1.0, 2.0, 200)))
+    for own in (scores, scores.append_column("utility_se", pa.nulls(200, pa.float64()))):
+        assert kept_ids(by_utility(own, 0.2, Select(clean_below=1.0), 0)) == kept_ids(select(own, 0.2))

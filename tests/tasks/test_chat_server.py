@@ -8,7 +8,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from servers import BIN, free_ports, running
 from specimens import drawn, other_forms
 
 from ost.data import Sample, chat
@@ -17,6 +16,7 @@ from ost.evaluation import generate
 from ost.models import Checkpoint, load_checkpoint
 from ost.models.tiny import PROXY, build_llava
 from ost.training import Recipe, train
+from stack.processes import BIN, free_ports, running
 from tasks.chat_server import ChatServer
 
 SECRET = "sk-a-key-that-nothing-may-hold"

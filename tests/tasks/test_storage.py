@@ -8,8 +8,8 @@ import pytest
 from botocore.stub import Stubber
 
 from ost.errors import DataError
+from stack.servers import S3, s3_server
 from tasks import storage
-from tests.servers import S3, s3_server
 
 SHARDS = {"pool/part-0.parquet": b"first", "pool/deep/part-1.parquet": b"second", "poolside.txt": b"another set"}
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from ost.errors import WorkspaceError
+from stack.servers import mlflow_server
 from tasks.tracking import Tracker, tracking_uri
-from tests.servers import mlflow_server
 
 GIT = {"commit": "c0ffee" * 6 + "c0ff", "dirty": True}
 

@@ -1,0 +1,110 @@
+"""All servers together, wired to each other, with the work pool and the deployments of prefect.yaml."""
+
+import contextlib
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+
+from stack.processes import BIN, free_ports, running
+from stack.servers import _run, mlflow_server, postgres, prefect_server, s3_server
+
+POOL = "ost"
+"""The work pool that prefect.yaml names."""
+BUCKETS = ("ost", "mlflow")
+"""For data and DVC, and for MLflow's artifacts."""
+LIMITS = {"accelerator": 1}
+"""Tags of tasks, and how many with one of them may run at a time."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the servers listen."""
+
+    prefect: int = 4200
+    mlflow: int = 5000
+    s3: int = 8333
+    postgres: int = 5433
+
+    @classmethod
+    def free(cls) -> "Ports":
+        """Some that nobody listens on."""
+        return cls(*free_ports(4))
+
+
+@contextlib.contextmanager
+def stack(folder: Path, ports: Ports | None = None) -> Iterator[dict[str, str]]:
+    """Start the servers, the one after the other needs it; yields the environment of whoever works with them.
+
+    What they hold stays in the folder, and so do their passwords, which are made at the first start.
+    """
+    ports = ports or Ports()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    with contextlib.ExitStack() as started:
+        database = started.enter_context(
+            postgres(folder, ports.postgres, _secret(folder, "postgres"), ("prefect", "mlflow"))
+        )
+        s3 = started.enter_context(s3_server(folder, ports.s3, _secret(folder, "s3")))
+        with _environment(s3.environment):
+            _make_buckets()
+            tracking = started.enter_context(
+                mlflow_server(folder, ports.mlflow, f"postgresql://{database}/mlflow", "s3://mlflow")
+            )
+        api = started.enter_context(prefect_server(folder, ports.prefect, f"{database}/prefect"))
+        found = {"PREFECT_API_URL": api, "PREFECT_HOME": str(folder / "prefect"), "MLFLOW_TRACKING_URI": tracking}
+        yield found | s3.environment
+
+
+def prepare(environment: dict[str, str]) -> None:
+    """Make the work pool and its limits in Prefect, where they are not yet."""
+    options = {"env": os.environ | environment}
+    _run([BIN / "prefect", "--no-prompt", "work-pool", "create", POOL, "--type", "process", "--overwrite"], **options)
+    for tag, limit in LIMITS.items():
+        _run([BIN / "prefect", "--no-prompt", "concurrency-limit", "create", tag, str(limit)], **options)
+
+
+def deploy(project: Path, environment: dict[str, str]) -> None:
+    """Make the deployments of a folder's prefect.yaml; they run in that folder."""
+    _run([BIN / "prefect", "--no-prompt", "deploy", "--all"], env=os.environ | environment, cwd=project)
+
+
+@contextlib.contextmanager
+def worker(folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
+    """A Prefect worker of the pool, which runs flows in processes of their own."""
+    command = [BIN / "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "worker"]
+    log = folder / "worker.log"
+    log.write_bytes(b"")
+    with running(command, lambda: "started" in log.read_text(), log, env=os.environ | environment) as process:
+        yield process
+
+
+def _secret(folder: Path, name: str) -> str:
+    path = folder / f"{name}.secret"
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(24))
+    return path.read_text()
+
+
+def _make_buckets() -> None:
+    client = boto3.session.Session().client("s3")
+    known = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+    for name in BUCKETS:
+        if name not in known:
+            client.create_bucket(Bucket=name)
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Let this process, and those that it starts, have these variables for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
