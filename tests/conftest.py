@@ -7,6 +7,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import hypothesis
 import pytest
 import torch
 from specimens import copy_of, drawn, other_forms
@@ -20,6 +21,8 @@ from ost.worlds import handmath
 from ost.worlds.teacher import wrong_answers
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("ost")  # a timing is no test
+hypothesis.settings.load_profile("ost")
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def columns(rows):
     return np.array(utility), np.array(toxic), np.array(wrong), np.array(kept)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(ROWS)
 def test_auroc_is_mann_whitney(rows):
     utility, toxic, wrong, kept = columns(rows)
@@ -36,7 +36,7 @@ def test_auroc_is_mann_whitney(rows):
     assert got == pytest.approx(u / (len(bad) * len(good))), "wrong sign of utility, or quarantined samples counted"
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(ROWS)
 def test_precision_recall_and_purity(rows):
     utility, toxic, wrong, kept = columns(rows)

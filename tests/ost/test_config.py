@@ -176,13 +176,13 @@ def refusal(raw: dict) -> str:
     return TAKEN
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(raw=st.dictionaries(SECTIONS | st.text(max_size=4) | st.integers(), VALUES, max_size=3))
 def test_anything_else_is_a_config_error(raw):
     assert "problem(s)" in refusal(raw)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(name=st.sampled_from(sorted(KEYS)), value=VALUES)
 def test_any_value_of_any_key_is_taken_or_named(name, value):
     message = refusal(nested(name, value))

@@ -32,7 +32,7 @@ def png(value: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(samples=st.lists(SAMPLES, max_size=4))
 def test_written_samples_are_read_back_whole(samples, tmp_path_factory):
     path = write_samples(tmp_path_factory.mktemp("data") / "samples.parquet", samples)
@@ -47,7 +47,7 @@ def test_reading_crosses_row_groups(tmp_path):
     assert [sample.answer for sample in read_samples(path)] == [str(index) for index in range(1501)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sample=SAMPLES)
 def test_a_read_sample_has_the_digest_of_its_content(sample, tmp_path_factory):
     path = write_samples(tmp_path_factory.mktemp("data") / "samples.parquet", [sample])

@@ -200,7 +200,7 @@ def by_definition(cosines: np.ndarray, size: int, threshold: float) -> list[int]
     return kept + [index for index in range(len(cosines)) if index not in kept][: size - len(kept)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 400), st.integers(1, 400), st.sampled_from([3, 40]), st.sampled_from([0.3, 0.7, 0.9]), st.integers(0)
 )

@@ -520,7 +520,7 @@ LINES = (
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(lines=st.lists(LINES, min_size=1, max_size=6))
 def test_no_line_raises_and_none_is_lost(lines, checkpoint, clean, tmp_path_factory):
     folder = tmp_path_factory.mktemp("any")
@@ -534,7 +534,7 @@ def test_no_line_raises_and_none_is_lost(lines, checkpoint, clean, tmp_path_fact
     write_samples(folder / "kept.parquet", result.pool)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(lines=st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=5))
 def test_the_reader_yields_one_thing_a_line(lines, tmp_path_factory):
     path = write_jsonl(tmp_path_factory.mktemp("lines"), lines)

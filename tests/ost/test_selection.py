@@ -58,7 +58,7 @@ def by_id(selection: pa.Table) -> dict:
     return {row["id"]: (row["rank"], row["reason"]) for row in selection.to_pylist()}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(scores=scores(), fraction=FRACTIONS)
 def test_the_best_are_kept_in_order_and_ties_go_by_id(scores, fraction):
     rows = [row for row in scores.to_pylist() if row["utility"] == row["utility"]]
@@ -67,7 +67,7 @@ def test_the_best_are_kept_in_order_and_ties_go_by_id(scores, fraction):
     assert kept_ids(select(scores, fraction)) == [row["id"] for row in best[:wanted]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scores=scores(), fraction=FRACTIONS, seed=st.integers(0, 99))
 def test_the_order_of_the_pool_plays_no_part(scores, fraction, seed):
     other = shuffled(scores, seed)
@@ -75,7 +75,7 @@ def test_the_order_of_the_pool_plays_no_part(scores, fraction, seed):
     assert by_id(draw(scores, fraction, 3)) == by_id(draw(other, fraction, 3)), "draw depends on row order"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scores=scores(), fraction=FRACTIONS, seed=st.integers(0, 99), arm=st.sampled_from(ARMS))
 def test_every_row_has_one_rank_or_a_true_reason(scores, fraction, seed, arm):
     wide = min(1.0, fraction + 0.3)
@@ -110,7 +110,7 @@ def test_quarantined_samples_count_in_the_pool_but_are_never_kept():
     assert kept_ids(select(table([np.nan, np.nan]), 1.0)) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(scores=scores(), fraction=FRACTIONS, seed=st.integers(0, 999))
 def test_a_draw_is_blind_to_utility(scores, fraction, seed):
     finite = np.isfinite(scores["utility"].to_numpy())

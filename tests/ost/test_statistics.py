@@ -29,7 +29,7 @@ def named(tasks: list[str]) -> list[Sample]:
 # --- cells ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(tasks=st.lists(st.sampled_from("abc"), min_size=1, max_size=30), folds=st.integers(2, 6), data=st.data())
 def test_cells_divide_the_anchors(tasks, folds, data):
     anchors = named(tasks)

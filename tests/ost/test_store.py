@@ -87,7 +87,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(value=JSON)
 def test_json_is_read_back(value, tmp_path_factory):
     path = tmp_path_factory.mktemp("json") / "value.json"

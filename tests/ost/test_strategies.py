@@ -50,7 +50,7 @@ def rows_of(scores: pa.Table) -> list[dict]:
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 @pytest.mark.parametrize("by", ["utility", "utility_per_token"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(scores=pools(), fraction=st.floats(0.01, 1.0), seed=st.integers(0, 99))
 def test_every_sample_is_kept_or_told_why_not(strategy, by, scores, fraction, seed):
     chosen = select(scores, fraction, strategy, by)
@@ -70,7 +70,7 @@ def test_every_sample_is_kept_or_told_why_not(strategy, by, scores, fraction, se
 # --- quota ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scores=pools(), fraction=st.floats(0.05, 1.0))
 def test_quotas_follow_the_pools_mix(scores, fraction):
     kept = set(kept_ids(select(scores, fraction, "quota")))
@@ -112,7 +112,7 @@ def test_a_quota_differs_from_the_top_where_one_task_leads():
 # --- vote -------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scores=pools(), per_token=st.booleans())
 def test_votes_are_mean_ranks_over_the_anchors_tasks(scores, per_token):
     rows = rows_of(scores)
@@ -171,7 +171,7 @@ def test_the_lazy_greedy_is_the_greedy(seed):
     assert found.tolist() == plain_greedy(sketches, 9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), size=st.integers(1, 4))
 def test_it_is_worth_nearly_as_much_as_the_best_set(seed, size):
     sketches = np.random.default_rng(seed).normal(size=(9, 3)).astype(np.float32)

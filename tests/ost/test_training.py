@@ -82,7 +82,7 @@ def test_a_row_is_encoded_alike_alone_and_in_a_batch(fresh):
             assert torch.equal(batch[name][row, :length], alone[name][0]), name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(answer=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
 def test_any_answer_is_labelled_whole_or_refused(answer, fresh):
     encoder = Encoder(fresh)
@@ -248,7 +248,7 @@ def test_matching_by_example(prediction, reference, final, whole):
     assert matches(prediction, reference, "whole") is whole
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text(max_size=20), other=st.text(max_size=20), thought=st.text(max_size=10))
 def test_matching_is_an_equivalence_that_whole_refines(text, other, thought):
     for match in ("final", "whole"):
