@@ -1,4 +1,4 @@
-# make demo: install and run the main job.   make test: the whole test suite.
+# make demo: install and run the main job.   make test: the whole test suite.   make stack: real servers to work with.
 SHELL := bash
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ UV := uv==0.13.9
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo test lint lock peer deita bench-scoring bench-kills bench-ray clean
+.PHONY: install demo test stack stack-test lint lock peer deita bench-scoring bench-kills bench-ray clean
 
 install: $(VENV)/installed
 
@@ -26,6 +26,12 @@ demo: install ## the whole curation on the built-in world
 
 test: install ## linters, import contract, all tests
 	@$(BIN)/pytest
+
+stack: install ## PostgreSQL, S3, MLflow, Prefect and a worker on loopback, until Ctrl-C
+	@$(BIN)/python -m stack
+
+stack-test: install ## the tests that need all of these servers; they start their own
+	@$(BIN)/pytest tests/integration
 
 bench-scoring: install peer ## scoring methods beside each other and beside bergson, into metrics/bench_scoring.json
 	@$(BIN)/python -m benchmarks.scoring

@@ -52,7 +52,7 @@ def stack(folder: Path, ports: Ports | None = None) -> Iterator[dict[str, str]]:
         with _environment(s3.environment):
             _make_buckets()
             tracking = started.enter_context(
-                mlflow_server(folder, ports.mlflow, f"postgresql://{database}/mlflow", "s3://mlflow")
+                mlflow_server(folder, ports.mlflow, f"postgresql+psycopg2://{database}/mlflow", "s3://mlflow")
             )
         api = started.enter_context(prefect_server(folder, ports.prefect, f"{database}/prefect"))
         found = {"PREFECT_API_URL": api, "PREFECT_HOME": str(folder / "prefect"), "MLFLOW_TRACKING_URI": tracking}
@@ -69,7 +69,8 @@ def prepare(environment: dict[str, str]) -> None:
 
 def deploy(project: Path, environment: dict[str, str]) -> None:
     """Make the deployments of a folder's prefect.yaml; they run in that folder."""
-    _run([BIN / "prefect", "--no-prompt", "deploy", "--all"], env=os.environ | environment, cwd=project)
+    here = {"PWD": str(project)}  # where prefect.yaml has them run
+    _run([BIN / "prefect", "--no-prompt", "deploy", "--all"], env=os.environ | environment | here, cwd=project)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.parameters import set_params
 from ost.store import read_json
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 TINY = [
     "world.pool=200",
     "world.anchors=20",
