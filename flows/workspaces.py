@@ -78,7 +78,7 @@ def _write_stages(path: Path, pipeline: Path, params: Params) -> None:
         {key: {"rating": RATINGS[ARMS[subset.arm].rating].table} for key, subset in subsets.items()},
         "choose",
         deps=["${item.rating}"],
-        params=["seed", "select.by", "select.clean_below", "deita.threshold"],
+        params=["seed", "select", "deita.threshold"],
         outs=["selections/${key}.parquet", "selections/${key}.manifest.json"],
     )
     stages["trial"] = _each(
