@@ -5,7 +5,10 @@ AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE.
 """
 
 import contextlib
+import hashlib
+import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import boto3
@@ -14,12 +17,23 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
 from ost.errors import DataError
-from ost.store import publish, read_json, write_json
+from ost.store import digest, publish, read_json, remove, write_json
 from ost.types import Progress, silent
 
 SCHEME = "s3://"
 
-CONFIG = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "max_attempts": 4})
+CONFIG = Config(
+    connect_timeout=10,
+    read_timeout=60,
+    retries={"mode": "standard", "max_attempts": 8},  # the waits between them add up to about a minute
+    max_pool_connections=32,
+)
+
+CONNECTIONS = 8
+"""Objects, or ranges of a large one, that are fetched at a time."""
+RANGE = 64 << 20
+"""Bytes above which an object is fetched in ranges, each of which outlives a transfer that breaks off."""
+CHUNK = 1 << 20
 
 _KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to some that may list and read it"
 
@@ -42,6 +56,7 @@ def fetch(address: str, into: Path, progress: Progress = silent) -> Path:
     """Mirror a file, or all that lies under a prefix, into the folder `into`; returns the file, or the folder.
 
     What is there already in the same version is not fetched again, and what is no longer at the address is deleted.
+    Several objects come at a time, checked against the server's checksums; a large one goes on where it broke off.
     Raises DataError where nothing is there, access is refused, or a key would leave the folder.
     """
     bucket, _, key = address.removeprefix(SCHEME).partition("/")
@@ -80,29 +95,82 @@ def _safe(name: str, key: str) -> str:
 
 
 def _mirror(client, bucket: str, objects: list[dict], into: Path, progress: Progress) -> None:
+    """Bring a folder to what is listed, several objects at a time."""
     record = into.with_name(into.name + ".etags.json")
     have = read_json(record) if record.is_file() else {}
     wanted = {one["Name"]: one["ETag"] for one in objects}
     for gone in have.keys() - wanted.keys():
         (into / gone).unlink(missing_ok=True)
     have = {name: etag for name, etag in have.items() if name in wanted}
-    for done, one in enumerate(objects, start=1):
-        name, path = one["Name"], into / one["Name"]
-        if have.get(name) != one["ETag"] or not path.is_file() or path.stat().st_size != one["Size"]:
-            _download(client, bucket, one, path)
-            write_json(record, have := have | {name: one["ETag"]})
-        progress(done, len(objects), name)
+    due = [one for one in objects if not _is_here(one, into / one["Name"], have)]
     write_json(record, have)
+    progress(len(objects) - len(due), len(objects), into.name)
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        fetched = {pool.submit(_download, client, bucket, one, into / one["Name"]): one for one in due}
+        try:
+            for left, future in zip(reversed(range(len(due))), as_completed(fetched), strict=True):
+                future.result()
+                one = fetched[future]
+                write_json(record, have := have | {one["Name"]: one["ETag"]})
+                progress(len(objects) - left, len(objects), one["Name"])
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _is_here(one: dict, path: Path, have: dict[str, str]) -> bool:
+    return have.get(one["Name"]) == one["ETag"] and path.is_file() and path.stat().st_size == one["Size"]
 
 
 def _download(client, bucket: str, one: dict, path: Path) -> None:
     with publish(path) as part:
-        client.download_file(bucket, one["Key"], str(part))
-        if part.stat().st_size != one["Size"]:
-            raise DataError(
-                f"{one['Key']} came as {part.stat().st_size:,} bytes, listed were {one['Size']:,}: "
-                "if it is being written just now, run again later"
-            )
+        if one["Size"] <= RANGE:
+            client.download_file(bucket, one["Key"], str(part))
+        else:
+            _download_in_ranges(client, bucket, one, part)
+        _verify(client, bucket, one, part)
+
+
+def _download_in_ranges(client, bucket: str, one: dict, part: Path) -> None:
+    """Fetch a large object range by range; those that a transfer which broke off left of this version are kept."""
+    version = hashlib.blake2b(f"{one['Key']} {one['ETag']}".encode(), digest_size=12).hexdigest()
+    folder = part.parent / f".{version}"
+    starts = range(0, one["Size"], RANGE)
+
+    def fetch_range(start: int) -> Path:
+        file, end = folder / f"{start}", min(start + RANGE, one["Size"])
+        if not file.exists():
+            asked = {"Range": f"bytes={start}-{end - 1}", "IfMatch": one["ETag"]}
+            body = client.get_object(Bucket=bucket, Key=one["Key"], **asked)["Body"]
+            with publish(file) as piece, piece.open("wb") as out:
+                shutil.copyfileobj(body, out, CHUNK)
+        return file
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        pieces = list(pool.map(fetch_range, starts))
+    with part.open("wb") as out:
+        for piece in pieces:
+            with piece.open("rb") as stream:
+                shutil.copyfileobj(stream, out, CHUNK)
+    remove(folder)
+
+
+def _verify(client, bucket: str, one: dict, part: Path) -> None:
+    """Raise DataError where what came is not what was listed.
+
+    An ETag is the MD5 of the bytes unless the object was uploaded in parts, or is encrypted under a key of its owner's;
+    then boto3's own checksums of the transfer have to do.
+    """
+    size = part.stat().st_size
+    if size != one["Size"]:
+        raise DataError(
+            f"{one['Key']} came as {size:,} bytes, listed were {one['Size']:,}: "
+            "if it is being written just now, run again later"
+        )
+    expected = one["ETag"].strip('"')
+    if "-" in expected or digest(part) == expected:
+        return
+    if "SSEKMSKeyId" not in client.head_object(Bucket=bucket, Key=one["Key"]):
+        raise DataError(f"{one['Key']} came with other bytes than the server's checksum is of: run again")
 
 
 @contextlib.contextmanager

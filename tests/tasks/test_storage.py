@@ -5,6 +5,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from botocore.stub import Stubber
 
 from ost.errors import DataError
@@ -48,7 +49,7 @@ def test_a_prefix_is_mirrored_with_its_folders_and_nothing_beside_it(bucket, tmp
     folder = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool", lambda *report: seen.append(report))
     expected = {"part-0.parquet": b"first", "deep/part-1.parquet": b"second"}
     assert contents(folder) == expected, "`poolside.txt` starts with the prefix's letters, but lies outside its folder"
-    assert [done for done, _, _ in seen] == [1, 2], "progress was not told for each object"
+    assert [done for done, _, _ in seen] == [0, 1, 2], "progress was not told for each object"
     assert {total for _, total, _ in seen} == {2}
 
 
@@ -102,18 +103,70 @@ def test_a_shard_that_left_the_prefix_leaves_the_folder(client, bucket, tmp_path
     assert list(contents(folder)) == ["deep/part-1.parquet"], "a deleted shard would still be read as part of the pool"
 
 
-def test_an_object_that_comes_short_is_refused_and_not_published(bucket, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("came", "message"), [(b"f", "came as 1 bytes, listed were 5"), (b"fjrst", "came with other bytes")]
+)
+def test_an_object_that_comes_short_or_wrong_is_refused_and_not_published(came, message, bucket, tmp_path, monkeypatch):
     real = storage._client
 
     def short():
         made = real()
-        made.download_file = lambda bucket, key, path: Path(path).write_bytes(b"f")
+        made.download_file = lambda bucket, key, path: Path(path).write_bytes(came)
         return made
 
     monkeypatch.setattr(storage, "_client", short)
-    with pytest.raises(DataError, match="came as 1 bytes, listed were 5"):
+    with pytest.raises(DataError, match=message):
         storage.fetch(f"s3://{bucket}/pool/part-0.parquet", tmp_path / "pool")
-    assert not (tmp_path / "pool/part-0.parquet").exists(), "half a shard stands under the name of a whole one"
+    assert not (tmp_path / "pool/part-0.parquet").exists(), "what is no shard stands under the name of one"
+
+
+def test_a_large_object_comes_in_ranges_and_goes_on_where_it_broke_off(client, bucket, tmp_path, monkeypatch):
+    body = os.urandom(10_500)
+    client.put_object(Bucket=bucket, Key="large/shard.parquet", Body=body)
+    monkeypatch.setattr(storage, "RANGE", 1000)
+    monkeypatch.setattr(storage, "CONNECTIONS", 1)
+    asked, fail, real = [], {"at": 7}, storage._client
+
+    def breaking():
+        made = real()
+        get = made.get_object
+
+        def get_object(**options):
+            asked.append(options["Range"])
+            if len(asked) == fail["at"]:
+                raise EndpointConnectionError(endpoint_url="http://gone")
+            return get(**options)
+
+        made.get_object = get_object
+        return made
+
+    monkeypatch.setattr(storage, "_client", breaking)
+    with pytest.raises(DataError, match="check AWS_ENDPOINT_URL and the network"):
+        storage.fetch(f"s3://{bucket}/large", tmp_path / "large")
+    assert not (tmp_path / "large/shard.parquet").exists()
+    broken, came = asked[6], {*asked[:6], *asked[7:]}
+    asked.clear()
+    fail["at"] = 0
+    folder = storage.fetch(f"s3://{bucket}/large", tmp_path / "large")
+    assert contents(folder) == {"shard.parquet": body}, "ranges were left over, or put together wrongly"
+    assert broken in asked and not came & set(asked), "a range that had come was fetched again"
+
+
+def test_ranges_of_another_version_are_not_put_together(client, bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "RANGE", 1000)
+    address, key = f"s3://{bucket}/large", "large/shard.parquet"
+    client.put_object(Bucket=bucket, Key=key, Body=os.urandom(5000))
+    real = storage._objects
+
+    def listed_before(client, *where):
+        found = real(client, *where)
+        client.put_object(Bucket=bucket, Key=key, Body=os.urandom(5000))  # another version, as long as the listed one
+        return found
+
+    monkeypatch.setattr(storage, "_objects", listed_before)
+    with pytest.raises(DataError, match=r"PreconditionFailed|412"):
+        storage.fetch(address, tmp_path / "large")
+    assert not (tmp_path / "large/shard.parquet").exists()
 
 
 @pytest.mark.parametrize("key", ["pool/../../escaped", "pool//etc/passwd", "pool/./x", "pool/a/../../../b"])
