@@ -29,7 +29,7 @@ def test_score_and_select_work_on_files_alone(curated, tmp_path):
     files = ["world/pool.parquet", "--anchors", "world/anchors.parquet", "--proxy", "models/proxy-warm"]
     curated.run("ost", "score", *files, "--out", str(scores))
     assert read_table(scores).equals(read_table(curated.root / "scores/utility.parquet"))
-    curated.run("ost", "select", str(scores), "--fraction", "0.2", "--out", str(subset))
+    curated.run("ost", "select", str(scores), "--fraction", "0.2", "--clean-below", "0", "--out", str(subset))
     assert read_table(subset).equals(read_table(curated.root / "selections/ost.parquet"))
     curated.run("ost", "select", str(scores), "--strategy", "cover", "--out", str(subset))
     assert len(kept_ids(read_table(subset))) == 40
