@@ -179,7 +179,7 @@ class Select(_Section):
     ost/selection/cover.py)."""
     by: Ranking = "utility"
     """What ranks: utility, or utility_per_token, which counts what training on a sample costs."""
-    clean_below: Share = 0.01
+    clean_below: Share = 0.05
     """Share of toxic samples below which a pool counts as clean: then rank says little about harm and narrows the mix,
     so what is kept is drawn at random among the samples that are not toxic. 0: never."""
 
