@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.curate import run_stage
+from flows.curate import stage_task
 from flows.session import Session
 from flows.workspaces import prepare, roles, seed_workspace
 from ost.comparison import ARMS, RATINGS, Trial, plan, summarise
@@ -59,7 +59,7 @@ def _run_seed(session: Session, trials: list[Trial]) -> None:
     """Bring one seed's trials up to date."""
 
     def stage(name: str, *after):
-        return run_stage.submit(name, session, wait_for=after)
+        return stage_task(name).submit(name, session, wait_for=after)
 
     world = [stage("world")] if session.params.uses_world else []
     bases = [stage(f"base@{role}") for role in roles(session.params)]

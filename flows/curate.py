@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prefect import flow, task
+from prefect import Task, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -10,11 +10,22 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.session import Session
 from tasks.runs import BASE, RUNS
 
+ON_ACCELERATOR = ("base", "warmup", "score", "sft", "evaluate", "rate", "trial")
+"""Stages that compute on the accelerator, where there is one."""
+
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
-def run_stage(stage: str, session: Session) -> bool:
-    """Bring one stage up to date. Whether it is, DVC knows; the work is done in a worker process."""
+def _run_stage(stage: str, session: Session) -> bool:
     return session.run(stage)
+
+
+def stage_task(stage: str) -> Task[[str, Session], bool]:
+    """The task that brings one stage up to date. Whether it is, DVC knows; the work is done in a worker process.
+
+    Where the accelerator is used it has the tag `accelerator`, which a server may limit (`prefect concurrency-limit`).
+    """
+    kind = stage.partition("@")[0].partition("-")[0]
+    return _run_stage.with_options(tags=["accelerator"] if kind in ON_ACCELERATOR else [])
 
 
 @flow(name="curate", task_runner=ThreadPoolTaskRunner(max_workers=64))
@@ -23,7 +34,7 @@ def curate(workspace: str = ".", force: bool = False) -> dict[str, list[str]]:
     with Session(Path(workspace), flow_run=str(flow_run.id or ""), force=force) as session:
 
         def stage(name: str, *after):
-            return run_stage.submit(name, session, wait_for=after)
+            return stage_task(name).submit(name, session, wait_for=after)
 
         world = [stage("world")] if session.params.uses_world else []
         bases = [stage("base@target"), stage("base@proxy")]

@@ -11,17 +11,22 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
-from flows.curate import run_stage
+from flows.curate import stage_task
 from flows.session import Session
 from ost.config import load_params
 from ost.drift import Drift, measure_drift
 from ost.store import digest, publish, read_json, read_table, write_json, write_table
 from tasks import versioning
 from tasks.promotion import Verdict, challenge
+from tasks.storage import publish_files
 from tasks.tracking import Tracker
 
 FOLDER = "recurations"
 """Where each run leaves what it found, under its time."""
+
+
+PUBLISHED = ("selections/ost.parquet", "selections/toxic.parquet", "selections/manifest.json")
+"""What is uploaded beside the run's own files."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,11 @@ def recurate(workspace: str = ".") -> dict:
         return last.summary | {"changed": False}
     with Session(root, flow_run=str(flow_run.id or ""), name="recurate") as session:
         for stage in stages[: stages.index("warmup")]:
-            run_stage(stage, session)
+            stage_task(stage)(stage, session)
         fresh = find_past(root, last.summary["warmed_up"]) if last else None
         reasons = _score(session, fresh)
         for stage in stages[stages.index("select") :]:
-            run_stage(stage, session)
+            stage_task(stage)(stage, session)
         tracker = Tracker(root, params)
         verdict = challenge(tracker, params.recurate, lambda: session.run_unversioned("evaluate@champion"))
         summary = _publish(root, last, reasons, verdict, _seen(root, run))
@@ -101,12 +106,12 @@ def _score(session: Session, fresh: Past | None) -> list[str]:
     reasons += [f"it depends on {', '.join(sorted(changed))}, which changed"] if fresh and changed else []
     if not reasons:
         versioning.freeze(root, "warmup")
-        run_stage("score", session)
+        stage_task("score")("score", session)
         reasons = _drift(root, fresh).reasons(session.params.recurate)
     if reasons:
         versioning.thaw(root, "warmup")
         for stage in ("warmup", "score"):
-            run_stage(stage, session)
+            stage_task(stage)(stage, session)
         versioning.freeze(root, "warmup")
     return reasons
 
@@ -149,6 +154,10 @@ def _publish(root: Path, last: Past | None, reasons: list[str], verdict: Verdict
         write_table(part / "samples.parquet", samples)
         write_table(part / "changes.parquet", changes)
         write_json(part / "summary.json", summary)
+        if address := load_params(root / "params.yaml").recurate.publish:
+            # Before this run counts as done: if it fails, the next one tries again.
+            selections = {path: root / path for path in PUBLISHED}
+            publish_files(selections | {path.name: path for path in sorted(part.iterdir())}, address, name)
     return summary
 
 

@@ -272,6 +272,9 @@ class Recurate(_Section):
     """Of the interval of the challenger's gain, all of which must be above zero."""
     resamples: Count = 10_000
     """Of the paired bootstrap that gives the interval."""
+    publish: typing.Annotated[str, Field(pattern=r"^s3://[^/]+")] | None = None
+    """Where each run's selections are uploaded, such as s3://bucket/selections: `latest.json` there names the newest,
+    once all of it is there."""
 
 
 class Compute(_Section):

@@ -6,8 +6,9 @@ AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE.
 
 import contextlib
 import hashlib
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -35,7 +36,7 @@ RANGE = 64 << 20
 """Bytes above which an object is fetched in ranges, each of which outlives a transfer that breaks off."""
 CHUNK = 1 << 20
 
-_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to some that may list and read it"
+_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to some that may"
 
 REMEDIES = {
     "NoSuchBucket": "there is no such bucket: check its name, and AWS_ENDPOINT_URL",
@@ -68,6 +69,26 @@ def fetch(address: str, into: Path, progress: Progress = silent) -> Path:
         _mirror(client, bucket, objects, into, progress)
     single = len(objects) == 1 and objects[0]["Key"] == key
     return into / objects[0]["Name"] if single else into
+
+
+def publish_files(files: Mapping[str, Path], address: str, name: str, progress: Progress = silent) -> None:
+    """Upload files under `address/name/`, then let `address/latest.json` name them, with digests and sizes.
+
+    Who reads latest.json first sees all of them or those of before. Raises DataError where access is refused.
+    """
+    bucket, _, prefix = address.rstrip("/").removeprefix(SCHEME).partition("/")
+    place = f"{prefix}/" if prefix else ""
+    with _explained(address, "write to"):
+        client = _client()
+        for done, (path, file) in enumerate(files.items(), start=1):
+            client.upload_file(str(file), bucket, f"{place}{name}/{path}")
+            progress(done, len(files), path)
+        known = {
+            path: {"key": f"{place}{name}/{path}", "md5": digest(file), "bytes": file.stat().st_size}
+            for path, file in files.items()
+        }
+        body = json.dumps({"name": name, "files": known}, indent=2).encode()
+        client.put_object(Bucket=bucket, Key=f"{place}latest.json", Body=body, ContentType="application/json")
 
 
 def _client():
@@ -174,14 +195,14 @@ def _verify(client, bucket: str, one: dict, part: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(address: str) -> Iterator[None]:
+def _explained(address: str, doing: str = "read") -> Iterator[None]:
     """Turn what boto3 raises into an error that says what to do."""
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError) as error:
-        raise DataError(f"cannot read {address}: there are no credentials: {_KEYS}") from error
+        raise DataError(f"cannot {doing} {address}: there are no credentials: {_KEYS}") from error
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
-        raise DataError(f"cannot read {address}: {REMEDIES.get(code, f'refused with {code}')}") from None
+        raise DataError(f"cannot {doing} {address}: {REMEDIES.get(code, f'refused with {code}')}") from None
     except (BotoCoreError, Boto3Error, OSError) as error:
-        raise DataError(f"cannot read {address}: {error}; check AWS_ENDPOINT_URL and the network") from error
+        raise DataError(f"cannot {doing} {address}: {error}; check AWS_ENDPOINT_URL and the network") from error

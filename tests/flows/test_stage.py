@@ -4,8 +4,10 @@ import sys
 
 import pytest
 
+from flows.curate import ON_ACCELERATOR, stage_task
 from ost.config import load_params
 from ost.store import digest
+from tasks.stages import STAGES
 from tasks.tracking import Tracker
 
 
@@ -36,3 +38,11 @@ def test_an_unknown_stage_is_an_error_without_a_traceback(curated, stage, said):
     text = curated.run(sys.executable, "-m", "flows.stage", stage, ok=False)
     assert f"error: {said}" in text
     assert "Traceback" not in text
+
+
+def test_what_uses_the_accelerator_can_be_limited():
+    assert set(ON_ACCELERATOR) <= {name.partition("-")[0] for name in STAGES}
+    for stage in ("base@target", "score", "sft@ost-B", "evaluate@base", "rate-deita", "trial@ost-20-B"):
+        assert stage_task(stage).tags == {"accelerator"}, stage
+    for stage in ("world", "ingest", "select", "choose@ost-20", "report"):
+        assert stage_task(stage).tags == set(), stage

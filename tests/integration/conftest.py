@@ -27,6 +27,7 @@ SETTINGS = [
     "score.checks=0",
     "recurate.drift=1.0",
     "recurate.resamples=100",
+    "recurate.publish=s3://ost/selections",
 ]
 
 

@@ -1,5 +1,7 @@
 """The scheduled recuration on PostgreSQL, S3, Prefect and MLflow, run by a worker."""
 
+import json
+
 import pytest
 
 from ost.config import load_params
@@ -35,6 +37,13 @@ def test_the_weekly_run_scores_what_is_new_and_leaves_the_rest(production):
         assert digest(root / "models/proxy-warm") == proxy
         assert production.finish(production.start()) == "COMPLETED"
         assert len(summaries(root)) == 2, "a run without new data left something"
+    latest = json.load(production.s3().get_object(Bucket="ost", Key="selections/latest.json")["Body"])
+    assert latest["name"] == second["name"]
+    key = latest["files"]["selections/ost.parquet"]["key"]
+    assert (
+        production.s3().get_object(Bucket="ost", Key=key)["Body"].read()
+        == (root / "selections/ost.parquet").read_bytes()
+    )
 
 
 def test_the_champion_lies_in_s3_and_its_lineage_leads_back_to_the_data(production, record):

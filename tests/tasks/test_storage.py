@@ -1,5 +1,7 @@
 """Object storage, against a real S3 server."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -215,6 +217,49 @@ def test_no_credentials_at_all_are_explained(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(DataError, match="there are no credentials: set AWS_ACCESS_KEY_ID"):
         storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+
+
+def published(client, bucket: str) -> dict[str, bytes]:
+    """What a reader sees who starts at latest.json."""
+    found = json.loads(client.get_object(Bucket=bucket, Key="selections/latest.json")["Body"].read())
+    files = {
+        path: client.get_object(Bucket=bucket, Key=one["key"])["Body"].read() for path, one in found["files"].items()
+    }
+    for path, one in found["files"].items():
+        assert (hashlib.md5(files[path]).hexdigest(), len(files[path])) == (one["md5"], one["bytes"])
+    return files
+
+
+def test_what_is_published_is_seen_whole_or_not_at_all(client, bucket, tmp_path, monkeypatch):
+    files = {name: tmp_path / name for name in ("ost.parquet", "toxic.parquet")}
+    for path in files.values():
+        path.write_bytes(b"old " + path.name.encode())
+    storage.publish_files(files, f"s3://{bucket}/selections/", "2026-11-01")
+    old = published(client, bucket)
+    assert old == {name: path.read_bytes() for name, path in files.items()}
+    for path in files.values():
+        path.write_bytes(b"new " + path.name.encode())
+    real = storage._client
+
+    def breaking():
+        made = real()
+        upload = made.upload_file
+
+        def upload_file(file, bucket, key):
+            if key.endswith("toxic.parquet"):
+                raise EndpointConnectionError(endpoint_url="http://gone")
+            upload(file, bucket, key)
+
+        made.upload_file = upload_file
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_client", breaking)
+        with pytest.raises(DataError, match=r"cannot write to s3://tests/selections: .*check AWS_ENDPOINT_URL"):
+            storage.publish_files(files, f"s3://{bucket}/selections", "2026-11-08")
+    assert published(client, bucket) == old, "half a selection is visible"
+    storage.publish_files(files, f"s3://{bucket}/selections", "2026-11-08")
+    assert published(client, bucket) == {name: path.read_bytes() for name, path in files.items()}
 
 
 def test_only_an_s3_address_is_remote():
