@@ -12,6 +12,7 @@ from ost.config import Params, load_params
 from ost.errors import WorkspaceError
 from tasks import versioning
 from tasks.context import git_state
+from tasks.outbox import Outbox
 from tasks.tracking import Tracker
 from tasks.workers import Workers
 
@@ -38,6 +39,8 @@ class Session:
         self._inside.__enter__()
         self._stale = versioning.stale_stages(self.root)
         self._tracker = Tracker(self.root, self.params)
+        self._outbox = Outbox(self.root, self._tracker)
+        self._outbox.deliver()  # before a stage runs anew whose files are still to be uploaded
         self.parent = self._open()
         self._workers = Workers(self.params.compute.workers, self.display.advance)
         self._workers.__enter__()
@@ -47,8 +50,8 @@ class Session:
     def __exit__(self, kind, error, trace) -> None:
         self._workers.__exit__(kind, error, trace)
         self.display.stop()
-        self._tracker.note_reuse(self.parent, self.reused)
-        self._tracker.close(self.parent, succeeded=error is None)
+        self._outbox.close(self.parent, self.reused, succeeded=error is None)
+        self.display.warn_of_records(self._outbox.deliver())
         self._inside.__exit__(kind, error, trace)
         self._lock.close()
 
@@ -73,7 +76,7 @@ class Session:
         manifest = self._workers.submit(stage, self.root).result()
         versioning.commit(self.root, stage)
         parent = self._above if self._above and stage.startswith("trial@") else self.parent
-        self._tracker.record(manifest, parent, self.flow_run)
+        self._outbox.record(manifest, parent, self.flow_run)
         self.ran.append(stage)
         self.display.finish(stage, manifest)
         return True

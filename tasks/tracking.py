@@ -84,22 +84,33 @@ class Tracker:
         self.client.log_batch(run_id, [Metric(name, value, now, 0) for name, value in figures.items()])
 
     def record(self, manifest: dict, parent: str, flow_run: str = "") -> str:
-        """Make a finished stage a child run, from its manifest: params, metrics, digests, datasets, artifacts."""
-        stage = manifest["stage"]
+        """Make a finished stage a child run, from its manifest; returns its id."""
+        run = self.start(manifest, parent, flow_run)
+        self.fill(run, manifest)
+        return run
+
+    def start(self, manifest: dict, parent: str, flow_run: str = "") -> str:
+        """Begin a stage's child run; returns its id."""
         tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: _name(manifest)}
-        tags |= {"ost.stage": stage, "ost.flow_run": flow_run}
-        run = self.client.create_run(self.experiment, tags=tags | _git_tags(manifest["git"])).info
-        self._log_batch(run.run_id, manifest)
-        self._log_datasets(run.run_id, manifest)
+        tags |= {"ost.stage": manifest["stage"], "ost.flow_run": flow_run}
+        return self.client.create_run(self.experiment, tags=tags | _git_tags(manifest["git"])).info.run_id
+
+    def fill(self, run_id: str, manifest: dict) -> None:
+        """Log what a manifest holds, params, metrics, digests, datasets and artifacts, and end its run.
+
+        Doing so again, after a transfer that broke off, changes nothing.
+        """
+        stage = manifest["stage"]
+        self._log_batch(run_id, manifest)
+        self._log_datasets(run_id, manifest)
         for path in manifest["outputs"]:
             if not path.startswith(SAMPLE_FOLDERS):
-                self._upload(run.run_id, path)
+                self._upload(run_id, path)
         if stage.startswith("sft@"):
-            self._register(run.run_id, manifest)
+            self._register(run_id, manifest)
         if stage.startswith("evaluate@"):
             self._note_accuracy(manifest)
-        self.close(run.run_id)
-        return run.run_id
+        self.close(run_id)
 
     def runs_with(self, tag: str, value: str) -> list[Run]:
         """Child runs that carry a tag with this value, newest first."""
