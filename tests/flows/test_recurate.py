@@ -10,7 +10,7 @@ from prefect.testing.utilities import prefect_test_harness
 from tiny_workspace import TINY, Shell, make_workspace
 
 from flows.parameters import set_params
-from flows.recurate import FOLDER, _changes, recurate
+from flows.recurate import recurate
 from flows.session import Session
 from ost.config import load_params
 from ost.data import Sample, chat, write_samples
@@ -18,6 +18,7 @@ from ost.errors import WorkspaceError
 from ost.store import digest, read_json, read_table
 from ost.worlds import handmath
 from tasks.promotion import CHAMPION
+from tasks.recuration import FOLDER, changes_between
 from tasks.tracking import Tracker
 
 SETTINGS = [
@@ -169,7 +170,7 @@ def test_a_second_flow_in_the_same_workspace_is_refused(workspace):
 def test_changes_are_told_from_one_table_to_the_next():
     before = pa.table({"id": ["a", "b", "c"], "kept": [True, True, False], "toxic": [False, False, True]})
     now = pa.table({"id": ["b", "c", "d"], "kept": [False, True, True], "toxic": [True, False, True]})
-    found = [(row["id"], row["change"]) for row in _changes(before, now).to_pylist()]
+    found = [(row["id"], row["change"]) for row in changes_between(before, now).to_pylist()]
     assert found == [
         *(("a", "gone"), ("a", "left")),
         *(("b", "left"), ("b", "turned toxic")),
