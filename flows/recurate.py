@@ -13,7 +13,6 @@ from ost.config import Params, load_params
 from tasks import versioning
 from tasks.promotion import challenge
 from tasks.recuration import FOLDER, Past, Recuration
-from tasks.tracking import Tracker
 
 
 @flow(name="recurate")
@@ -31,10 +30,9 @@ def recurate(workspace: str = ".") -> dict:
         fresh = recuration.past(last.summary["warmed_up"]) if last else None
         why_warmed_up = _score(session, recuration, fresh)
         _run(session, *learning)
-        tracker = Tracker(root, params)
-        verdict = challenge(tracker, params.recurate, lambda: session.run_unversioned("evaluate@champion"))
+        verdict = challenge(session.tracker, params.recurate, lambda: session.run_unversioned("evaluate@champion"))
         summary = recuration.publish(last, why_warmed_up, verdict)
-        tracker.log_recuration(session.parent, summary, root / FOLDER / summary["name"])
+        session.tracker.log_recuration(session.parent, summary, root / FOLDER / summary["name"])
     _tell(summary)
     return summary
 

@@ -38,8 +38,8 @@ class Session:
         self._inside = chdir(self.root)  # as for `dvc repro`: a relative path in params.yaml starts there
         self._inside.__enter__()
         self._stale = versioning.stale_stages(self.root)
-        self._tracker = Tracker(self.root, self.params)
-        self._outbox = Outbox(self.root, self._tracker)
+        self.tracker = Tracker(self.root, self.params)
+        self._outbox = Outbox(self.root, self.tracker)
         self._outbox.deliver()  # before a stage runs anew whose files are still to be uploaded
         self.parent = self._open()
         self._workers = Workers(self.params.compute.workers, self.display.advance)
@@ -50,8 +50,7 @@ class Session:
     def __exit__(self, kind, error, trace) -> None:
         self._workers.__exit__(kind, error, trace)
         self.display.stop()
-        self._outbox.close(self.parent, self.reused, succeeded=error is None)
-        self.display.warn_of_records(self._outbox.deliver())
+        self.display.warn_of_records(self._outbox.close(self.parent, self.reused, succeeded=error is None))
         self._inside.__exit__(kind, error, trace)
         self._lock.close()
 
@@ -83,7 +82,7 @@ class Session:
 
     def _open(self) -> str:
         tags = {"ost.flow_run": self.flow_run}
-        return self._tracker.open(git_state(self.root), "prefect", tags, self._name, self._above)
+        return self.tracker.open(git_state(self.root), "prefect", tags, self._name, self._above)
 
     def raise_first_error(self) -> None:
         """Raise what went wrong first, if anything did: stages behind it only say that they could not start."""

@@ -56,6 +56,14 @@ def running(
         _stop(process)
 
 
+def run(command: list[str | Path], **options) -> str:
+    """What a command prints; raises ServerError, with all that it said, where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    if done.returncode:
+        raise ServerError(f"{Path(command[0]).name} ended with {done.returncode}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
 def _stop(process: subprocess.Popen) -> None:
     """Ask the process to end, and kill what is left of its group."""
     with contextlib.suppress(ProcessLookupError):

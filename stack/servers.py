@@ -5,15 +5,20 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack.processes import BIN, ServerError, free_ports, running
+import boto3
+
+from stack.processes import BIN, ServerError, free_ports, run, running
 
 POSTGRES_FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 """Where Debian puts binaries that are not on the path."""
+
+
+REGION = "us-east-1"
+"""Of the S3 server; any will do."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,13 @@ class S3:
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.key,
             "AWS_SECRET_ACCESS_KEY": self.secret,
-            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": REGION,
         }
+
+    def client(self):
+        """A client of boto3."""
+        keys = {"aws_access_key_id": self.key, "aws_secret_access_key": self.secret, "region_name": REGION}
+        return boto3.session.Session().client("s3", endpoint_url=self.endpoint, **keys)
 
 
 @contextlib.contextmanager
@@ -77,7 +87,7 @@ def postgres(folder: Path, port: int, password: str, databases: tuple[str, ...] 
             shutil.chown(data, "postgres")
             shutil.chown(secret, "postgres")
         options = ["--username=ost", f"--pwfile={secret}", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale"]
-        _run([_binary("initdb"), f"--pgdata={data}", *options], cwd=folder, **user)
+        run([_binary("initdb"), f"--pgdata={data}", *options], cwd=folder, **user)
         secret.unlink()
     command = [_binary("postgres"), "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", ""]
     with running(command, lambda: _listens(port), folder / "postgres.log", cwd=folder, **user):
@@ -89,9 +99,16 @@ def postgres(folder: Path, port: int, password: str, databases: tuple[str, ...] 
 
 @contextlib.contextmanager
 def mlflow_server(
-    folder: Path, port: int | None = None, store: str | None = None, artifacts: str = ""
+    folder: Path,
+    port: int | None = None,
+    store: str = "",
+    artifacts: str = "",
+    environment: dict[str, str] | None = None,
 ) -> Iterator[str]:
-    """An MLflow tracking server; yields its address. Store and artifacts lie in the folder unless others are given."""
+    """An MLflow tracking server; yields its address. Store and artifacts lie in the folder unless others are given.
+
+    `environment`: what it needs besides this process's, such as the credentials of its artifacts' store.
+    """
     port = port or free_ports(1)[0]
     address = f"http://127.0.0.1:{port}"
     options = {
@@ -102,7 +119,8 @@ def mlflow_server(
         "workers": 1,
     }
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    with running([BIN / "mlflow", "server", *flags], f"{address}/health", folder / "mlflow.log", cwd=folder):
+    command, options = [BIN / "mlflow", "server", *flags], {"cwd": folder, "env": os.environ | (environment or {})}
+    with running(command, f"{address}/health", folder / "mlflow.log", **options):
         yield address
 
 
@@ -135,13 +153,6 @@ def _listens(port: int) -> bool:
 
 def _create_database(name: str, environment: dict[str, str]) -> None:
     command = [_binary("psql"), "--dbname=postgres", "--tuples-only", "--command"]
-    known = _run([*command, f"select 1 from pg_database where datname = '{name}'"], env=environment)
+    known = run([*command, f"select 1 from pg_database where datname = '{name}'"], env=environment)
     if not known.strip():
-        _run([_binary("createdb"), name], env=environment)
-
-
-def _run(command: list[str | Path], **options) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
-    if done.returncode:
-        raise ServerError(f"{Path(command[0]).name} ended with {done.returncode}: {done.stdout}{done.stderr}")
-    return done.stdout
+        run([_binary("createdb"), name], env=environment)

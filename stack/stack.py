@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
-
-from stack.processes import BIN, free_ports, running
-from stack.servers import _run, mlflow_server, postgres, prefect_server, s3_server
+from stack.processes import BIN, free_ports, run, running
+from stack.servers import S3, mlflow_server, postgres, prefect_server, s3_server
 
 POOL = "ost"
 """The work pool that prefect.yaml names."""
@@ -49,11 +47,9 @@ def stack(folder: Path, ports: Ports | None = None) -> Iterator[dict[str, str]]:
             postgres(folder, ports.postgres, _secret(folder, "postgres"), ("prefect", "mlflow"))
         )
         s3 = started.enter_context(s3_server(folder, ports.s3, _secret(folder, "s3")))
-        with _environment(s3.environment):
-            _make_buckets()
-            tracking = started.enter_context(
-                mlflow_server(folder, ports.mlflow, f"postgresql+psycopg2://{database}/mlflow", "s3://mlflow")
-            )
+        _make_buckets(s3)
+        store = f"postgresql+psycopg2://{database}/mlflow"
+        tracking = started.enter_context(mlflow_server(folder, ports.mlflow, store, "s3://mlflow", s3.environment))
         api = started.enter_context(prefect_server(folder, ports.prefect, f"{database}/prefect"))
         found = {"PREFECT_API_URL": api, "PREFECT_HOME": str(folder / "prefect"), "MLFLOW_TRACKING_URI": tracking}
         yield found | s3.environment
@@ -62,15 +58,15 @@ def stack(folder: Path, ports: Ports | None = None) -> Iterator[dict[str, str]]:
 def prepare(environment: dict[str, str]) -> None:
     """Make the work pool and its limits in Prefect, where they are not yet."""
     options = {"env": os.environ | environment}
-    _run([BIN / "prefect", "--no-prompt", "work-pool", "create", POOL, "--type", "process", "--overwrite"], **options)
+    run([BIN / "prefect", "--no-prompt", "work-pool", "create", POOL, "--type", "process", "--overwrite"], **options)
     for tag, limit in LIMITS.items():
-        _run([BIN / "prefect", "--no-prompt", "concurrency-limit", "create", tag, str(limit)], **options)
+        run([BIN / "prefect", "--no-prompt", "concurrency-limit", "create", tag, str(limit)], **options)
 
 
 def deploy(project: Path, environment: dict[str, str]) -> None:
     """Make the deployments of a folder's prefect.yaml; they run in that folder."""
     here = {"PWD": str(project)}  # where prefect.yaml has them run
-    _run([BIN / "prefect", "--no-prompt", "deploy", "--all"], env=os.environ | environment | here, cwd=project)
+    run([BIN / "prefect", "--no-prompt", "deploy", "--all"], env=os.environ | environment | here, cwd=project)
 
 
 @contextlib.contextmanager
@@ -91,21 +87,9 @@ def _secret(folder: Path, name: str) -> str:
     return path.read_text()
 
 
-def _make_buckets() -> None:
-    client = boto3.session.Session().client("s3")
+def _make_buckets(s3: S3) -> None:
+    client = s3.client()
     known = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
     for name in BUCKETS:
         if name not in known:
             client.create_bucket(Bucket=name)
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Let this process, and those that it starts, have these variables for a while."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})

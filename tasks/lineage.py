@@ -9,7 +9,7 @@ from mlflow.entities.model_registry import ModelVersion
 from ost.errors import WorkspaceError
 from ost.selection import ARMS
 from ost.store import read_table
-from tasks.tracking import Tracker
+from tasks.tracking import Tracker, number_of, path_of
 
 
 @dataclass
@@ -50,8 +50,8 @@ def find_version(tracker: Tracker, name: str) -> ModelVersion | None:
         return None
     versions = tracker.model_versions()
     named = tracker.aliased(number) if number else None
-    wanted = str(named.version) if named else number
-    found = [version for version in versions if wanted in ("", str(version.version))]
+    wanted = number_of(named) if named else number
+    found = [version for version in versions if wanted in ("", number_of(version))]
     if not found:
         known = ", ".join(f"{version.version} ({version.tags.get('ost.run')})" for version in versions) or "none yet"
         raise WorkspaceError(f"no version {number or 'at all'} of model {base!r}; versions: {known}")
@@ -61,8 +61,7 @@ def find_version(tracker: Tracker, name: str) -> ModelVersion | None:
 def chain(tracker: Tracker, version: ModelVersion) -> Link:
     """Everything that a registered model was made from, walked back by content digest."""
     run = tracker.client.get_run(version.run_id)
-    path = version.source.split("/", 2)[2]
-    return _link(tracker, path, version.tags["ost.digest"], {}, run)
+    return _link(tracker, path_of(version), version.tags["ost.digest"], {}, run)
 
 
 def uses(tracker: Tracker, sample: str) -> list[Use]:

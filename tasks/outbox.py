@@ -23,9 +23,9 @@ class Outbox:
         """Make a finished stage a child run (see `Tracker.start`, `Tracker.fill`), now or when the server answers."""
         self._put({"manifest": manifest, "parent": parent, "flow_run": flow_run})
 
-    def close(self, parent: str, reused: list[str], succeeded: bool) -> None:
-        """End a run, and say in it which stages were up to date."""
-        self._put({"close": parent, "reused": reused, "succeeded": succeeded})
+    def close(self, parent: str, reused: list[str], succeeded: bool) -> int:
+        """End a run, and say in it which stages were up to date; returns how much is left to deliver."""
+        return self._put({"close": parent, "reused": reused, "succeeded": succeeded})
 
     def deliver(self) -> int:
         """Hand over what is kept, the oldest first, as far as the server takes it; returns how much is left."""
@@ -39,9 +39,9 @@ class Outbox:
                 left.pop(0).unlink()
             return 0
 
-    def _put(self, entry: dict) -> None:
+    def _put(self, entry: dict) -> int:
         write_json(self._folder / f"{time.time_ns():020}.json", entry)
-        self.deliver()
+        return self.deliver()
 
     def _hand_over(self, file: Path) -> None:
         entry, tracker = read_json(file), self._tracker

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 from mlflow.entities.model_registry import ModelVersion
@@ -13,13 +12,13 @@ from ost.config import Recurate
 from ost.errors import WorkspaceError
 from ost.store import digest, publish, read_table, write_json
 from tasks.context import MANIFEST
-from tasks.tracking import Tracker
+from tasks.tracking import Tracker, number_of, path_of
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 """Aliases in the registry."""
 REPLACED = "ost.replaced"
 """Tag of a version: the champion whose place it took."""
-FOLDER = "models/champion"
+FOLDER = f"models/{CHAMPION}"
 """Where a champion lies that has to be evaluated anew."""
 
 
@@ -60,15 +59,15 @@ def challenge(tracker: Tracker, settings: Recurate, evaluate_champion: Callable[
     """
     challenger = tracker.aliased(settings.run)
     champion = tracker.aliased(CHAMPION)
-    if champion and _number(champion) == _number(challenger):
-        return Verdict(_number(challenger), _number(champion), None)
+    if champion and number_of(champion) == number_of(challenger):
+        return Verdict(number_of(challenger), number_of(champion), None)
     tracker.name(challenger, CHALLENGER)
     gain = None
     if champion:
         known = _recorded_answers(tracker, champion) or _fresh_answers(tracker, champion, evaluate_champion)
         own = read_table(tracker.root / f"evaluations/{settings.run}.parquet")
         gain = paired_gain(_hits(known), _hits(own), settings.confidence, settings.resamples)
-    verdict = Verdict(_number(challenger), _number(champion) if champion else "", gain)
+    verdict = Verdict(number_of(challenger), number_of(champion) if champion else "", gain)
     if verdict.promoted:
         tracker.tag(challenger, REPLACED, verdict.champion)
         tracker.name(challenger, CHAMPION)
@@ -85,14 +84,9 @@ def rollback(tracker: Tracker) -> tuple[str, str]:
         raise WorkspaceError(f"the model {tracker.model_name} has no champion yet: run `ost recurate`")
     before = champion.tags.get(REPLACED)
     if not before:
-        raise WorkspaceError(f"version {_number(champion)} is the first champion: there is none to go back to")
+        raise WorkspaceError(f"version {number_of(champion)} is the first champion: there is none to go back to")
     tracker.name(tracker.client.get_model_version(tracker.model_name, before), CHAMPION)
-    return _number(champion), before
-
-
-def _number(version: ModelVersion) -> str:
-    """MLflow's own calls give now a text, now a number."""
-    return str(version.version)
+    return number_of(champion), before
 
 
 def _recorded_answers(tracker: Tracker, champion: ModelVersion) -> pa.Table | None:
@@ -106,13 +100,12 @@ def _recorded_answers(tracker: Tracker, champion: ModelVersion) -> pa.Table | No
 
 
 def _fresh_answers(tracker: Tracker, champion: ModelVersion, evaluate_champion: Callable[[], None]) -> pa.Table:
-    path = champion.source.split("/", 2)[2]
-    folder = tracker.artifact(champion.run_id, path)
+    folder = tracker.artifact(champion.run_id, path_of(champion))
     with publish(tracker.root / FOLDER) as part:
         shutil.copytree(folder, part)
-    write_json(tracker.root / (FOLDER + MANIFEST), {"stage": "champion", "version": _number(champion)})
+    write_json(tracker.root / (FOLDER + MANIFEST), {"stage": CHAMPION, "version": number_of(champion)})
     evaluate_champion()
-    return read_table(tracker.root / f"evaluations/{Path(FOLDER).name}.parquet")
+    return read_table(tracker.root / f"evaluations/{CHAMPION}.parquet")
 
 
 def _hits(answers: pa.Table) -> list[bool]:

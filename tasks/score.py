@@ -1,10 +1,7 @@
 """Stage `score`: the utility of every pool sample."""
 
-import numpy as np
-
 from ost.data import SampleFile, content_digest
 from ost.scoring import Job, score_file
-from ost.scoring.losses import losses_of
 from ost.store import write_json, write_table
 from tasks.context import Context, Outcome
 from tasks.shards import runner
@@ -32,5 +29,4 @@ def score(ctx: Context) -> Outcome:
         name: content_digest(SampleFile(ctx.root / f"data/{name}.parquet").ids().to_pylist())
         for name in ("pool", "anchors")
     }
-    anchor_loss = float(np.mean(losses_of(job.load_anchors(), job.load_proxy(), ctx.params.score.batch_size)))
-    return Outcome(scored.figures | {"anchor_loss": anchor_loss}, scored.cost, scored.warnings, digests)
+    return Outcome(scored.figures, scored.cost, scored.warnings, digests)

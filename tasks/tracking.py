@@ -220,6 +220,16 @@ class Tracker:
                 self.tag(version, "ost.accuracy", accuracy)
 
 
+def number_of(version: ModelVersion) -> str:
+    """Number of a registered version; MLflow's own calls give now a text, now a number."""
+    return str(version.version)
+
+
+def path_of(version: ModelVersion) -> str:
+    """Path of a registered version's weights among the artifacts of its run."""
+    return version.source.split("/", 2)[2]
+
+
 def tracking_uri(root: Path, configured: str) -> str:
     """Address of the tracking store: MLFLOW_TRACKING_URI, else the configured one, a relative SQLite path under `root`.
 

@@ -27,6 +27,16 @@ TINY = [
     "compute.workers=1",
 ]
 
+RECURATED = [
+    *TINY,
+    "data.truth=null",
+    "warmup.fraction=0.4",
+    "score.checks=0",
+    "recurate.drift=1.0",
+    "recurate.resamples=100",
+]
+"""For data that keeps arriving, of which a test says itself when the proxy no longer holds."""
+
 
 @dataclass
 class Shell:

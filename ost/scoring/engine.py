@@ -17,6 +17,7 @@ from ost.scoring.anchors import Cells, divide
 from ost.scoring.checks import Checks, Reference
 from ost.scoring.exact import ExactScorer
 from ost.scoring.gradient import GradientScorer
+from ost.scoring.losses import losses_of
 from ost.scoring.rows import rows_of
 from ost.scoring.scorer import Scorer
 from ost.scoring.statistics import degrees_of_freedom, resolve, toxic_q
@@ -39,6 +40,8 @@ class Scored:
     """N rows in pool order, see `Engine.table`."""
     checks: Checks | None
     """None where `score.checks` is 0."""
+    anchor_loss: float
+    """Mean loss of the proxy on the anchors, in nats."""
     cost: Cost
 
     @property
@@ -64,7 +67,7 @@ class Scored:
                 "lookahead": checks.lookahead.spearman,
             }
         )
-        return {"toxic_share": self.toxic_share} | agreements
+        return {"toxic_share": self.toxic_share} | agreements | {"anchor_loss": self.anchor_loss}
 
     @property
     def warnings(self) -> list[str]:
@@ -141,7 +144,8 @@ class Engine:
         if self.reference:
             place = dict(zip(table["id"].to_pylist(), table["utility"].to_pylist(), strict=True))
             checks = self.reference.compare(np.array([place[sample.id] for sample in self.reference.samples]))
-        return Scored(table, checks, Cost(seconds, forward_flops * self._forwards(scored)))
+        anchor_loss = float(np.mean(losses_of(self.anchors, self.proxy, self.settings.batch_size)))
+        return Scored(table, checks, anchor_loss, Cost(seconds, forward_flops * self._forwards(scored)))
 
     def _trusted(self) -> np.ndarray:
         """Utility of each anchor for the anchors outside its fold, by the same method."""

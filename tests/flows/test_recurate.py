@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from prefect.testing.utilities import prefect_test_harness
-from tiny_workspace import TINY, Shell, make_workspace
+from tiny_workspace import RECURATED, Shell, make_workspace
 
 from flows.parameters import set_params
 from flows.recurate import recurate
@@ -25,11 +25,6 @@ SETTINGS = [
     "data.pool=incoming",
     "data.anchors=anchors.parquet",
     "data.benchmark=benchmark.parquet",
-    "data.truth=null",
-    "warmup.fraction=0.4",
-    "score.checks=0",
-    "recurate.drift=1.0",
-    "recurate.resamples=100",
 ]
 
 
@@ -42,7 +37,7 @@ def prefect():
 @pytest.fixture(scope="module")
 def first(tmp_path_factory, prefect_home, prefect) -> Shell:
     """A workspace whose pool is a folder that files arrive in, after its first run; not to be changed."""
-    shell = make_workspace(tmp_path_factory.mktemp("recurated") / "workspace", prefect_home, [*TINY, *SETTINGS])
+    shell = make_workspace(tmp_path_factory.mktemp("recurated") / "workspace", prefect_home, [*RECURATED, *SETTINGS])
     arrive(shell.root, "2026-11-01", handmath.draw("pool", 200, 0))
     for split, count in (("anchors", 20), ("benchmark", 60)):
         write_samples(shell.root / f"{split}.parquet", map(handmath.to_sample, handmath.draw(split, count, 0)))

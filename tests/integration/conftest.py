@@ -10,23 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 import pytest
-from tiny_workspace import TINY, Shell, make_workspace
+from tiny_workspace import RECURATED, Shell, make_workspace
 
 from ost.data import write_samples
 from ost.worlds import handmath
+from stack.servers import S3
 from stack.stack import Ports, deploy, prepare, stack, worker
 
 SETTINGS = [
     "data.pool=s3://ost/incoming/",
     "data.anchors=s3://ost/anchors.parquet",
     "data.benchmark=s3://ost/benchmark.parquet",
-    "data.truth=null",
-    "warmup.fraction=0.4",
-    "score.checks=0",
-    "recurate.drift=1.0",
-    "recurate.resamples=100",
     "recurate.publish=s3://ost/selections",
 ]
 
@@ -47,9 +42,8 @@ class Production:
 
     def s3(self):
         """A client of the S3 server."""
-        names = {"aws_access_key_id": "AWS_ACCESS_KEY_ID", "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY"}
-        keys = {option: self.environment[name] for option, name in names.items()}
-        return boto3.session.Session().client("s3", endpoint_url=self.environment["AWS_ENDPOINT_URL"], **keys)
+        names = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        return S3(*(self.environment[name] for name in names)).client()
 
     def start(self) -> str:
         """Ask for a run of the weekly deployment; returns its id."""
@@ -82,7 +76,7 @@ def production() -> Iterator[Production]:
     try:
         with stack(folder / "servers", Ports.free()) as environment:
             prepare(environment)
-            shell = make_workspace(folder / "workspace", folder / "servers/prefect", [*TINY, *SETTINGS])
+            shell = make_workspace(folder / "workspace", folder / "servers/prefect", [*RECURATED, *SETTINGS])
             shell.environment |= environment
             shutil.copyfile(Path(__file__).parents[2] / "prefect.yaml", shell.root / "prefect.yaml")
             deploy(shell.root, environment)
