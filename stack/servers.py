@@ -63,7 +63,7 @@ def s3_server(folder: Path, port: int | None = None, secret: str = S3.secret) ->
     for one in ("master", "volume", "filer"):
         options |= {f"{one}.port": next(ports), f"{one}.port.grpc": next(ports)}
     options |= {"s3.port.grpc": next(ports), "s3.port.iceberg": 0, "s3.port.lance": 0}
-    options |= {"volume.max": 100, "master.volumeSizeLimitMB": 32}
+    options |= {"volume.max": 100, "master.volumeSizeLimitMB": 32, "volume.preStopSeconds": 0}
     flags = [f"-{name}={value}" for name, value in options.items()]
     with running([BIN / "weed", "server", "-s3", *flags], server.endpoint, folder / "weed.log", cwd=folder):
         yield server

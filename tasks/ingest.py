@@ -1,7 +1,6 @@
 """Stage `ingest`: read the three sample sets, keep what can be trained on, and say why the rest cannot."""
 
 import shutil
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +12,7 @@ from ost.ingestion import write_quarantine
 from ost.models import check_pair, load_checkpoint, load_config
 from ost.store import publish, write_json
 from tasks.context import Context, Outcome
-from tasks.storage import fetch, is_remote
+from tasks.storage import Fetched, fetch, is_remote
 
 
 def ingest(ctx: Context) -> Outcome:
@@ -21,12 +20,13 @@ def ingest(ctx: Context) -> Outcome:
     watch, params = Stopwatch(), ctx.params
     target, proxy = ctx.input("models/target"), ctx.input("models/proxy")
     check_pair(load_config(proxy), load_config(target), params.models.allow_cross_family)
-    sources = [_source(ctx, name) for name in ("pool", "anchors", "benchmark")]
+    sources = {name: _source(ctx, name) for name in ("pool", "anchors", "benchmark")}
     ingested = read_and_check(
-        *sources,
+        *(source.path for source in sources.values()),
         load_checkpoint(target),
         max_tokens=params.data.max_tokens,
         max_pixels=params.data.max_pixels,
+        refused={name: source.refused for name, source in sources.items()},
         progress=ctx.progress,
     )
     sets = {"pool": ingested.pool, "anchors": ingested.anchors, "benchmark": ingested.benchmark}
@@ -42,12 +42,12 @@ def ingest(ctx: Context) -> Outcome:
     )
 
 
-def _source(ctx: Context, name: str) -> Path:
+def _source(ctx: Context, name: str) -> Fetched:
     """Where a sample set can be read; one in object storage is mirrored first, and DVC keeps its version."""
     address = getattr(ctx.params.data, name)
     if is_remote(address):
         return fetch(address, ctx.root / ".ost/remote" / name, ctx.progress)
-    return ctx.input(address)
+    return Fetched(ctx.input(address), [])
 
 
 def _pass_on_truth(ctx: Context) -> None:

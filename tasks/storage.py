@@ -7,26 +7,42 @@ AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE.
 import contextlib
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import boto3
-from boto3.exceptions import Boto3Error
+from boto3.exceptions import Boto3Error, RetriesExceededError, S3UploadFailedError
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
 
 from ost.errors import DataError
+from ost.ingestion import Broken
 from ost.store import digest, publish, read_json, remove, write_json
 from ost.types import Progress, silent
 
+log = logging.getLogger(__name__)
+
 SCHEME = "s3://"
+Result = TypeVar("Result")
 
 CONFIG = Config(
     connect_timeout=10,
     read_timeout=60,
-    retries={"mode": "standard", "max_attempts": 8},  # the waits between them add up to about a minute
+    retries={"mode": "standard", "max_attempts": 3},  # for what passes at once; `patiently` waits for the rest
     max_pool_connections=32,
 )
 
@@ -35,6 +51,14 @@ CONNECTIONS = 8
 RANGE = 64 << 20
 """Bytes above which an object is fetched in ranges, each of which outlives a transfer that breaks off."""
 CHUNK = 1 << 20
+PATIENCE, PAUSE = 180.0, 3.0
+"""Seconds for which a server that is down is waited for, and between two tries."""
+ATTEMPTS = 3
+"""Times that an object is fetched which comes with other bytes than the server says."""
+
+UNREACHABLE = (ConnectionError, HTTPClientError, IncompleteReadError, RetriesExceededError)
+OUTAGES = (*UNREACHABLE, ClientError, S3UploadFailedError)
+"""What an outage may be raised as; see `is_outage`."""
 
 _KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to some that may"
 
@@ -53,22 +77,42 @@ def is_remote(path: str) -> bool:
     return path.startswith(SCHEME)
 
 
-def fetch(address: str, into: Path, progress: Progress = silent) -> Path:
-    """Mirror a file, or all that lies under a prefix, into the folder `into`; returns the file, or the folder.
+class Fetched(NamedTuple):
+    """What was brought here."""
+
+    path: Path
+    """The file, or the folder."""
+    refused: list[Broken]
+    """Objects under the prefix that were left out, and why."""
+
+
+class _Unlike(DataError):
+    """An object came with other bytes than the server says."""
+
+
+def fetch(address: str, into: Path, progress: Progress = silent) -> Fetched:
+    """Mirror a file, or all that lies under a prefix, into the folder `into`.
 
     What is there already in the same version is not fetched again, and what is no longer at the address is deleted.
-    Several objects come at a time, checked against the server's checksums; a large one goes on where it broke off.
-    Raises DataError where nothing is there, access is refused, or a key would leave the folder.
+    Several objects come at a time, checked against the server's checksums; a large one goes on where it broke off. A
+    server that does not answer is waited for. Of several objects one that comes damaged, or whose key would leave the
+    folder, is refused, and the rest goes on. Raises DataError where nothing is left, or access is refused.
     """
     bucket, _, key = address.removeprefix(SCHEME).partition("/")
-    with _explained(address):
+    with explained(address):
         client = _client()
-        objects = _objects(client, bucket, key)
+        objects = patiently(lambda: _objects(client, bucket, key))
         if not objects:
             raise DataError(f"nothing is at {address}: give the key of a file, or a prefix with files under it")
-        _mirror(client, bucket, objects, into, progress)
+        refused = {one["Key"]: _leaves_folder(one) for one in objects if not _is_safe(one["Name"])}
+        inside = [one for one in objects if one["Key"] not in refused]
+        if inside:
+            refused |= _mirror(client, bucket, inside, into, progress)
+        if len(refused) == len(objects):
+            raise DataError(next(iter(refused.values())))
     single = len(objects) == 1 and objects[0]["Key"] == key
-    return into / objects[0]["Name"] if single else into
+    path = into / objects[0]["Name"] if single else into
+    return Fetched(path, [Broken(why, "broken-file") for _, why in sorted(refused.items())])
 
 
 def publish_files(files: Mapping[str, Path], address: str, name: str, progress: Progress = silent) -> None:
@@ -78,17 +122,18 @@ def publish_files(files: Mapping[str, Path], address: str, name: str, progress: 
     """
     bucket, _, prefix = address.rstrip("/").removeprefix(SCHEME).partition("/")
     place = f"{prefix}/" if prefix else ""
-    with _explained(address, "write to"):
+    with explained(address, "write to"):
         client = _client()
         for done, (path, file) in enumerate(files.items(), start=1):
-            client.upload_file(str(file), bucket, f"{place}{name}/{path}")
+            patiently(partial(client.upload_file, str(file), bucket, f"{place}{name}/{path}"))
             progress(done, len(files), path)
         known = {
             path: {"key": f"{place}{name}/{path}", "md5": digest(file), "bytes": file.stat().st_size}
             for path, file in files.items()
         }
         body = json.dumps({"name": name, "files": known}, indent=2).encode()
-        client.put_object(Bucket=bucket, Key=f"{place}latest.json", Body=body, ContentType="application/json")
+        last = {"Bucket": bucket, "Key": f"{place}latest.json", "Body": body, "ContentType": "application/json"}
+        patiently(partial(client.put_object, **last))
 
 
 def _client():
@@ -101,22 +146,24 @@ def _objects(client, bucket: str, key: str) -> list[dict]:
     # Of all keys that start with a key, itself comes first.
     first = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
     if key and not key.endswith("/") and [one["Key"] for one in first] == [key]:
-        return [first[0] | {"Name": _safe(key.rpartition("/")[2], key)}]
+        return [first[0] | {"Name": key.rpartition("/")[2]}]
     prefix = key.rstrip("/") + "/" if key else ""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     listed = [one for page in pages for one in page.get("Contents", []) if not one["Key"].endswith("/")]
-    return [one | {"Name": _safe(one["Key"].removeprefix(prefix), one["Key"])} for one in listed]
+    return [one | {"Name": one["Key"].removeprefix(prefix)} for one in listed]
 
 
-def _safe(name: str, key: str) -> str:
-    """A name that stays in the folder it is put into."""
-    if {"", ".", ".."} & set(name.split("/")) or "\0" in name:
-        raise DataError(f"the key {key!r} would lead out of its folder: rename the object, or give a narrower prefix")
-    return name
+def _is_safe(name: str) -> bool:
+    """Whether a name stays in the folder it is put into."""
+    return not ({"", ".", ".."} & set(name.split("/")) or "\0" in name)
 
 
-def _mirror(client, bucket: str, objects: list[dict], into: Path, progress: Progress) -> None:
-    """Bring a folder to what is listed, several objects at a time."""
+def _leaves_folder(one: dict) -> str:
+    return f"the key {one['Key']!r} would lead out of its folder: rename the object, or give a narrower prefix"
+
+
+def _mirror(client, bucket: str, objects: list[dict], into: Path, progress: Progress) -> dict[str, str]:
+    """Bring a folder to what is listed, several objects at a time; returns which keys were refused, and why."""
     record = into.with_name(into.name + ".etags.json")
     have = read_json(record) if record.is_file() else {}
     wanted = {one["Name"]: one["ETag"] for one in objects}
@@ -126,29 +173,49 @@ def _mirror(client, bucket: str, objects: list[dict], into: Path, progress: Prog
     due = [one for one in objects if not _is_here(one, into / one["Name"], have)]
     write_json(record, have)
     progress(len(objects) - len(due), len(objects), into.name)
+    refused = {}
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         fetched = {pool.submit(_download, client, bucket, one, into / one["Name"]): one for one in due}
         try:
             for left, future in zip(reversed(range(len(due))), as_completed(fetched), strict=True):
-                future.result()
                 one = fetched[future]
-                write_json(record, have := have | {one["Name"]: one["ETag"]})
+                try:
+                    write_json(record, have := have | {one["Name"]: future.result()})
+                except _Unlike as error:
+                    for leftover in (one["Name"], f"{one['Name']}.part"):  # an older version, and this one
+                        (into / leftover).unlink(missing_ok=True)
+                    refused[one["Key"]] = str(error)
                 progress(len(objects) - left, len(objects), one["Name"])
         finally:
             pool.shutdown(cancel_futures=True)
+    return refused
 
 
 def _is_here(one: dict, path: Path, have: dict[str, str]) -> bool:
     return have.get(one["Name"]) == one["ETag"] and path.is_file() and path.stat().st_size == one["Size"]
 
 
-def _download(client, bucket: str, one: dict, path: Path) -> None:
-    with publish(path) as part:
-        if one["Size"] <= RANGE:
-            client.download_file(bucket, one["Key"], str(part))
-        else:
-            _download_in_ranges(client, bucket, one, part)
-        _verify(client, bucket, one, part)
+def _download(client, bucket: str, one: dict, path: Path) -> str:
+    """Fetch an object; returns the ETag of what came, which is another where the object was replaced meanwhile."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with publish(path) as part:
+                patiently(partial(_transfer, client, bucket, one, part))
+                _verify(client, bucket, one, part)
+            break
+        except _Unlike:
+            if attempt == ATTEMPTS:
+                raise
+            head = client.head_object(Bucket=bucket, Key=one["Key"])
+            one = one | {"Size": head["ContentLength"], "ETag": head["ETag"]}
+    return one["ETag"]
+
+
+def _transfer(client, bucket: str, one: dict, part: Path) -> None:
+    if one["Size"] <= RANGE:
+        client.download_file(bucket, one["Key"], str(part))
+    else:
+        _download_in_ranges(client, bucket, one, part)
 
 
 def _download_in_ranges(client, bucket: str, one: dict, part: Path) -> None:
@@ -161,7 +228,12 @@ def _download_in_ranges(client, bucket: str, one: dict, part: Path) -> None:
         file, end = folder / f"{start}", min(start + RANGE, one["Size"])
         if not file.exists():
             asked = {"Range": f"bytes={start}-{end - 1}", "IfMatch": one["ETag"]}
-            body = client.get_object(Bucket=bucket, Key=one["Key"], **asked)["Body"]
+            try:
+                body = client.get_object(Bucket=bucket, Key=one["Key"], **asked)["Body"]
+            except client.exceptions.ClientError as error:
+                if error.response["Error"]["Code"] in ("PreconditionFailed", "412"):
+                    raise _Unlike(f"{one['Key']} is being replaced just now: run again later") from error
+                raise
             with publish(file) as piece, piece.open("wb") as out:
                 shutil.copyfileobj(body, out, CHUNK)
         return file
@@ -176,14 +248,14 @@ def _download_in_ranges(client, bucket: str, one: dict, part: Path) -> None:
 
 
 def _verify(client, bucket: str, one: dict, part: Path) -> None:
-    """Raise DataError where what came is not what was listed.
+    """Raise an error where what came is not what was listed.
 
     An ETag is the MD5 of the bytes unless the object was uploaded in parts, or is encrypted under a key of its owner's;
     then boto3's own checksums of the transfer have to do.
     """
     size = part.stat().st_size
     if size != one["Size"]:
-        raise DataError(
+        raise _Unlike(
             f"{one['Key']} came as {size:,} bytes, listed were {one['Size']:,}: "
             "if it is being written just now, run again later"
         )
@@ -191,11 +263,33 @@ def _verify(client, bucket: str, one: dict, part: Path) -> None:
     if "-" in expected or digest(part) == expected:
         return
     if "SSEKMSKeyId" not in client.head_object(Bucket=bucket, Key=one["Key"]):
-        raise DataError(f"{one['Key']} came with other bytes than the server's checksum is of: run again")
+        raise _Unlike(f"{one['Key']} came with other bytes than the server's checksum is of: upload it anew")
+
+
+def patiently(call: Callable[[], Result]) -> Result:
+    """What a call returns; it is made again while the server is down, for as long as PATIENCE."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return call()
+        except OUTAGES as error:
+            if time.monotonic() > deadline or not is_outage(error):
+                raise
+            log.warning("the object storage does not answer (%s); trying again", type(error).__name__)
+        time.sleep(PAUSE)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error says that the server cannot be reached, or is in trouble, rather than that it refuses."""
+    if isinstance(error, S3UploadFailedError) and error.__context__:
+        return is_outage(error.__context__)
+    if isinstance(error, ClientError):
+        return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
+    return isinstance(error, UNREACHABLE)
 
 
 @contextlib.contextmanager
-def _explained(address: str, doing: str = "read") -> Iterator[None]:
+def explained(address: str, doing: str = "read") -> Iterator[None]:
     """Turn what boto3 raises into an error that says what to do."""
     try:
         yield
@@ -204,5 +298,5 @@ def _explained(address: str, doing: str = "read") -> Iterator[None]:
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         raise DataError(f"cannot {doing} {address}: {REMEDIES.get(code, f'refused with {code}')}") from None
-    except (BotoCoreError, Boto3Error, OSError) as error:
+    except (BotoCoreError, Boto3Error) as error:
         raise DataError(f"cannot {doing} {address}: {error}; check AWS_ENDPOINT_URL and the network") from error

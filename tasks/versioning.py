@@ -2,9 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
@@ -13,9 +14,12 @@ from ruamel.yaml.comments import CommentedMap
 
 from ost.errors import WorkspaceError
 from ost.store import publish
+from tasks.storage import explained, patiently
 
 logging.getLogger("dvc").setLevel(logging.WARNING)  # each commit would announce its lock file
 logging.getLogger("dvc.repo.status").setLevel(logging.ERROR)  # each status would announce what is frozen
+
+Result = TypeVar("Result")
 
 _one_at_a_time = threading.Lock()
 """DVC allows one writer a workspace."""
@@ -23,30 +27,30 @@ _one_at_a_time = threading.Lock()
 
 def is_current(root: Path, stage: str) -> bool:
     """Whether a stage's outputs match its inputs, parameters and command as `dvc.lock` records them."""
-    with _repository(root) as repo:
-        return not repo.status(targets=[stage])
+    return not _ask(root, lambda repo: repo.status(targets=[stage]))
 
 
 def stale_stages(root: Path) -> set[str]:
     """Names of all stages that are not up to date."""
-    with _repository(root) as repo:
-        return set(repo.status())
+    return _ask(root, lambda repo: set(repo.status()))
 
 
 def commit(root: Path, stage: str) -> None:
     """Record a stage's inputs and outputs in `dvc.lock`, and keep the outputs' bytes in the cache."""
-    with _repository(root) as repo:
-        repo.commit(stage, force=True)
+    _ask(root, lambda repo: repo.commit(stage, force=True))
 
 
 def changed_inputs(root: Path, stage: str) -> set[str]:
     """Inputs of a stage, frozen or not, that are not as `dvc.lock` records them; `params.yaml` for its parameters."""
-    with _repository(root) as repo:
+
+    def changed(repo: Repo) -> set[str]:
         one = repo.stage.load_one(name=stage)
         one.frozen = False  # here and now alone
         with repo.lock:
             found = one.status().get(stage, [])
         return {path for change in found if isinstance(change, dict) for path in change.get("changed deps", {})}
+
+    return _ask(root, changed)
 
 
 def freeze(root: Path, stage: str) -> None:
@@ -81,6 +85,17 @@ def _write_lines(root: Path, lines: list[str]) -> None:
 def init(root: Path) -> None:
     """Make a folder a DVC workspace of its own, without git."""
     Repo.init(str(root), no_scm=True, force=False).close()
+
+
+def _ask(root: Path, question: Callable[[Repo], Result]) -> Result:
+    """What DVC answers; where it watches data in object storage that is down, it is asked again."""
+
+    def answer() -> Result:
+        with _repository(root) as repo:
+            return question(repo)
+
+    with explained("the data in object storage"):
+        return patiently(answer)
 
 
 @contextmanager

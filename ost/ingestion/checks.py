@@ -17,10 +17,24 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 BATCH_SAMPLES, BATCH_PIXELS = 64, 2**24
 """What is tokenized at once. Pixels count, because the processor holds every image as floats: 12 bytes a pixel."""
 
+MOST_CHARACTERS, CHARACTERS_A_TOKEN = 2**20, 256
+"""A text is counted up to the first, or up to so many for each token that it may have; few tokens stand for more."""
+
 
 def empty_answer(sample: Sample) -> Why | None:
     """Refuse a blank last message: there would be nothing to take a loss on."""
     return None if sample.answer.strip() else Why("empty-answer", "the assistant's last message is blank")
+
+
+def endless(max_tokens: int) -> Check:
+    """Refuse a text that is too long to be worth counting its tokens."""
+    most = max(MOST_CHARACTERS, CHARACTERS_A_TOKEN * max_tokens)
+
+    def check(sample: Sample) -> Why | None:
+        length = len(sample.question) + len(sample.answer)
+        return Why("too-long", f"{length:,} characters, for data.max_tokens = {max_tokens}") if length > most else None
+
+    return check
 
 
 def placeholders(processor: object) -> Check:

@@ -1,10 +1,12 @@
 """Ingestion: pool, anchors and benchmark through the checks, each record either kept or quarantined with a reason."""
 
 import collections
+import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from ost.data import Sample
 from ost.encoding import Encoder
@@ -52,21 +54,24 @@ def ingest(
     *,
     max_tokens: int,
     max_pixels: int,
+    refused: Mapping[Source, Sequence[Broken]] = MappingProxyType({}),
     progress: Progress = silent,
 ) -> Ingested:
     """Read and check the three sources, in any of the forms that `read_records` takes.
+
+    `refused`: what of a source could not even be brought here; it is counted and quarantined with the rest.
 
     A sample is kept whole or not at all: longer than `max_tokens` tokens of the checkpoint's processor (image tokens
     included), or with an image above `max_pixels` pixels, it is quarantined. Anchors lose what stands in the benchmark;
     the pool loses what stands in either. Without a benchmark only the other two are read. Raises DataError where a
     source cannot be read or nothing of it is left.
     """
-    gate = _Gate(Encoder(checkpoint), max_tokens, max_pixels, progress)
+    gate = _Gate(Encoder(checkpoint), max_tokens, max_pixels, refused, progress)
     tested = gate.admit("benchmark", benchmark) if benchmark else []
     in_benchmark = checks.stands_in("in-benchmark", tested)
     trusted = gate.admit("anchors", anchors, in_benchmark)
     offered = gate.admit("pool", pool, in_benchmark, checks.stands_in("in-anchors", trusted))
-    notes = [*_overlap_warnings(gate.quarantine), *_pool_warnings(offered, trusted)]
+    notes = [*_file_warnings(gate.quarantine), *_overlap_warnings(gate.quarantine), *_pool_warnings(offered, trusted)]
     return Ingested(offered, trusted, tested, gate.quarantine, notes, gate.read)
 
 
@@ -77,6 +82,7 @@ class _Gate:
     encoder: Encoder
     max_tokens: int
     max_pixels: int
+    refused: Mapping[Source, Sequence[Broken]]
     progress: Progress
     quarantine: list[Quarantined] = field(default_factory=list)
     read: dict[Source, int] = field(default_factory=dict)
@@ -85,14 +91,16 @@ class _Gate:
         """The samples of a source that pass; raises DataError where none does."""
         placeholders = checks.placeholders(self.encoder.processor)
         # Cheapest first: no image is decoded of a sample that is out anyway.
-        chain = [checks.empty_answer, placeholders, checks.duplicate(), *overlaps, checks.sound_images(self.max_pixels)]
+        text = [checks.empty_answer, checks.endless(self.max_tokens), placeholders]
+        chain = [*text, checks.duplicate(), *overlaps, checks.sound_images(self.max_pixels)]
         kept: dict[int, Sample] = {}
         out: list[Quarantined] = []
         folder = image_folder(path)
         self.read[source] = 0
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            for index, record in enumerate(read_records(path)):
+            records = itertools.chain(self.refused.get(source, ()), read_records(path))
+            for index, record in enumerate(records):
                 self.read[source] += 1
                 sample, why = _examine(record, folder, chain)
                 if why:
@@ -131,6 +139,12 @@ def _nothing_left(source: Source, path: str | Path, out: Sequence[Quarantined]) 
         f"{source}: none of the {len(out)} record(s) of {path} can be used ({listed}). "
         f"Record {first.index}, for one, is {first.reason}: {first.detail}. Mend the records, or the limits in `data`"
     )
+
+
+def _file_warnings(quarantine: Sequence[Quarantined]) -> list[str]:
+    lost = [f"{entry.source}: {entry.detail}" for entry in quarantine if entry.reason == "broken-file"]
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    return [f"could not be read, and was left out: {'; '.join(lost[:3])}{more}; write it anew"] if lost else []
 
 
 def _overlap_warnings(quarantine: Sequence[Quarantined]) -> list[str]:

@@ -14,6 +14,7 @@ from ost.store import publish
 Source = Literal["pool", "anchors", "benchmark"]
 
 Reason = Literal[
+    "broken-file",
     "malformed",
     "missing-image",
     "broken-image",
@@ -60,7 +61,7 @@ class Quarantined:
 
     source: Source
     index: int
-    """Position among the source's records, from 0; blank JSONL lines are no records."""
+    """Position among the source's records, from 0; blank JSONL lines are no records, a broken file is one."""
     id: str
     """Content digest, empty where the record never became a sample."""
     reason: Reason

@@ -16,10 +16,10 @@ IMAGE_PART = {"type": "image", "text": None}
 def to_sample(record: dict | Broken, folder: Path) -> Sample:
     """The record in the data contract's form; `folder` (resolved) is where its image paths start.
 
-    Raises Rejected with `malformed`, `missing-image`, `broken-image` or `image-outside-folder`.
+    Raises Rejected with `broken-file`, `malformed`, `missing-image`, `broken-image` or `image-outside-folder`.
     """
     if isinstance(record, Broken):
-        raise Rejected("malformed", record.detail)
+        raise Rejected(record.reason, record.detail)
     turns = _turns(record.get("messages"))
     images = _images(record)
     task = "" if record.get("task") is None else _string(record["task"], "`task`")

@@ -195,10 +195,9 @@ def test_placed_images_open_the_first_user_turn(take):
         (lambda folder: folder / "absent.jsonl", "nothing is at"),
         (lambda folder: _touch(folder / "samples.csv", b"a,b"), r"\.csv file"),
         (lambda folder: _touch(folder / "inner" / "notes.txt", b"").parent, "notes.txt"),
-        (lambda folder: _touch(folder / "samples.parquet", b"PAR1 no more"), "cannot be read to its end"),
         (lambda folder: _touch(folder / "saved" / "state.json", b"{}").parent, "cannot be read to its end"),
     ],
-    ids=["absent", "csv", "folder of other things", "damaged parquet", "damaged dataset"],
+    ids=["absent", "csv", "folder of other things", "damaged dataset"],
 )
 def test_an_unreadable_source_is_a_data_error_that_names_the_forms(make, found, take, tmp_path):
     with pytest.raises(DataError, match=found) as error:
@@ -223,6 +222,82 @@ def test_a_table_without_messages_names_its_columns(take, tmp_path):
     pq.write_table(pa.table({"conversations": ["a"], "image": [b""]}), tmp_path / "rows.parquet")
     with pytest.raises(DataError, match=r"no column `messages` \(found: conversations, image\)"):
         take(pool=tmp_path / "rows.parquet")
+
+
+# --- files of a folder ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_read_however_deep_and_in_both_forms(take, clean, tmp_path):
+    first, second, third = clean["pool"][:3]
+    write_samples(tmp_path / "pool/2026-11-01/part.parquet", [first])
+    (tmp_path / "pool/2026-11-08").mkdir()
+    (tmp_path / "pool/2026-11-08/image.png").write_bytes(second.images[0])
+    write_jsonl(tmp_path / "pool/2026-11-08", [as_record(second, ["2026-11-08/image.png"])])
+    write_samples(tmp_path / "pool/2026-11-15/part.parquet", [third])
+    write_samples(tmp_path / "pool/.kept/part.parquet", [clean["pool"][3]])
+    assert [sample.id for sample in take(pool=tmp_path / "pool").pool] == [first.id, second.id, third.id]
+
+
+def _damaged(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _of_another_form(path: Path) -> None:
+    pq.write_table(pa.table({"conversations": ["a"]}), path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"), [(_damaged, "cannot be read"), (_of_another_form, "no column `messages`")], ids=["cut", "other"]
+)
+def test_a_file_that_cannot_be_read_is_quarantined_and_the_rest_goes_on(spoil, found, take, clean, tmp_path):
+    for name, sample in zip("abc", clean["pool"], strict=False):
+        write_samples(tmp_path / f"pool/{name}.parquet", [sample])
+    spoil(tmp_path / "pool/b.parquet")
+    result = take(pool=tmp_path / "pool")
+    assert result.pool == [clean["pool"][0], clean["pool"][2]]
+    (entry,) = result.quarantine
+    assert (entry.index, entry.reason) == (1, "broken-file")
+    assert "b.parquet" in entry.detail and found in entry.detail
+    assert any("pool: b.parquet" in note for note in result.warnings)
+
+
+def test_a_damaged_row_group_takes_no_other_with_it(take, tmp_path):
+    path = tmp_path / "rows.parquet"
+    table = pa.table({"messages": [list(chat(question, "1", images=0)) for question in "abcd"]})
+    pq.write_table(table, path, row_group_size=2, compression="zstd", use_dictionary=False)
+    facts = pq.ParquetFile(path).metadata.row_group(0)
+    content = bytearray(path.read_bytes())
+    for index in range(facts.num_columns):
+        start = facts.column(index).data_page_offset
+        content[start : start + facts.column(index).total_compressed_size] = bytes(
+            facts.column(index).total_compressed_size
+        )
+    path.write_bytes(content)
+    result = take(pool=path)
+    assert [sample.question for sample in result.pool] == ["c", "d"]
+    (entry,) = result.quarantine
+    assert entry.reason == "broken-file"
+    assert "row group 0 of rows.parquet cannot be read" in entry.detail and "2 of its 2 rows" in entry.detail
+
+
+def test_a_row_group_that_would_grow_without_bound_is_not_unpacked(take, clean, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("ost.ingestion.readers"), "MOST_UNPACKED", 1 << 16)
+    write_samples(tmp_path / "pool/a.parquet", clean["pool"][:1])
+    bomb = pa.table({"messages": [list(chat("0" * (1 << 24), "1", images=0))]})
+    pq.write_table(bomb, tmp_path / "pool/b.parquet", compression="zstd")
+    assert (tmp_path / "pool/b.parquet").stat().st_size < 1 << 14
+    result = take(pool=tmp_path / "pool")
+    assert result.pool == clean["pool"][:1]
+    (entry,) = result.quarantine
+    assert entry.reason == "broken-file" and "row group 0 of b.parquet would grow from" in entry.detail
+
+
+def test_what_could_not_be_brought_here_is_counted_with_the_rest(checkpoint, clean, tmp_path):
+    paths = [_stored(tmp_path, source, samples) for source, samples in clean.items()]
+    refused = {"pool": [Broken("x.parquet came with other bytes", "broken-file")]}
+    result = ingest(*paths, checkpoint, max_tokens=MAX_TOKENS, max_pixels=MAX_PIXELS, refused=refused)
+    assert result.counts["pool"] == {"read": 9, "kept": 8, "quarantined": 1, "reasons": {"broken-file": 1}}
+    assert result.counts["anchors"]["quarantined"] == 0
 
 
 # --- the reasons ----------------------------------------------------------------------------------------------------
@@ -292,6 +367,7 @@ BAD: dict[str, tuple[Reason, dict | bytes]] = {
     "blank answer": ("empty-answer", record(answer=" \n")),
     "an answer without parts": ("empty-answer", record(messages=[USER, {"role": "assistant", "content": []}])),
     "too long": ("too-long", record("What is it? " * MAX_TOKENS)),
+    "too long to be counted": ("too-long", record("?" * (2**20 + 1))),
 }
 
 
@@ -306,8 +382,8 @@ def test_a_bad_record_is_quarantined_with_its_reason(name, take):
 
 
 def test_every_reason_is_tested():
-    overlaps = {"duplicate", "in-anchors", "in-benchmark"}
-    assert {reason for reason, _ in BAD.values()} | overlaps == set(typing.get_args(Reason))
+    elsewhere = {"duplicate", "in-anchors", "in-benchmark", "broken-file"}
+    assert {reason for reason, _ in BAD.values()} | elsewhere == set(typing.get_args(Reason))
 
 
 def test_bad_records_together_are_each_counted(take):
@@ -436,7 +512,7 @@ def test_another_image_is_another_question(take, clean):
 def test_a_source_with_nothing_left_is_a_data_error(source, take):
     with pytest.raises(DataError, match=rf"{source}: none of the 2 record\(s\).*1 malformed.*1 empty-answer") as error:
         take(**{source: [b"?", record(answer="")]})
-    assert "line 1 is not JSON" in str(error.value), "the first fault is the user's way in"
+    assert "line 1 of samples.jsonl is not JSON" in str(error.value), "the first fault is the user's way in"
 
 
 def test_an_empty_source_is_a_data_error(take):
@@ -541,3 +617,35 @@ def test_the_reader_yields_one_thing_a_line(lines, tmp_path_factory):
     records = list(read_records(path))
     assert len(records) == sum(1 for line in lines if line.strip())
     assert all(isinstance(record, dict | Broken) for record in records)
+
+
+def mutated(content: bytes, edits: list[tuple[int, bytes]], length: int) -> bytes:
+    """The content with bytes overwritten at some places, then cut."""
+    changed = bytearray(content)
+    for place, new in edits:
+        start = place % len(content)
+        changed[start : start + len(new)] = new
+    return bytes(changed[: len(content) - length % len(content)])
+
+
+EDITS = st.lists(st.tuples(st.integers(0, 2**20), st.binary(min_size=1, max_size=8)), max_size=6)
+
+
+@settings(max_examples=200)
+@given(form=st.sampled_from(["jsonl", "parquet"]), edits=EDITS, length=st.just(0) | st.integers(0, 2**12))
+def test_a_mutated_file_never_raises_and_its_records_are_all_accounted_for(
+    form, edits, length, checkpoint, clean, tmp_path_factory
+):
+    """Beside a whole file, which must stay: a damaged one costs itself alone."""
+    folder = tmp_path_factory.mktemp("mutated")
+    write_samples(folder / "pool/a-whole.parquet", clean["pool"][:2])
+    victim = {"jsonl": data_url_form, "parquet": parquet_form}[form](folder / "pool/b", clean["pool"][2:])
+    victim.write_bytes(mutated(victim.read_bytes(), edits, length))
+    anchors, benchmark = (_stored(folder, source, clean[source]) for source in ("anchors", "benchmark"))
+    result = ingest(folder / "pool", anchors, benchmark, checkpoint, max_tokens=MAX_TOKENS, max_pixels=MAX_PIXELS)
+    counts = result.counts["pool"]
+    assert result.pool[:2] == clean["pool"][:2]
+    assert counts["read"] == counts["kept"] + counts["quarantined"] == len(result.pool) + len(result.quarantine)
+    assert counts["read"] == 8 or "broken-file" in counts["reasons"] or form == "jsonl"
+    write_quarantine(folder / "quarantine.parquet", result.quarantine)
+    write_samples(folder / "kept.parquet", result.pool)

@@ -3,12 +3,16 @@
 import hashlib
 import json
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
 from botocore.exceptions import EndpointConnectionError
 from botocore.stub import Stubber
+from faulty_network import Wire, wire_to
 
 from ost.errors import DataError
 from stack.servers import S3, s3_server
@@ -42,13 +46,27 @@ def bucket(client) -> str:
     return "tests"
 
 
+@pytest.fixture
+def wire(server, bucket, monkeypatch) -> Iterator[Wire]:
+    """The way to the server, which can be disturbed; two tries lie close together."""
+    monkeypatch.setattr(storage, "PAUSE", 0.1)
+    with wire_to(urlsplit(server.endpoint).port) as found:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{found.port}")
+        yield found
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(storage, "PATIENCE", 0.0)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_prefix_is_mirrored_with_its_folders_and_nothing_beside_it(bucket, tmp_path):
     seen = []
-    folder = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool", lambda *report: seen.append(report))
+    folder = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool", lambda *report: seen.append(report)).path
     expected = {"part-0.parquet": b"first", "deep/part-1.parquet": b"second"}
     assert contents(folder) == expected, "`poolside.txt` starts with the prefix's letters, but lies outside its folder"
     assert [done for done, _, _ in seen] == [0, 1, 2], "progress was not told for each object"
@@ -56,12 +74,12 @@ def test_a_prefix_is_mirrored_with_its_folders_and_nothing_beside_it(bucket, tmp
 
 
 def test_a_trailing_slash_and_a_whole_bucket_are_addresses_too(bucket, tmp_path):
-    assert len(contents(storage.fetch(f"s3://{bucket}/pool/", tmp_path / "slash"))) == 2
-    assert contents(storage.fetch(f"s3://{bucket}", tmp_path / "all")) == SHARDS
+    assert len(contents(storage.fetch(f"s3://{bucket}/pool/", tmp_path / "slash").path)) == 2
+    assert contents(storage.fetch(f"s3://{bucket}", tmp_path / "all").path) == SHARDS
 
 
 def test_the_key_of_one_file_gives_that_file(bucket, tmp_path):
-    path = storage.fetch(f"s3://{bucket}/pool/deep/part-1.parquet", tmp_path / "pool")
+    path = storage.fetch(f"s3://{bucket}/pool/deep/part-1.parquet", tmp_path / "pool").path
     assert path == tmp_path / "pool/part-1.parquet"
     assert path.read_bytes() == b"second"
 
@@ -78,13 +96,15 @@ def test_more_objects_than_one_listing_page_all_come(client, bucket, tmp_path, m
         return made
 
     monkeypatch.setattr(storage, "_client", one_a_page)
-    assert len(contents(storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool"))) == 2, "only the first page was read"
+    assert len(contents(storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool").path)) == 2, (
+        "only the first page was read"
+    )
 
 
 def test_what_is_there_in_the_same_version_is_not_fetched_again(client, bucket, tmp_path, monkeypatch):
     fetched = []
     real = storage._download
-    monkeypatch.setattr(storage, "_download", lambda *args: (fetched.append(args[2]["Name"]), real(*args)))
+    monkeypatch.setattr(storage, "_download", lambda *args: [fetched.append(args[2]["Name"]), real(*args)][1])
     address, into = f"s3://{bucket}/pool", tmp_path / "pool"
     storage.fetch(address, into)
     assert sorted(fetched) == ["deep/part-1.parquet", "part-0.parquet"]
@@ -92,37 +112,129 @@ def test_what_is_there_in_the_same_version_is_not_fetched_again(client, bucket, 
     storage.fetch(address, into)
     assert fetched == [], "unchanged objects were fetched a second time"
     client.put_object(Bucket=bucket, Key="pool/part-0.parquet", Body=b"FIRST")  # as long as before
-    assert contents(storage.fetch(address, into))["part-0.parquet"] == b"FIRST", "size alone was compared"
+    assert contents(storage.fetch(address, into).path)["part-0.parquet"] == b"FIRST", "size alone was compared"
     assert fetched == ["part-0.parquet"]
     (into / "part-0.parquet").write_bytes(b"cut")
-    assert contents(storage.fetch(address, into))["part-0.parquet"] == b"FIRST", "a damaged local file was trusted"
+    assert contents(storage.fetch(address, into).path)["part-0.parquet"] == b"FIRST", "a damaged local file was trusted"
 
 
 def test_a_shard_that_left_the_prefix_leaves_the_folder(client, bucket, tmp_path):
     storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
     client.delete_object(Bucket=bucket, Key="pool/part-0.parquet")
-    folder = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+    folder = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool").path
     assert list(contents(folder)) == ["deep/part-1.parquet"], "a deleted shard would still be read as part of the pool"
+
+
+def spoil(client, bucket: str, key: str, came: bytes, times: int, monkeypatch) -> list[str]:
+    """Let an object come as other bytes, so many times; returns the keys that are asked for."""
+    asked, real = [], storage._client
+
+    def spoiling():
+        made = real()
+        download = made.download_file
+
+        def download_file(bucket, name, path):
+            asked.append(name)
+            download(bucket, name, path)
+            if name == key and asked.count(key) <= times:
+                Path(path).write_bytes(came)
+
+        made.download_file = download_file
+        return made
+
+    monkeypatch.setattr(storage, "_client", spoiling)
+    return asked
 
 
 @pytest.mark.parametrize(
     ("came", "message"), [(b"f", "came as 1 bytes, listed were 5"), (b"fjrst", "came with other bytes")]
 )
-def test_an_object_that_comes_short_or_wrong_is_refused_and_not_published(came, message, bucket, tmp_path, monkeypatch):
-    real = storage._client
+def test_an_object_that_keeps_coming_short_or_wrong_is_refused_and_the_rest_goes_on(
+    came, message, client, bucket, tmp_path, monkeypatch
+):
+    asked = spoil(client, bucket, "pool/part-0.parquet", came, storage.ATTEMPTS, monkeypatch)
+    folder, (refused,) = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+    assert message in refused.detail and refused.reason == "broken-file"
+    assert contents(folder) == {"deep/part-1.parquet": b"second"}, "what is no shard stands in the folder"
+    assert asked.count("pool/part-0.parquet") == storage.ATTEMPTS
+    storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+    assert len(contents(folder)) == 2, "it was not asked for again once it was whole"
 
-    def short():
-        made = real()
-        made.download_file = lambda bucket, key, path: Path(path).write_bytes(came)
-        return made
 
-    monkeypatch.setattr(storage, "_client", short)
-    with pytest.raises(DataError, match=message):
+def test_a_single_object_that_keeps_coming_wrong_is_an_error(client, bucket, tmp_path, monkeypatch):
+    spoil(client, bucket, "pool/part-0.parquet", b"fjrst", storage.ATTEMPTS, monkeypatch)
+    with pytest.raises(DataError, match="came with other bytes"):
         storage.fetch(f"s3://{bucket}/pool/part-0.parquet", tmp_path / "pool")
-    assert not (tmp_path / "pool/part-0.parquet").exists(), "what is no shard stands under the name of one"
 
 
-def test_a_large_object_comes_in_ranges_and_goes_on_where_it_broke_off(client, bucket, tmp_path, monkeypatch):
+def test_an_object_that_comes_wrong_once_is_fetched_again(client, bucket, tmp_path, monkeypatch):
+    spoil(client, bucket, "pool/part-0.parquet", b"fjrst", 1, monkeypatch)
+    folder, refused = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+    assert not refused and contents(folder)["part-0.parquet"] == b"first"
+
+
+def test_an_object_that_is_replaced_between_listing_and_transfer_comes_as_it_is_now(
+    client, bucket, tmp_path, monkeypatch
+):
+    real = storage._objects
+
+    def listed_before(client, *where):
+        found = real(client, *where)
+        client.put_object(Bucket=bucket, Key="pool/part-0.parquet", Body=b"another")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_objects", listed_before)
+        folder, refused = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+    assert not refused and contents(folder)["part-0.parquet"] == b"another"
+    monkeypatch.setattr(storage, "_download", lambda *args: pytest.fail("what is there was fetched again"))
+    storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+
+
+def test_a_server_that_is_down_for_a_while_is_waited_for(wire, bucket, tmp_path):
+    wire.down = True
+    threading.Timer(2.0, lambda: setattr(wire, "down", False)).start()
+    assert len(contents(storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool").path)) == 2
+    assert wire.refused > 1, "the server was never down"
+
+
+def test_a_server_that_stays_down_is_an_error_that_says_where_to_look(wire, bucket, impatient, tmp_path):
+    wire.down = True
+    with pytest.raises(DataError, match="check AWS_ENDPOINT_URL and the network"):
+        storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+
+
+def test_transfers_that_break_off_are_made_again(wire, client, bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "RANGE", 1 << 16)
+    body = os.urandom(1 << 20)
+    client.put_object(Bucket=bucket, Key="large/shard.parquet", Body=body)
+    client.put_object(Bucket=bucket, Key="large/small.parquet", Body=body[: 1 << 15])
+    wire.breaks[:] = [20_000] * 12
+    folder, refused = storage.fetch(f"s3://{bucket}/large", tmp_path / "large")
+    assert wire.broken > 5, "no transfer broke off"
+    assert not refused
+    assert contents(folder) == {"shard.parquet": body, "small.parquet": body[: 1 << 15]}
+
+
+def test_a_slow_server_is_no_fault(wire, bucket, client, tmp_path):
+    client.put_object(Bucket=bucket, Key="slow/shard.parquet", Body=bytes(1 << 18))
+    wire.seconds_a_chunk = 0.05
+    folder, refused = storage.fetch(f"s3://{bucket}/slow", tmp_path / "slow")
+    assert not refused and contents(folder) == {"shard.parquet": bytes(1 << 18)}
+
+
+def test_an_upload_waits_for_the_server_too(wire, client, bucket, tmp_path):
+    (tmp_path / "ost.parquet").write_bytes(b"selection")
+    wire.down = True
+    threading.Timer(2.0, lambda: setattr(wire, "down", False)).start()
+    storage.publish_files({"ost.parquet": tmp_path / "ost.parquet"}, f"s3://{bucket}/selections", "2026-11-01")
+    assert wire.refused > 1, "the server was never down"
+    assert published(client, bucket) == {"ost.parquet": b"selection"}
+
+
+def test_a_large_object_comes_in_ranges_and_goes_on_where_it_broke_off(
+    client, bucket, impatient, tmp_path, monkeypatch
+):
     body = os.urandom(10_500)
     client.put_object(Bucket=bucket, Key="large/shard.parquet", Body=body)
     monkeypatch.setattr(storage, "RANGE", 1000)
@@ -149,26 +261,25 @@ def test_a_large_object_comes_in_ranges_and_goes_on_where_it_broke_off(client, b
     broken, came = asked[6], {*asked[:6], *asked[7:]}
     asked.clear()
     fail["at"] = 0
-    folder = storage.fetch(f"s3://{bucket}/large", tmp_path / "large")
+    folder = storage.fetch(f"s3://{bucket}/large", tmp_path / "large").path
     assert contents(folder) == {"shard.parquet": body}, "ranges were left over, or put together wrongly"
     assert broken in asked and not came & set(asked), "a range that had come was fetched again"
 
 
 def test_ranges_of_another_version_are_not_put_together(client, bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "RANGE", 1000)
-    address, key = f"s3://{bucket}/large", "large/shard.parquet"
-    client.put_object(Bucket=bucket, Key=key, Body=os.urandom(5000))
+    old, new = os.urandom(5000), os.urandom(5000)  # another version, as long as the listed one
+    client.put_object(Bucket=bucket, Key="large/shard.parquet", Body=old)
     real = storage._objects
 
     def listed_before(client, *where):
         found = real(client, *where)
-        client.put_object(Bucket=bucket, Key=key, Body=os.urandom(5000))  # another version, as long as the listed one
+        client.put_object(Bucket=bucket, Key="large/shard.parquet", Body=new)
         return found
 
     monkeypatch.setattr(storage, "_objects", listed_before)
-    with pytest.raises(DataError, match=r"PreconditionFailed|412"):
-        storage.fetch(address, tmp_path / "large")
-    assert not (tmp_path / "large/shard.parquet").exists()
+    folder, refused = storage.fetch(f"s3://{bucket}/large", tmp_path / "large")
+    assert not refused and contents(folder) == {"shard.parquet": new}
 
 
 @pytest.mark.parametrize("key", ["pool/../../escaped", "pool//etc/passwd", "pool/./x", "pool/a/../../../b"])
@@ -183,6 +294,16 @@ def test_a_key_that_would_leave_the_folder_is_refused(key, tmp_path, monkeypatch
         with pytest.raises(DataError, match="out of its folder"):
             storage.fetch("s3://bucket/pool", tmp_path / "pool")
     assert list(tmp_path.iterdir()) == [], "something was written before the keys were looked at"
+
+
+def test_a_key_that_would_leave_the_folder_takes_no_other_with_it(bucket, client, tmp_path, monkeypatch):
+    real = storage._objects
+    bad = {"Key": "pool/../../escaped", "Name": "../../escaped", "Size": 1, "ETag": '"e"'}
+    monkeypatch.setattr(storage, "_objects", lambda *where: [*real(*where), bad])
+    folder, (refused,) = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+    assert "'pool/../../escaped' would lead out" in refused.detail
+    assert len(contents(folder)) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"pool", "pool.etags.json"}, "something lies outside"
 
 
 def test_a_missing_bucket_and_an_empty_prefix_are_told_apart(bucket, tmp_path):
@@ -230,7 +351,7 @@ def published(client, bucket: str) -> dict[str, bytes]:
     return files
 
 
-def test_what_is_published_is_seen_whole_or_not_at_all(client, bucket, tmp_path, monkeypatch):
+def test_what_is_published_is_seen_whole_or_not_at_all(client, bucket, impatient, tmp_path, monkeypatch):
     files = {name: tmp_path / name for name in ("ost.parquet", "toxic.parquet")}
     for path in files.values():
         path.write_bytes(b"old " + path.name.encode())
