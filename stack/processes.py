@@ -35,9 +35,9 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str | Path], ready: str | Callable[[], bool], log: Path, **options
+    command: Sequence[str | Path], ready: str | Callable[[], bool], log: Path, stop: float = STOP, **options
 ) -> Iterator[subprocess.Popen]:
-    """A server process, from when it is ready to the end of the block; it is asked to end, and else killed.
+    """A server process, from when it is ready to the end of the block; it is asked to end, and killed after `stop` s.
 
     `ready`: an address that it answers at, or a test of its own. Raises ServerError, with the end of its log, where it
     does not come up.
@@ -53,7 +53,7 @@ def running(
             time.sleep(0.1)
         yield process
     finally:
-        _stop(process)
+        _stop(process, stop)
 
 
 def run(command: list[str | Path], **options) -> str:
@@ -64,12 +64,12 @@ def run(command: list[str | Path], **options) -> str:
     return done.stdout
 
 
-def _stop(process: subprocess.Popen) -> None:
+def _stop(process: subprocess.Popen, seconds: float) -> None:
     """Ask the process to end, and kill what is left of its group."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STOP)
+        process.wait(seconds)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -65,7 +65,9 @@ def s3_server(folder: Path, port: int | None = None, secret: str = S3.secret) ->
     options |= {"s3.port.grpc": next(ports), "s3.port.iceberg": 0, "s3.port.lance": 0}
     options |= {"volume.max": 100, "master.volumeSizeLimitMB": 32, "volume.preStopSeconds": 0}
     flags = [f"-{name}={value}" for name, value in options.items()]
-    with running([BIN / "weed", "server", "-s3", *flags], server.endpoint, folder / "weed.log", cwd=folder):
+    command = [BIN / "weed", "server", "-s3", *flags]
+    # Its volumes are closed at once; what it then waits for are connections between its own parts.
+    with running(command, server.endpoint, folder / "weed.log", stop=3.0, cwd=folder):
         yield server
 
 
