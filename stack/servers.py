@@ -6,12 +6,12 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import boto3
 
-from stack.processes import BIN, ServerError, free_ports, run, running
+from stack.processes import BIN, Server, ServerError, free_ports, run, running
 
 POSTGRES_FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 """Where Debian puts binaries that are not on the path."""
@@ -28,6 +28,8 @@ class S3:
     endpoint: str
     key: str = "OSTTESTKEY"
     secret: str = "a-secret-that-no-message-may-hold"  # made for this server alone
+    process: Server | None = None
+    """None where somebody else started it."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -67,13 +69,13 @@ def s3_server(folder: Path, port: int | None = None, secret: str = S3.secret) ->
     flags = [f"-{name}={value}" for name, value in options.items()]
     command = [BIN / "weed", "server", "-s3", *flags]
     # Its volumes are closed at once; what it then waits for are connections between its own parts.
-    with running(command, server.endpoint, folder / "weed.log", stop=3.0, cwd=folder):
-        yield server
+    with running(command, server.endpoint, folder / "weed.log", patience=3.0, cwd=folder) as process:
+        yield replace(server, process=process)
 
 
 @contextlib.contextmanager
-def postgres(folder: Path, port: int, password: str, databases: tuple[str, ...] = ()) -> Iterator[str]:
-    """PostgreSQL, listening on loopback alone; yields `user:password@host:port`.
+def postgres(folder: Path, port: int, password: str, databases: tuple[str, ...] = ()) -> Iterator[tuple[str, Server]]:
+    """PostgreSQL, listening on loopback alone; yields `user:password@host:port` and its process.
 
     As root it runs as the system's user `postgres`, for it refuses to run as root. Raises ServerError where there is no
     PostgreSQL.
@@ -92,11 +94,11 @@ def postgres(folder: Path, port: int, password: str, databases: tuple[str, ...] 
         run([_binary("initdb"), f"--pgdata={data}", *options], cwd=folder, **user)
         secret.unlink()
     command = [_binary("postgres"), "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", ""]
-    with running(command, lambda: _listens(port), folder / "postgres.log", cwd=folder, **user):
+    with running(command, lambda: _listens(port), folder / "postgres.log", cwd=folder, **user) as process:
         access = {"PGPASSWORD": password, "PGUSER": "ost", "PGHOST": "127.0.0.1", "PGPORT": str(port)}
         for name in databases:
             _create_database(name, os.environ | access)
-        yield f"ost:{password}@127.0.0.1:{port}"
+        yield f"ost:{password}@127.0.0.1:{port}", process
 
 
 @contextlib.contextmanager
@@ -121,8 +123,8 @@ def mlflow_server(
         "workers": 1,
     }
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    command, options = [BIN / "mlflow", "server", *flags], {"cwd": folder, "env": os.environ | (environment or {})}
-    with running(command, f"{address}/health", folder / "mlflow.log", **options):
+    own = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | (environment or {})  # no jobs, no runners
+    with running([BIN / "mlflow", "server", *flags], f"{address}/health", folder / "mlflow.log", cwd=folder, env=own):
         yield address
 
 

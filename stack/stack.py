@@ -3,12 +3,11 @@
 import contextlib
 import os
 import secrets
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack.processes import BIN, free_ports, run, running
+from stack.processes import BIN, Server, free_ports, run, running
 from stack.servers import S3, mlflow_server, postgres, prefect_server, s3_server
 
 POOL = "ost"
@@ -34,16 +33,26 @@ class Ports:
         return cls(*free_ports(4))
 
 
+@dataclass(frozen=True)
+class Stack:
+    """The servers, running."""
+
+    environment: dict[str, str]
+    """Of whoever works with them."""
+    database: Server
+    storage: Server
+
+
 @contextlib.contextmanager
-def stack(folder: Path, ports: Ports | None = None) -> Iterator[dict[str, str]]:
-    """Start the servers, the one after the other needs it; yields the environment of whoever works with them.
+def stack(folder: Path, ports: Ports | None = None) -> Iterator[Stack]:
+    """Start the servers, the one after the other needs it.
 
     What they hold stays in the folder, and so do their passwords, which are made at the first start.
     """
     ports = ports or Ports()
     folder.mkdir(parents=True, exist_ok=True, mode=0o755)
     with contextlib.ExitStack() as started:
-        database = started.enter_context(
+        database, process = started.enter_context(
             postgres(folder, ports.postgres, _secret(folder, "postgres"), ("prefect", "mlflow"))
         )
         s3 = started.enter_context(s3_server(folder, ports.s3, _secret(folder, "s3")))
@@ -52,7 +61,7 @@ def stack(folder: Path, ports: Ports | None = None) -> Iterator[dict[str, str]]:
         tracking = started.enter_context(mlflow_server(folder, ports.mlflow, store, "s3://mlflow", s3.environment))
         api = started.enter_context(prefect_server(folder, ports.prefect, f"{database}/prefect"))
         found = {"PREFECT_API_URL": api, "PREFECT_HOME": str(folder / "prefect"), "MLFLOW_TRACKING_URI": tracking}
-        yield found | s3.environment
+        yield Stack(found | s3.environment, process, s3.process)
 
 
 def prepare(environment: dict[str, str]) -> None:
@@ -64,13 +73,15 @@ def prepare(environment: dict[str, str]) -> None:
 
 
 def deploy(project: Path, environment: dict[str, str]) -> None:
-    """Make the deployments of a folder's prefect.yaml; they run in that folder."""
+    """Make the deployments of a folder's prefect.yaml, which run in that folder, and the automations."""
     here = {"PWD": str(project)}  # where prefect.yaml has them run
-    run([BIN / "prefect", "--no-prompt", "deploy", "--all"], env=os.environ | environment | here, cwd=project)
+    options = {"env": os.environ | environment | here, "cwd": project}
+    run([BIN / "prefect", "--no-prompt", "deploy", "--all"], **options)
+    run([BIN / "ost", "automate"], **options)
 
 
 @contextlib.contextmanager
-def worker(folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
+def worker(folder: Path, environment: dict[str, str]) -> Iterator[Server]:
     """A Prefect worker of the pool, which runs flows in processes of their own."""
     command = [BIN / "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "worker"]
     log = folder / "worker.log"

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import logging
-import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import boto3
-from boto3.exceptions import Boto3Error, RetriesExceededError, S3UploadFailedError
+from boto3.exceptions import Boto3Error, S3UploadFailedError
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -31,7 +31,7 @@ from botocore.exceptions import (
 
 from ost.errors import DataError
 from ost.ingestion import Broken
-from ost.store import digest, publish, read_json, remove, write_json
+from ost.store import digest, md5, publish, read_json, write_json
 from ost.types import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -43,20 +43,22 @@ CONFIG = Config(
     connect_timeout=10,
     read_timeout=60,
     retries={"mode": "standard", "max_attempts": 3},  # for what passes at once; `patiently` waits for the rest
-    max_pool_connections=32,
+    max_pool_connections=64,
 )
 
 CONNECTIONS = 8
 """Objects, or ranges of a large one, that are fetched at a time."""
-RANGE = 64 << 20
+RANGE = 16 << 20
 """Bytes above which an object is fetched in ranges, each of which outlives a transfer that breaks off."""
+RANGES = ".ranges"
+"""Ends the names of what has come of a large object; they are hidden."""
 CHUNK = 1 << 20
 PATIENCE, PAUSE = 180.0, 3.0
 """Seconds for which a server that is down is waited for, and between two tries."""
 ATTEMPTS = 3
 """Times that an object is fetched which comes with other bytes than the server says."""
 
-UNREACHABLE = (ConnectionError, HTTPClientError, IncompleteReadError, RetriesExceededError)
+UNREACHABLE = (ConnectionError, HTTPClientError, IncompleteReadError)
 OUTAGES = (*UNREACHABLE, ClientError, S3UploadFailedError)
 """What an outage may be raised as; see `is_outage`."""
 
@@ -171,23 +173,28 @@ def _mirror(client, bucket: str, objects: list[dict], into: Path, progress: Prog
         (into / gone).unlink(missing_ok=True)
     have = {name: etag for name, etag in have.items() if name in wanted}
     due = [one for one in objects if not _is_here(one, into / one["Name"], have)]
-    write_json(record, have)
     progress(len(objects) - len(due), len(objects), into.name)
-    refused = {}
+    refused, written = {}, 0.0
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         fetched = {pool.submit(_download, client, bucket, one, into / one["Name"]): one for one in due}
         try:
             for left, future in zip(reversed(range(len(due))), as_completed(fetched), strict=True):
                 one = fetched[future]
                 try:
-                    write_json(record, have := have | {one["Name"]: future.result()})
+                    have[one["Name"]] = future.result()
                 except _Unlike as error:
                     for leftover in (one["Name"], f"{one['Name']}.part"):  # an older version, and this one
                         (into / leftover).unlink(missing_ok=True)
                     refused[one["Key"]] = str(error)
+                if time.monotonic() - written > 1:
+                    write_json(record, have)
+                    written = time.monotonic()
                 progress(len(objects) - left, len(objects), one["Name"])
         finally:
             pool.shutdown(cancel_futures=True)
+            write_json(record, have)
+    for leftover in into.rglob(f".*{RANGES}*"):  # of a version that is no longer there
+        leftover.unlink()
     return refused
 
 
@@ -198,10 +205,11 @@ def _is_here(one: dict, path: Path, have: dict[str, str]) -> bool:
 def _download(client, bucket: str, one: dict, path: Path) -> str:
     """Fetch an object; returns the ETag of what came, which is another where the object was replaced meanwhile."""
     for attempt in range(1, ATTEMPTS + 1):
+        transfer = _transfer if one["Size"] <= RANGE else _transfer_in_ranges
         try:
             with publish(path) as part:
-                patiently(partial(_transfer, client, bucket, one, part))
-                _verify(client, bucket, one, part)
+                found = patiently(partial(transfer, client, bucket, one, part))
+                _verify(client, bucket, one, found)
             break
         except _Unlike:
             if attempt == ATTEMPTS:
@@ -211,56 +219,64 @@ def _download(client, bucket: str, one: dict, path: Path) -> str:
     return one["ETag"]
 
 
-def _transfer(client, bucket: str, one: dict, part: Path) -> None:
-    if one["Size"] <= RANGE:
-        client.download_file(bucket, one["Key"], str(part))
-    else:
-        _download_in_ranges(client, bucket, one, part)
+def _chunks(client, bucket: str, one: dict, **asked: str) -> Iterator[bytes]:
+    """An object's bytes; raises _Unlike where it is no longer the one that was listed."""
+    try:
+        body = client.get_object(Bucket=bucket, Key=one["Key"], IfMatch=one["ETag"], **asked)["Body"]
+    except ClientError as error:
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 412:
+            raise _Unlike(f"{one['Key']} is being replaced just now: run again later") from error
+        raise
+    return body.iter_chunks(CHUNK)
 
 
-def _download_in_ranges(client, bucket: str, one: dict, part: Path) -> None:
-    """Fetch a large object range by range; those that a transfer which broke off left of this version are kept."""
-    version = hashlib.blake2b(f"{one['Key']} {one['ETag']}".encode(), digest_size=12).hexdigest()
-    folder = part.parent / f".{version}"
-    starts = range(0, one["Size"], RANGE)
-
-    def fetch_range(start: int) -> Path:
-        file, end = folder / f"{start}", min(start + RANGE, one["Size"])
-        if not file.exists():
-            asked = {"Range": f"bytes={start}-{end - 1}", "IfMatch": one["ETag"]}
-            try:
-                body = client.get_object(Bucket=bucket, Key=one["Key"], **asked)["Body"]
-            except client.exceptions.ClientError as error:
-                if error.response["Error"]["Code"] in ("PreconditionFailed", "412"):
-                    raise _Unlike(f"{one['Key']} is being replaced just now: run again later") from error
-                raise
-            with publish(file) as piece, piece.open("wb") as out:
-                shutil.copyfileobj(body, out, CHUNK)
-        return file
-
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        pieces = list(pool.map(fetch_range, starts))
+def _transfer(client, bucket: str, one: dict, part: Path) -> str:
+    """Fetch an object in one go; returns its MD5."""
+    found = md5()
     with part.open("wb") as out:
-        for piece in pieces:
-            with piece.open("rb") as stream:
-                shutil.copyfileobj(stream, out, CHUNK)
-    remove(folder)
+        for chunk in _chunks(client, bucket, one):
+            found.update(chunk)
+            out.write(chunk)
+    return found.hexdigest()
 
 
-def _verify(client, bucket: str, one: dict, part: Path) -> None:
-    """Raise an error where what came is not what was listed.
+def _transfer_in_ranges(client, bucket: str, one: dict, part: Path) -> str:
+    """Fetch a large object range by range, those that an earlier transfer of this version brought excepted."""
+    version = hashlib.blake2b(f"{one['Key']} {one['ETag']}".encode(), digest_size=12).hexdigest()
+    file, record = (part.parent / f".{version}{RANGES}{suffix}" for suffix in ("", ".json"))
+    came = set(read_json(record)) if file.exists() and record.exists() else set()
+    with file.open("ab") as whole:
+        whole.truncate(one["Size"])
+    one_at_a_time = threading.Lock()
+
+    def fetch_range(start: int) -> None:
+        if start in came:
+            return
+        with file.open("r+b") as out:
+            out.seek(start)
+            for chunk in _chunks(client, bucket, one, Range=f"bytes={start}-{min(start + RANGE, one['Size']) - 1}"):
+                out.write(chunk)
+        with one_at_a_time:
+            came.add(start)
+            write_json(record, sorted(came))
+
+    found = md5()
+    with ThreadPoolExecutor(CONNECTIONS) as pool, file.open("rb", buffering=0) as arrived:
+        for _ in pool.map(fetch_range, range(0, one["Size"], RANGE)):
+            found.update(arrived.read(RANGE))
+    file.replace(part)
+    record.unlink()
+    return found.hexdigest()
+
+
+def _verify(client, bucket: str, one: dict, found: str) -> None:
+    """Raise _Unlike where the MD5 of what came is not the one that was listed.
 
     An ETag is the MD5 of the bytes unless the object was uploaded in parts, or is encrypted under a key of its owner's;
     then boto3's own checksums of the transfer have to do.
     """
-    size = part.stat().st_size
-    if size != one["Size"]:
-        raise _Unlike(
-            f"{one['Key']} came as {size:,} bytes, listed were {one['Size']:,}: "
-            "if it is being written just now, run again later"
-        )
     expected = one["ETag"].strip('"')
-    if "-" in expected or digest(part) == expected:
+    if "-" in expected or found == expected:
         return
     if "SSEKMSKeyId" not in client.head_object(Bucket=bucket, Key=one["Key"]):
         raise _Unlike(f"{one['Key']} came with other bytes than the server's checksum is of: upload it anew")
@@ -298,5 +314,9 @@ def explained(address: str, doing: str = "read") -> Iterator[None]:
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         raise DataError(f"cannot {doing} {address}: {REMEDIES.get(code, f'refused with {code}')}") from None
+    except PermissionError as error:
+        if error.filename:  # a local file
+            raise
+        raise DataError(f"cannot {doing} {address}: {REMEDIES['AccessDenied']}") from None
     except (BotoCoreError, Boto3Error) as error:
         raise DataError(f"cannot {doing} {address}: {error}; check AWS_ENDPOINT_URL and the network") from error

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from ost.config import Score
 from ost.data import Sample
 from ost.models import Checkpoint
-from ost.scoring.anchors import Cells
+from ost.scoring.anchors import Cells, divide
 from ost.scoring.exact import ExactScorer
 from ost.scoring.lookahead import LookaheadScorer
 from ost.scoring.rows import rows_of
@@ -25,6 +25,8 @@ from ost.types import Progress, silent
 
 STEP = 1e-4
 """Step size η of the reference: small enough for first order, large enough for float64."""
+ENOUGH = 0.9
+"""Share of the check's samples that suffices where those are known: a pool that grew a little is not checked anew."""
 TOP = 0.2
 """Share of the samples whose overlap is told."""
 FIDELITY, STABILITY, LOOKAHEAD = 0.99, 0.7, 0.7
@@ -80,17 +82,25 @@ class Reference:
         progress: Progress = silent,
         store: Path | None = None,
     ):
-        """`store`: a Parquet file that rows are kept in from run to run; a sample that has one is not scored again."""
-        self.samples = samples
-        step = settings.step if settings.method == "exact" else STEP
-        settings = settings.model_copy(update={"detail": "folds", "step": step, "sketch": 0})
-        double = Checkpoint(copy.deepcopy(proxy.model).double(), proxy.processor, proxy.second_moment)
-        scorer = ExactScorer(double, anchors, settings)
-        rows = _rows(scorer, samples, progress, store)
-        self._by_cell, self._cells = matrix(rows, "by_cell"), scorer.cells
-        self.utility = resolve(self._by_cell, scorer.cells).utility
-        walker = LookaheadScorer(proxy, anchors, settings.model_copy(update={"detail": "total"}))
-        self._ahead = matrix(rows_of(walker, samples), "by_cell")[:, 0]
+        """`store`: a Parquet file that rows are kept in from run to run.
+
+        A sample that has one is not scored again; where ENOUGH of the samples do, the check is made on those alone.
+        """
+        self._cells = divide(anchors, "folds", settings.folds)
+        known = read_table(store) if store and store.exists() else None
+        old = set(known["id"].to_pylist()) if known else set()
+        new = [sample for sample in samples if sample.id not in old]
+        if known and len(new) <= (1 - ENOUGH) * len(samples):
+            rows, self.samples, self.scored = known, [sample for sample in samples if sample.id in old], 0
+        else:
+            fresh = _score(proxy, anchors, settings, new, progress)
+            rows, self.samples = pa.concat_tables(table for table in (known, fresh) if table), samples
+            self.scored = len(new)
+        rows = rows.take(pc.index_in(pa.array([sample.id for sample in self.samples]), rows["id"].combine_chunks()))
+        if store and self.scored:
+            write_table(store, rows)
+        self._by_cell, self._ahead = matrix(rows, "by_cell"), rows["ahead"].to_numpy()
+        self.utility = resolve(self._by_cell, self._cells).utility
 
     def accepts(self, utility: np.ndarray) -> bool:
         """Whether scores of the samples rank as the reference does."""
@@ -106,20 +116,18 @@ class Reference:
         return checks
 
 
-def _rows(scorer: ExactScorer, samples: Sequence[Sample], progress: Progress, store: Path | None) -> pa.Table:
-    """The samples' rows, from the store where it has them."""
-    known = read_table(store) if store and store.exists() else None
-    old = set(known["id"].to_pylist()) if known else set()
-    new = [sample for sample in samples if sample.id not in old]
+def _score(
+    proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, samples: Sequence[Sample], progress: Progress
+) -> pa.Table:
+    """Rows of `exact` in float64, and in the column `ahead` what ten steps say."""
+    step = settings.step if settings.method == "exact" else STEP
+    settings = settings.model_copy(update={"detail": "folds", "step": step, "sketch": 0})
+    double = Checkpoint(copy.deepcopy(proxy.model).double(), proxy.processor, proxy.second_moment)
     note = "checking (exact, float64)"
-    fresh = (
-        rows_of(scorer, new, lambda done: progress(len(samples) - len(new) + done, len(samples), note)) if new else None
-    )
-    rows = pa.concat_tables(table for table in (known, fresh) if table)
-    rows = rows.take(pc.index_in(pa.array([sample.id for sample in samples]), rows["id"].combine_chunks()))
-    if store and new:
-        write_table(store, rows)
-    return rows
+    rows = rows_of(ExactScorer(double, anchors, settings), samples, lambda done: progress(done, len(samples), note))
+    walker = LookaheadScorer(proxy, anchors, settings.model_copy(update={"detail": "total"}))
+    ahead = matrix(rows_of(walker, samples), "by_cell")[:, 0]
+    return rows.append_column("ahead", pa.array(ahead))
 
 
 def agreement(one: np.ndarray, other: np.ndarray) -> Agreement:

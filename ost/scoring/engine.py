@@ -155,7 +155,7 @@ class Engine:
     def _forwards(self, pool: int) -> float:
         """Forward-pass equivalents of a run: anchors, pool and checks."""
         anchors, full = len(self.anchors), 1 + BACKWARD
-        checked = len(self.reference.samples) * (full + anchors) if self.reference else 0
+        checked = self.reference.scored * (full + anchors) if self.reference else 0
         match self.settings.method:
             case "exact":
                 return pool * (full + anchors) + anchors + checked

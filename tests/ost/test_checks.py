@@ -138,3 +138,26 @@ def test_bf16_can_be_demanded(pool, anchors, proxy):
         for precision in ("fp32", "bf16")
     )
     assert 0 < np.abs(exact - rough).max() < 0.3 * exact.std()
+
+
+def test_a_pool_that_grew_a_little_is_not_checked_anew(pool, anchors, proxy, tmp_path):
+    store = tmp_path / "rows.parquet"
+    first = Reference(proxy, anchors, Score(), pool[:20], store=store)
+    grown = Reference(proxy, anchors, Score(), pool[1:22], store=store)
+    assert (first.scored, grown.scored) == (20, 0)
+    assert grown.samples == pool[1:20], "what is new has no rows"
+    utility = first.utility
+    assert grown.compare(utility[1:]).samples == 19
+    np.testing.assert_array_equal(grown.utility, utility[1:])
+    assert grown.compare(utility[1:]).lookahead == agreement(utility[1:], first._ahead[1:])
+
+
+def test_a_pool_that_grew_much_is_checked_on_what_is_new_too(pool, anchors, proxy, tmp_path):
+    store = tmp_path / "rows.parquet"
+    Reference(proxy, anchors, Score(), pool[:10], store=store)
+    grown = Reference(proxy, anchors, Score(), pool[2:14], store=store)
+    whole = Reference(proxy, anchors, Score(), pool[2:14])
+    assert grown.scored == 4 and grown.samples == pool[2:14]
+    np.testing.assert_allclose(grown.utility, whole.utility, rtol=1e-6)
+    np.testing.assert_allclose(grown._ahead, whole._ahead, rtol=1e-4, atol=1e-5)
+    assert Reference(proxy, anchors, Score(), pool[2:14], store=store).scored == 0

@@ -1,0 +1,174 @@
+"""What a week costs, and what a killed worker costs: `make bench-recuration` → metrics/bench_recuration.json.
+
+First, `ost recurate` on a pool of 8,000, with 80 samples more, and with none. Then, on PostgreSQL, S3, Prefect and
+MLflow: new data arrives twenty times, and each time the worker and all that it started are killed at a random moment of
+the run (SIGKILL). The next run must end in the selection of an undisturbed workspace, to the byte.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import boto3
+import psutil
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed
+
+from flows.display import console
+from flows.parameters import set_params
+from ost.data import write_samples
+from ost.store import digest, read_json, write_json
+from ost.worlds import handmath
+from stack.processes import BIN, Server, run
+from stack.stack import Ports, deploy, prepare, stack, worker
+from tasks.stages import execute
+
+HERE = Path(__file__).parents[1]
+POOL, NEW = 8_000, 80
+SHORT = ["base.target_steps=50", "base.proxy_steps=50", "sft.steps=20", "data.truth=null", "recurate.drift=1.0"]
+"""Trainings that are not what is measured are kept short."""
+SMALL = ["score.checks=0", "recurate.resamples=100", "compute.workers=1", "warmup.fraction=0.4"]
+SELECTION = "selections/ost.parquet"
+LONGEST = 25.0
+"""Seconds after the start of a run within which its worker is killed."""
+
+
+def bench_cost(folder: Path) -> dict:
+    """Seconds of scoring, and of the whole command, for a first run, 1 % more data, and nothing new."""
+    sources = {"data.pool": "incoming", "data.anchors": "anchors.parquet", "data.benchmark": "benchmark.parquet"}
+    _workspace(folder, [*SHORT, *(f"{name}={path}" for name, path in sources.items())])
+    for split, count in (("anchors", 100), ("benchmark", 200)):
+        _write(folder / f"{split}.parquet", split, count)
+    result = {}
+    for step, (name, count) in enumerate({"first": POOL, "one_percent": NEW, "nothing": 0}.items()):
+        if count:
+            _write(folder / f"incoming/{name}.parquet", "pool", count, step)
+        started = time.perf_counter()
+        run([BIN / "ost", "recurate"], cwd=folder, env=os.environ | {"MLFLOW_TRACKING_URI": ""})
+        command = time.perf_counter() - started
+        result[name] = {"samples": count, "command_seconds": command, "score_seconds": _score_seconds(folder)}
+        console.print(f"{name}: {command:.1f} s, of which scoring {result[name]['score_seconds']:.1f} s")
+    result["score_ratio"] = result["one_percent"]["score_seconds"] / result["first"]["score_seconds"]
+    return result
+
+
+def bench_kills(folder: Path, kills: int, seed: int) -> dict:
+    """Kill the worker at random moments; returns when, and how often the selection was that of an undisturbed run."""
+    moments, killed, equal, finished = random.Random(seed), [], 0, 0
+    root, twin = folder / "workspace", folder / "undisturbed"
+    with stack(folder / "servers", Ports.free()) as servers:
+        os.environ.update(servers.environment)
+        prepare(servers.environment)
+        addresses = [f"data.{name}=s3://ost/{name}.parquet" for name in ("anchors", "benchmark")]
+        _workspace(root, [*SHORT, *SMALL, *addresses, "data.pool=s3://ost/incoming/", "sft.steps=100"])
+        shutil.copyfile(HERE / "prefect.yaml", root / "prefect.yaml")
+        deploy(root, servers.environment)
+        for split, count in (("anchors", 20), ("benchmark", 60)):
+            _upload(folder, f"{split}.parquet", split, count)
+        _upload(folder, "incoming/first.parquet", "pool", 400)
+        with (
+            worker(folder, servers.environment) as own,
+            temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}),
+        ):
+            _run_through(root)
+            shutil.copytree(root, twin, symlinks=True)
+            for number in range(kills):
+                _upload(folder, f"incoming/{number:02}.parquet", "pool", 20, number + 1)
+                flow_run = _start(root)
+                moment = moments.uniform(0.0, LONGEST)
+                time.sleep(moment)
+                finished += _state(flow_run).is_final()
+                _kill(own)
+                _bury(flow_run)
+                own.start()
+                _run_through(root)
+                for stage in ("ingest", "score", "select"):
+                    execute(stage, twin)
+                killed.append(moment)
+                equal += digest(root / SELECTION) == digest(twin / SELECTION)
+                console.print(f"kill {number + 1} after {moment:.1f} s: {equal} selections as undisturbed")
+    return {"kills": kills, "seed": seed, "seconds": killed, "finished_before": finished, "identical": equal}
+
+
+def _workspace(root: Path, assignments: list[str]) -> None:
+    root.mkdir(parents=True)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(HERE / name, root / name)
+    set_params(root / "params.yaml", assignments)
+    for command in (["git", "init", "--quiet"], [BIN / "dvc", "init", "--quiet"]):
+        subprocess.run(command, cwd=root, check=True)
+
+
+def _write(path: Path, split: str, count: int, stream: int = 0) -> Path:
+    return write_samples(path, map(handmath.to_sample, handmath.draw(split, count, 0, stream=stream)))
+
+
+def _upload(folder: Path, key: str, split: str, count: int, stream: int = 0) -> None:
+    boto3.client("s3").upload_file(str(_write(folder / "upload.parquet", split, count, stream)), "ost", key)
+
+
+def _score_seconds(root: Path) -> float:
+    return read_json(root / "scores/manifest.json")["seconds"]
+
+
+def _start(root: Path) -> str:
+    """Start a run of the weekly deployment; returns its id."""
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("recurate/weekly")
+        return client.create_flow_run_from_deployment(deployment.id).id
+
+
+def _state(flow_run: str):
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(flow_run).state
+
+
+def _run_through(root: Path) -> None:
+    flow_run = _start(root)
+    while not (state := _state(flow_run)).is_final():
+        time.sleep(1)
+    if state.type is not StateType.COMPLETED:
+        raise RuntimeError(f"an undisturbed run ended as {state.type}: {state.message}")
+
+
+def _kill(server: Server) -> None:
+    family = psutil.Process(server.process.pid)
+    for one in [*family.children(recursive=True), family]:
+        one.kill()
+    server.process.wait()
+
+
+def _bury(flow_run: str) -> None:
+    """Say at once that a run is dead, as the automation would after its silence."""
+    with get_client(sync_client=True) as client:
+        if not client.read_flow_run(flow_run).state.is_final():
+            client.set_flow_run_state(flow_run, Crashed(message="killed"), force=True)
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("metrics/bench_recuration.json"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="recuration-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # PostgreSQL has a user of its own where this runs as root
+        result = {"cost": bench_cost(folder / "cost")}
+        write_json(arguments.out, result)
+        if arguments.kills:
+            result["kills"] = bench_kills(folder, arguments.kills, arguments.seed)
+            write_json(arguments.out, result)
+    console.print_json(data=result)
+
+
+if __name__ == "__main__":
+    main()

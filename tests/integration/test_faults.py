@@ -1,0 +1,152 @@
+"""What production does to a run: servers go down, data is poisoned, workers are killed, credentials are wrong."""
+
+import base64
+import io
+import json
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from ost.store import read_json, read_table
+from ost.worlds import handmath
+from stack.processes import BIN, Server
+from tasks.outbox import FOLDER as OUTBOX
+
+
+@pytest.fixture
+def arrives(production):
+    """Uploads new samples, and returns how many runs there were before."""
+
+    def upload(stream: int, count: int = 10) -> int:
+        production.upload(f"incoming/more-{stream}.parquet", handmath.draw("pool", count, 0, stream=stream))
+        return len(production.summaries())
+
+    return upload
+
+
+BEFORE = {"score": "ingest", "sft": "select"}
+
+
+def under_way(production, stage: str, since: int):
+    """Whether a stage has begun, by the worker's log from there on: the one before it is done."""
+    return lambda: f"'{BEFORE[stage]}' - Finished" in production.log()[since:]
+
+
+def test_storage_that_is_down_when_the_run_starts_is_waited_for(production, arrives):
+    before = arrives(11)
+    production.servers.storage.stop()
+    timer = threading.Timer(25, production.servers.storage.start)
+    timer.start()
+    run = production.start()
+    assert production.finish(run) == "COMPLETED"
+    timer.join()
+    (one,) = production.summaries()[before:]
+    assert one["counts"]["new"] == 10
+    assert "does not answer" in production.log(), "it was never down for the run"
+    assert production.published()[0] == one["name"]
+
+
+def test_a_database_that_restarts_under_prefect_and_mlflow_costs_nothing(production, arrives, record):
+    before, since = arrives(12), len(production.log())
+    run = production.start()
+    production.wait(under_way(production, "score", since))
+    production.servers.database.stop()
+    time.sleep(5)
+    production.servers.database.start()
+    assert production.finish(run) == "COMPLETED"
+    (one,) = production.summaries()[before:]
+    assert one["counts"]["new"] == 10
+    assert not list((production.shell.root / OUTBOX).glob("*.json")), "a record was not delivered"
+    assert record.stage_runs("score")[0].info.status == "FINISHED"
+
+
+def test_poisoned_objects_are_quarantined_with_a_reason_and_the_rest_goes_on(production, arrives):
+    before = arrives(13)
+    whole = production.s3().get_object(Bucket="ost", Key="incoming/more-13.parquet")["Body"].read()
+    production.upload("incoming/poison-1.parquet", whole[:-100])
+    html = record("<script>alert(1)</script> 1 + 1 = ?")
+    bad = [record("bomb?", images=[data_url(bomb())]), record("path?", images=["../../../../etc/passwd"])]
+    lines = [json.dumps(one) for one in (html, *bad)] + ['{"messages": [']
+    production.upload("incoming/poison-2.jsonl", "\n".join(lines).encode())
+    assert production.finish(production.start()) == "COMPLETED"
+    (one,) = production.summaries()[before:]
+    assert one["counts"]["new"] == 11, "ten that came with them, and the one whose text only looks dangerous"
+    quarantine = read_table(production.shell.root / "data/quarantine.parquet").to_pylist()
+    assert [(entry["reason"], entry["id"] != "") for entry in quarantine if entry["source"] == "pool"] == [
+        ("broken-file", False),
+        ("image-too-large", True),
+        ("image-outside-folder", False),
+        ("malformed", False),
+    ]
+    counts = read_json(production.shell.root / "metrics/ingest.json")["counts"]["pool"]
+    assert counts["read"] == counts["kept"] + counts["quarantined"] == one["samples"] + 4
+    for key in ("incoming/poison-1.parquet", "incoming/poison-2.jsonl"):
+        production.s3().delete_object(Bucket="ost", Key=key)
+
+
+@pytest.mark.parametrize(("stage", "stream"), [("score", 14), ("sft", 15)])
+def test_after_a_worker_was_killed_the_next_run_goes_on_where_it_stood(stage, stream, production, arrives):
+    root = production.shell.root
+    before, since, seen = arrives(stream), len(production.log()), production.published()
+    shards = modified(root / ".ost/scores")
+    killed = production.start()
+    production.wait(under_way(production, stage, since))
+    kill_tree(production.worker)
+    assert production.published() == seen, "a selection is visible that no run has finished"
+    scores = modified(root / "scores")
+    production.worker.start()
+    assert production.finish(production.start()) == "COMPLETED"
+    assert production.state(killed) == "CRASHED", "the dead run is still shown at work"
+    assert production.wait(lambda: any(one["subject"] == "OST: a run failed" for one in production.told), 60)
+    (one,) = production.summaries()[before:]
+    assert one["counts"]["new"] == 10
+    assert modified(root / ".ost/scores").items() >= shards.items(), "what was scored was scored again"
+    assert stage == "score" or modified(root / "scores") == scores, "the scores were made again"
+    assert production.published()[0] == one["name"]
+
+
+def test_wrong_credentials_are_a_clear_error_that_no_log_quotes(production, arrives):
+    arrives(16)
+    secret = "not-the-secret-of-this-key"
+    environment = os.environ | production.shell.environment | {"AWS_SECRET_ACCESS_KEY": secret}
+    command = [BIN / "ost", "recurate"]
+    done = subprocess.run(command, cwd=production.shell.root, env=environment, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1 and "Traceback" not in said
+    assert "set AWS_ACCESS_KEY_ID" in said
+    assert secret not in said and production.environment["AWS_SECRET_ACCESS_KEY"] not in said
+
+
+def record(question: str, **changes) -> dict:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": "1 + 1 = 2"}]
+    return {"messages": turns, "task": "sum"} | changes
+
+
+def bomb() -> bytes:
+    """An image of a hundred million black pixels."""
+    buffer = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def data_url(image: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(image).decode()
+
+
+def modified(folder: Path) -> dict[Path, int]:
+    """When each file was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def kill_tree(server: Server) -> None:
+    """SIGKILL a process and all that it started, at once."""
+    family = psutil.Process(server.process.pid)
+    for one in [*family.children(recursive=True), family]:
+        one.kill()
+    server.process.wait()
