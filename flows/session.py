@@ -1,6 +1,5 @@
 """One run of a flow over a workspace: its workers, its MLflow record, and what it shows meanwhile."""
 
-import errno
 import fcntl
 import os
 from concurrent.futures.process import BrokenProcessPool
@@ -120,6 +119,4 @@ def _explained(error: Exception, stage: str) -> Exception:
             f"the process that ran {stage} was killed from outside, most likely for want of memory: lower "
             "compute.workers or a batch_size, and run again; finished stages are kept"
         )
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-        return WorkspaceError(f"the disk is full ({stage}): free some space, and run again; what is finished is kept")
     return error

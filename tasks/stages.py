@@ -1,6 +1,7 @@
 """The stages by name, and the one way to run one."""
 
 import datetime
+import errno
 import os
 import pkgutil
 from pathlib import Path
@@ -33,11 +34,13 @@ STAGES: dict[str, tuple[str, str]] = {
 }
 """Each stage's function, loaded when it is run and not before, and where its manifest goes."""
 
+NO_ROOM = os.strerror(errno.ENOSPC)
+
 
 def execute(stage: str, root: str | Path, progress: Progress = silent) -> dict:
     """Run a stage such as `score` or `sft@ost-B` in this process, and return its manifest.
 
-    Raises WorkspaceError for an unknown stage or a missing input, and whatever error the stage itself raises.
+    Raises WorkspaceError for an unknown stage, a missing input or a full disk, and what the stage itself raises.
     """
     name = stage.partition("@")[0]
     if name not in STAGES:
@@ -46,8 +49,21 @@ def execute(stage: str, root: str | Path, progress: Progress = silent) -> dict:
     ctx = Context(Path(root), stage, progress)
     settle(ctx.params.compute.threads)
     started = datetime.datetime.now(datetime.UTC)
-    outcome = pkgutil.resolve_name(function)(ctx)
-    return read_json(ctx.write_manifest(manifest.format(key=ctx.key), outcome, started))
+    try:
+        outcome = pkgutil.resolve_name(function)(ctx)
+        return read_json(ctx.write_manifest(manifest.format(key=ctx.key), outcome, started))
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise WorkspaceError(
+            f"no room is left to write what {stage} makes ({error}): free some space, and run again; what is finished "
+            "is kept"
+        ) from error
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether a disk, or what may be used of it, is full; safetensors has an error of its own for it."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or NO_ROOM in str(error)
 
 
 def settle(threads: int) -> None:

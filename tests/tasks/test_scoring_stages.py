@@ -1,11 +1,19 @@
 """Warm-up and scoring as stages: what the proxy's folder brings to the scores, and what is not done twice."""
 
+import multiprocessing
+import resource
+import shutil
+import signal
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
 import pyarrow.compute as pc
 import pytest
 from specimens import drawn
 
 from flows.parameters import set_params
 from ost.data import write_samples
+from ost.errors import WorkspaceError
 from ost.models import load_checkpoint
 from ost.store import read_json, read_table
 from tasks.stages import execute
@@ -48,3 +56,34 @@ def test_scoring_again_reuses_the_published_rows(workspace):
     assert {path: path.stat().st_mtime_ns for path in rows.rglob("*.parquet")} == stamps
     assert second["outputs"] == first["outputs"] and second["flops"] < first["flops"]
     assert read_json(workspace / "metrics/score.json")["checks"]["samples"] == 20
+
+
+def fill_up(workspace: Path, room: int, said: SimpleQueue) -> None:
+    """Score where no file may grow beyond so many bytes."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    try:
+        execute("score", workspace)
+    except WorkspaceError as error:
+        said.put(str(error))
+
+
+def test_a_disk_that_is_full_costs_only_what_was_not_written(workspace):
+    execute("warmup", workspace)
+    whole = execute("score", workspace)
+    scores = (workspace / "scores/utility.parquet").read_bytes()
+    shards = {path: path.read_bytes() for path in (workspace / ".ost/scores").rglob("*.parquet")}
+    for path in (workspace / ".ost/scores", workspace / "scores"):
+        shutil.rmtree(path)
+    context = multiprocessing.get_context("fork")
+    said = context.SimpleQueue()
+    process = context.Process(target=fill_up, args=(workspace, len(min(shards.values(), key=len)) + 1, said))
+    process.start()
+    process.join()
+    message = said.get()
+    assert "no room is left to write what score makes" in message and "free some space" in message
+    assert not (workspace / "scores/utility.parquet").exists(), "half a table stands under its name"
+    left = {path: path.read_bytes() for path in (workspace / ".ost/scores").rglob("*.parquet")}
+    assert left.items() < shards.items(), "what was published is not what it should be"
+    assert execute("score", workspace)["outputs"] == whole["outputs"]
+    assert (workspace / "scores/utility.parquet").read_bytes() == scores
