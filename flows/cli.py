@@ -72,10 +72,16 @@ def recurate(workspace: Workspace = Path()) -> None:
     registry only where the benchmark proves a gain.
     """
     _quiet()
-    from flows.recurate import recurate as run
     from flows.summary import show_recuration
+    from tasks.recuration import Recuration
 
-    show_recuration(run(str(workspace)))
+    root = workspace.resolve()
+    summary = Recuration(root, load_params(root / "params.yaml")).unchanged()
+    if summary is None:  # only now is Prefect worth starting
+        from flows.recurate import recurate as run
+
+        summary = run(str(root))
+    show_recuration(summary)
 
 
 @app.command()

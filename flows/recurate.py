@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 
 from flows.curate import stage_task
 from flows.session import Session
-from ost.config import Params, load_params
+from ost.config import load_params
 from tasks import versioning
 from tasks.promotion import challenge
 from tasks.recuration import FOLDER, Past, Recuration
@@ -25,11 +25,11 @@ def recurate(workspace: str = ".") -> dict:
     """Bring selection and champion up to date with the data; returns the summary. Without new data nothing happens."""
     root = Path(workspace).resolve()
     params = load_params(root / "params.yaml")
-    data, learning = _stages(params)
-    recuration = Recuration(root, params.recurate)
+    recuration = Recuration(root, params)
+    if unchanged := recuration.unchanged():
+        return unchanged
+    data, learning = recuration.stages
     last = recuration.past()
-    if last and last.is_of(recuration.seen()) and _is_current(root, {*data, "warmup", "score", *learning}):
-        return last.summary | {"changed": False}
     with Session(root, flow_run=str(flow_run.id or ""), name="recurate") as session:
         _run(session, *data)
         fresh = recuration.past(last.summary["warmed_up"]) if last else None
@@ -42,25 +42,9 @@ def recurate(workspace: str = ".") -> dict:
     return summary
 
 
-def _stages(params: Params) -> tuple[list[str], list[str]]:
-    """The stages before the proxy's warm-up, and those after the scores."""
-    run = params.recurate.run
-    world = ["world"] if params.uses_world else []
-    return [*world, "base@target", "base@proxy", "ingest"], ["select", f"sft@{run}", f"evaluate@{run}"]
-
-
 def _run(session: Session, *stages: str) -> None:
     for stage in stages:
         stage_task(stage)(stage, session)
-
-
-def _is_current(root: Path, stages: set[str]) -> bool:
-    return not versioning.stale_stages(root) & stages and not _changed_for_proxy(root)
-
-
-def _changed_for_proxy(root: Path) -> set[str]:
-    """What the warm-up depends on and has changed, beside the pool, which it may outlive."""
-    return versioning.changed_inputs(root, "warmup") - {"data/pool.parquet"}
 
 
 def _score(session: Session, recuration: Recuration, fresh: Past | None) -> list[str]:
@@ -70,13 +54,13 @@ def _score(session: Session, recuration: Recuration, fresh: Past | None) -> list
     samples alone do not make it stale, for `dvc repro` neither.
     """
     root = session.root
-    changed = _changed_for_proxy(root)
+    changed = recuration.changed_for_proxy()
     reasons = ["there was none"] if fresh is None else []
     reasons += [f"it depends on {', '.join(sorted(changed))}, which changed"] if fresh and changed else []
     if not reasons:
         versioning.freeze(root, "warmup")
         _run(session, "score")
-        reasons = recuration.drift(fresh).reasons(recuration.settings)
+        reasons = recuration.drift(fresh).reasons(recuration.params.recurate)
     if reasons:
         versioning.thaw(root, "warmup")
         _run(session, "warmup", "score")

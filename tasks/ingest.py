@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 
 from ost.cost import Cost, Stopwatch
 from ost.data import content_digest, write_samples
+from ost.ingestion import Broken, write_quarantine
 from ost.ingestion import ingest as read_and_check
-from ost.ingestion import write_quarantine
 from ost.models import check_pair, load_checkpoint, load_config
 from ost.store import publish, write_json
 from tasks.context import Context, Outcome
@@ -26,7 +26,7 @@ def ingest(ctx: Context) -> Outcome:
         load_checkpoint(target),
         max_tokens=params.data.max_tokens,
         max_pixels=params.data.max_pixels,
-        refused={name: source.refused for name, source in sources.items()},
+        refused={name: [Broken(why, "broken-file") for why in source.refused] for name, source in sources.items()},
         progress=ctx.progress,
     )
     sets = {"pool": ingested.pool, "anchors": ingested.anchors, "benchmark": ingested.benchmark}

@@ -8,9 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ost.config import Recurate
+from ost.config import Params
 from ost.drift import Drift, measure_drift
 from ost.store import digest, publish, read_json, read_table, write_json, write_table
+from tasks import versioning
 from tasks.promotion import Verdict
 from tasks.runs import Run
 from tasks.storage import publish_files
@@ -41,7 +42,27 @@ class Recuration:
     """The runs of one workspace."""
 
     root: Path
-    settings: Recurate
+    params: Params
+
+    @property
+    def stages(self) -> tuple[list[str], list[str]]:
+        """The stages before the proxy's warm-up, and those after the scores."""
+        world, run = ["world"] if self.params.uses_world else [], self.params.recurate.run
+        return [*world, "base@target", "base@proxy", "ingest"], ["select", f"sft@{run}", f"evaluate@{run}"]
+
+    def unchanged(self) -> dict | None:
+        """The last run's summary, marked as unchanged, if nothing has become new since."""
+        last = self.past()
+        if not last or not last.is_of(self.seen()):
+            return None
+        own = {"warmup", "score"}.union(*self.stages)
+        if versioning.stale_stages(self.root) & own or self.changed_for_proxy():
+            return None
+        return last.summary | {"changed": False}
+
+    def changed_for_proxy(self) -> set[str]:
+        """What the warm-up depends on and has changed, beside the pool, which it may outlive."""
+        return versioning.changed_inputs(self.root, "warmup") - {"data/pool.parquet"}
 
     def past(self, name: str | None = None) -> Past | None:
         """The run of this name, or the last one; None before the first."""
@@ -53,7 +74,7 @@ class Recuration:
 
     def seen(self) -> dict[str, str]:
         """Digests of the manifests that end a run; one that was stopped before it published has left others."""
-        paths = ("scores/manifest.json", f"evaluations/{self.settings.run}.manifest.json")
+        paths = ("scores/manifest.json", f"evaluations/{self.params.recurate.run}.manifest.json")
         return {path: digest(self.root / path) for path in paths if (self.root / path).exists()}
 
     def drift(self, fresh: Past) -> Drift:
@@ -86,15 +107,15 @@ class Recuration:
             write_table(part / "samples.parquet", samples)
             write_table(part / "changes.parquet", changes)
             write_json(part / "summary.json", summary)
-            if self.settings.publish:
+            if self.params.recurate.publish:
                 paths = (self._selection, "selections/toxic.parquet", "selections/manifest.json")
                 files = {path: self.root / path for path in paths} | {path.name: path for path in part.iterdir()}
-                publish_files(files, self.settings.publish, name)
+                publish_files(files, self.params.recurate.publish, name)
         return summary
 
     @property
     def _selection(self) -> str:
-        return f"selections/{Run.parse(self.settings.run).arm}.parquet"
+        return f"selections/{Run.parse(self.params.recurate.run).arm}.parquet"
 
     def _samples(self) -> pa.Table:
         scores = read_table(self.root / "scores/utility.parquet", ["id", "toxic"])

@@ -30,7 +30,6 @@ from botocore.exceptions import (
 )
 
 from ost.errors import DataError
-from ost.ingestion import Broken
 from ost.store import digest, md5, publish, read_json, write_json
 from ost.types import Progress, silent
 
@@ -84,8 +83,8 @@ class Fetched(NamedTuple):
 
     path: Path
     """The file, or the folder."""
-    refused: list[Broken]
-    """Objects under the prefix that were left out, and why."""
+    refused: list[str]
+    """Why objects under the prefix were left out, one entry each."""
 
 
 class _Unlike(DataError):
@@ -114,7 +113,7 @@ def fetch(address: str, into: Path, progress: Progress = silent) -> Fetched:
             raise DataError(next(iter(refused.values())))
     single = len(objects) == 1 and objects[0]["Key"] == key
     path = into / objects[0]["Name"] if single else into
-    return Fetched(path, [Broken(why, "broken-file") for _, why in sorted(refused.items())])
+    return Fetched(path, [why for _, why in sorted(refused.items())])
 
 
 def publish_files(files: Mapping[str, Path], address: str, name: str, progress: Progress = silent) -> None:

@@ -142,7 +142,7 @@ def spoil(key: str, times: int, monkeypatch) -> list[str]:
 def test_an_object_that_keeps_coming_wrong_is_refused_and_the_rest_goes_on(bucket, tmp_path, monkeypatch):
     asked = spoil("pool/part-0.parquet", storage.ATTEMPTS, monkeypatch)
     folder, (refused,) = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
-    assert "came with other bytes" in refused.detail and refused.reason == "broken-file"
+    assert "came with other bytes" in refused
     assert contents(folder) == {"deep/part-1.parquet": b"second"}, "what is no shard stands in the folder"
     assert asked.count("pool/part-0.parquet") == storage.ATTEMPTS
     storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
@@ -282,7 +282,7 @@ def test_a_key_that_would_leave_the_folder_takes_no_other_with_it(bucket, client
     bad = {"Key": "pool/../../escaped", "Name": "../../escaped", "Size": 1, "ETag": '"e"'}
     monkeypatch.setattr(storage, "_objects", lambda *where: [*real(*where), bad])
     folder, (refused,) = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
-    assert "'pool/../../escaped' would lead out" in refused.detail
+    assert "'pool/../../escaped' would lead out" in refused
     assert len(contents(folder)) == 2
     assert {path.name for path in tmp_path.iterdir()} == {"pool", "pool.etags.json"}, "something lies outside"
 
