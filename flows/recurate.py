@@ -32,8 +32,7 @@ def recurate(workspace: str = ".") -> dict:
     last = recuration.past()
     with Session(root, flow_run=str(flow_run.id or ""), name="recurate") as session:
         _run(session, *data)
-        fresh = recuration.past(last.summary["warmed_up"]) if last else None
-        why_warmed_up = _score(session, recuration, fresh)
+        why_warmed_up = _score(session, recuration, last)
         _run(session, *learning)
         verdict = challenge(session.tracker, params.recurate, lambda: session.run_unversioned("evaluate@champion"))
         summary = recuration.publish(last, why_warmed_up, verdict)
@@ -47,16 +46,14 @@ def _run(session: Session, *stages: str) -> None:
         stage_task(stage)(stage, session)
 
 
-def _score(session: Session, recuration: Recuration, fresh: Past | None) -> list[str]:
+def _score(session: Session, recuration: Recuration, last: Past | None) -> list[str]:
     """Score what is new with the proxy as it is, or everything with one warmed up anew; returns why anew, if so.
 
-    `fresh`: the run that the proxy was warmed up in. Until it is warmed up again its stage is frozen, so that new
-    samples alone do not make it stale, for `dvc repro` neither.
+    Until the proxy is warmed up again its stage is frozen, so that new samples alone do not make it stale, for `dvc
+    repro` neither. Drift is measured from the run that it was warmed up in.
     """
-    root = session.root
-    changed = recuration.changed_for_proxy()
-    reasons = ["there was none"] if fresh is None else []
-    reasons += [f"it depends on {', '.join(sorted(changed))}, which changed"] if fresh and changed else []
+    root, fresh = session.root, recuration.past(last.summary["warmed_up"]) if last else None
+    reasons = _why_anew(recuration, last, fresh)
     if not reasons:
         versioning.freeze(root, "warmup")
         _run(session, "score")
@@ -66,6 +63,15 @@ def _score(session: Session, recuration: Recuration, fresh: Past | None) -> list
         _run(session, "warmup", "score")
         versioning.freeze(root, "warmup")
     return reasons
+
+
+def _why_anew(recuration: Recuration, last: Past | None, fresh: Past | None) -> list[str]:
+    """Why the proxy must be warmed up whatever the scores say; `fresh` is the run that did it last."""
+    if not last:
+        return ["this is the first run"]
+    changed = recuration.changed_for_proxy()
+    reasons = [f"it depends on {', '.join(sorted(changed))}, which changed"] if changed else []
+    return reasons if fresh else [*reasons, f"the record of the run that did so before is gone from {FOLDER}/"]
 
 
 def _tell(summary: dict) -> None:

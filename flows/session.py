@@ -3,7 +3,7 @@
 import fcntl
 import os
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import chdir
+from contextlib import ExitStack, chdir
 from pathlib import Path
 from typing import IO
 
@@ -34,25 +34,29 @@ class Session:
         self.errors: list[Exception] = []
 
     def __enter__(self) -> "Session":
-        self._lock = _claim(self.root / ".ost/lock")
-        self._inside = chdir(self.root)  # as for `dvc repro`: a relative path in params.yaml starts there
-        self._inside.__enter__()
-        self._stale = versioning.stale_stages(self.root)
-        self.tracker = Tracker(self.root, self.params)
-        self._outbox = Outbox(self.root, self.tracker)
-        self._outbox.deliver()  # before a stage runs anew whose files are still to be uploaded
-        self.parent = self._open()
-        self._workers = Workers(self.params.compute.workers, self.display.advance)
-        self._workers.__enter__()
+        with ExitStack() as opened:  # what is open is closed again where a later step fails
+            opened.enter_context(_claim(self.root / ".ost/lock"))
+            opened.enter_context(chdir(self.root))  # as for `dvc repro`: a relative path in params.yaml starts there
+            self._stale = versioning.stale_stages(self.root)
+            self.tracker = Tracker(self.root, self.params)
+            self._outbox = Outbox(self.root, self.tracker)
+            self._outbox.deliver()  # before a stage runs anew whose files are still to be uploaded
+            self.parent = self.tracker.open(
+                git_state(self.root), "prefect", {"ost.flow_run": self.flow_run}, self._name, self._above
+            )
+            opened.push(self._end)
+            self._workers = opened.enter_context(Workers(self.params.compute.workers, self.display.advance))
+            self._opened = opened.pop_all()
         self.display.start()
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        self._workers.__exit__(kind, error, trace)
+        self._opened.__exit__(kind, error, trace)
+
+    def _end(self, kind, error, trace) -> None:
+        """Close the record, once the workers have ended."""
         self.display.stop()
         self.display.warn_of_records(self._outbox.close(self.parent, self.reused, succeeded=error is None))
-        self._inside.__exit__(kind, error, trace)
-        self._lock.close()
 
     def run(self, stage: str) -> bool:
         """Bring a stage up to date; returns whether it had to run."""
@@ -79,10 +83,6 @@ class Session:
         self.ran.append(stage)
         self.display.finish(stage, manifest)
         return True
-
-    def _open(self) -> str:
-        tags = {"ost.flow_run": self.flow_run}
-        return self.tracker.open(git_state(self.root), "prefect", tags, self._name, self._above)
 
     def raise_first_error(self) -> None:
         """Raise what went wrong first, if anything did: stages behind it only say that they could not start."""

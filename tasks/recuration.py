@@ -65,9 +65,9 @@ class Recuration:
         return versioning.changed_inputs(self.root, "warmup") - {"data/pool.parquet"}
 
     def past(self, name: str | None = None) -> Past | None:
-        """The run of this name, or the last one; None before the first."""
+        """The run of this name, or the last one; None where there is none."""
         found = sorted(path.name for path in (self.root / FOLDER).glob("2*") if path.suffix != ".part")
-        if not (name or found):
+        if not found or (name and name not in found):
             return None
         folder = self.root / FOLDER / (name or found[-1])
         return Past(folder.name, read_table(folder / "samples.parquet"), read_json(folder / "summary.json"))

@@ -78,7 +78,8 @@ def test_the_first_run_makes_a_champion_and_keeps_the_proxy(first):
     (folder,) = (first.root / FOLDER).iterdir()
     summary = read_json(folder / "summary.json")
     assert summary["counts"] == dict.fromkeys(summary["counts"], 0) | {"new": 200, "entered": 40}
-    assert summary["warmed_up"] == folder.name and summary["challenge"]["promoted"]
+    assert summary["warmed_up"] == folder.name and summary["why_warmed_up"] == ["this is the first run"]
+    assert summary["challenge"]["promoted"]
     assert str(tracker(first.root).aliased(CHAMPION).version) == "1"
     assert "    frozen: true\n    cmd: python -m flows.stage warmup\n" in (first.root / "dvc.yaml").read_text()
 
@@ -137,6 +138,16 @@ def test_a_changed_warm_up_is_not_hidden_by_the_freeze(workspace):
     set_params(workspace / "params.yaml", ["warmup.learning_rate=0.0001"])
     summary = recurate(str(workspace))
     assert summary["changed"] and summary["why_warmed_up"] == ["it depends on params.yaml, which changed"]
+
+
+def test_a_run_whose_record_was_deleted_makes_the_proxy_warm_up_anew(workspace):
+    arrive(workspace, "2026-11-08", handmath.draw("pool", 20, 0, stream=1))
+    second = recurate(str(workspace))
+    shutil.rmtree(workspace / FOLDER / second["warmed_up"])
+    arrive(workspace, "2026-11-15", handmath.draw("pool", 20, 0, stream=2))
+    third = recurate(str(workspace))
+    (reason,) = third["why_warmed_up"]
+    assert "record of the run that did so before is gone" in reason and third["warmed_up"] == third["name"]
 
 
 def test_a_run_that_was_stopped_before_its_end_is_finished_by_the_next(workspace, monkeypatch):
