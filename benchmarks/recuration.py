@@ -94,7 +94,15 @@ def bench_kills(folder: Path, kills: int, seed: int) -> dict:
                 killed.append(moment)
                 equal += digest(root / SELECTION) == digest(twin / SELECTION)
                 console.print(f"kill {number + 1} after {moment:.1f} s: {equal} selections as undisturbed")
-    return {"kills": kills, "seed": seed, "seconds": killed, "finished_before": finished, "identical": equal}
+            idle = _run_through(root)
+    return {
+        "kills": kills,
+        "seed": seed,
+        "seconds": killed,
+        "finished_before": finished,
+        "identical": equal,
+        "nothing_new_seconds": idle,
+    }
 
 
 def _workspace(root: Path, assignments: list[str]) -> None:
@@ -130,12 +138,14 @@ def _state(flow_run: str):
         return client.read_flow_run(flow_run).state
 
 
-def _run_through(root: Path) -> None:
-    flow_run = _start(root)
+def _run_through(root: Path) -> float:
+    """Run the deployment to its end; returns the seconds from asking for it."""
+    flow_run, started = _start(root), time.perf_counter()
     while not (state := _state(flow_run)).is_final():
         time.sleep(1)
     if state.type is not StateType.COMPLETED:
         raise RuntimeError(f"an undisturbed run ended as {state.type}: {state.message}")
+    return time.perf_counter() - started
 
 
 def _kill(server: Server) -> None:

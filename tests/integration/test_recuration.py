@@ -1,5 +1,9 @@
 """The scheduled recuration on PostgreSQL, S3, Prefect and MLflow, run by a worker."""
 
+import shutil
+
+from tiny_workspace import Shell
+
 from ost.store import digest, read_table
 from ost.worlds import handmath
 from tasks.promotion import CHAMPION
@@ -41,9 +45,22 @@ def test_the_champion_lies_in_s3_and_its_lineage_leads_back_to_the_data(producti
     champion = record.aliased(CHAMPION)
     listed = production.s3().list_objects_v2(Bucket="mlflow", Prefix="")["Contents"]
     assert any(champion.run_id in one["Key"] and one["Key"].endswith(".safetensors") for one in listed)
-    printed = production.shell.run("ost", "lineage", f"{record.model_name}@champion")
-    for path in ("selections/ost.parquet", "scores/utility.parquet", "models/proxy-warm", "data/pool.parquet"):
-        assert path in printed
+    for version in ("champion", "1"):
+        printed = production.shell.run("ost", "lineage", f"{record.model_name}@{version}")
+        for path in ("selections/ost.parquet", "scores/utility.parquet", "models/proxy-warm", "data/pool.parquet"):
+            assert path in printed, f"the lineage of {version} does not lead to {path}"
+
+
+def test_what_dvc_keeps_can_be_pushed_to_the_same_s3_and_pulled_from_it(production, tmp_path):
+    copy = Shell(tmp_path / "workspace", production.shell.environment)
+    shutil.copytree(production.shell.root, copy.root, symlinks=True)
+    scores = digest(copy.root / "scores/utility.parquet")
+    copy.run("dvc", "remote", "add", "--default", "store", "s3://ost/dvc")
+    copy.run("dvc", "push", "score")
+    for path in (copy.root / ".dvc/cache", copy.root / "scores"):
+        shutil.rmtree(path)
+    copy.run("dvc", "pull", "score")
+    assert digest(copy.root / "scores/utility.parquet") == scores
 
 
 def test_no_secret_is_in_a_log_or_in_the_record(production, record):
