@@ -7,7 +7,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+
+class PatientConsole(Console):
+    """One that goes quiet when nobody reads it any longer, such as a worker that was killed: the run is not over."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+console = PatientConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 """The terminal; a pipe, which has no width, gets lines of 120."""
 
 
