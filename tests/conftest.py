@@ -25,6 +25,7 @@ hypothesis.settings.register_profile("ost", deadline=None)  # a timing is no tes
 hypothesis.settings.load_profile("ost")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a file run in one process, and so do all that need the servers: what they share is made once."""
     for item in items:
