@@ -25,14 +25,6 @@ hypothesis.settings.register_profile("ost", deadline=None)  # a timing is no tes
 hypothesis.settings.load_profile("ost")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file run in one process, and so do all that need the servers: what they share is made once."""
-    for item in items:
-        group = "servers" if item.path.parent.name == "integration" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def processor():
     return handmath.processor()
