@@ -208,7 +208,7 @@ def _download(client, bucket: str, one: dict, path: Path) -> str:
         try:
             with publish(path) as part:
                 found = patiently(partial(transfer, client, bucket, one, part))
-                _verify(client, bucket, one, found)
+                _verify(client, bucket, one, part.stat().st_size, found)
             break
         except _Unlike:
             if attempt == ATTEMPTS:
@@ -268,12 +268,17 @@ def _transfer_in_ranges(client, bucket: str, one: dict, part: Path) -> str:
     return found.hexdigest()
 
 
-def _verify(client, bucket: str, one: dict, found: str) -> None:
-    """Raise _Unlike where the MD5 of what came is not the one that was listed.
+def _verify(client, bucket: str, one: dict, size: int, found: str) -> None:
+    """Raise _Unlike where size or MD5 of what came are not those that were listed.
 
     An ETag is the MD5 of the bytes unless the object was uploaded in parts, or is encrypted under a key of its owner's;
     then boto3's own checksums of the transfer have to do.
     """
+    if size != one["Size"]:
+        raise _Unlike(
+            f"{one['Key']} came as {size:,} bytes, listed were {one['Size']:,}: "
+            "if it is being written just now, run again later"
+        )
     expected = one["ETag"].strip('"')
     if "-" in expected or found == expected:
         return

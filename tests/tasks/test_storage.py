@@ -125,24 +125,29 @@ def test_a_shard_that_left_the_prefix_leaves_the_folder(client, bucket, tmp_path
     assert list(contents(folder)) == ["deep/part-1.parquet"], "a deleted shard would still be read as part of the pool"
 
 
-def spoil(key: str, times: int, monkeypatch) -> list[str]:
-    """Let an object's first byte come wrong, so many times; returns the keys that are asked for."""
+def spoil(key: str, times: int, monkeypatch, came: bytes = b"fjrst") -> list[str]:
+    """Let an object come as other bytes, so many times; returns the keys that are asked for."""
     asked, real = [], storage._chunks
 
     def chunks(client, bucket, one, **more):
         asked.append(one["Key"])
         content = b"".join(real(client, bucket, one, **more))
         wrong = one["Key"] == key and asked.count(key) <= times
-        yield b"?" + content[1:] if wrong else content
+        yield came if wrong else content
 
     monkeypatch.setattr(storage, "_chunks", chunks)
     return asked
 
 
-def test_an_object_that_keeps_coming_wrong_is_refused_and_the_rest_goes_on(bucket, tmp_path, monkeypatch):
-    asked = spoil("pool/part-0.parquet", storage.ATTEMPTS, monkeypatch)
+@pytest.mark.parametrize(
+    ("came", "message"), [(b"f", "came as 1 bytes, listed were 5"), (b"fjrst", "came with other bytes")]
+)
+def test_an_object_that_keeps_coming_short_or_wrong_is_refused_and_the_rest_goes_on(
+    came, message, bucket, tmp_path, monkeypatch
+):
+    asked = spoil("pool/part-0.parquet", storage.ATTEMPTS, monkeypatch, came)
     folder, (refused,) = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
-    assert "came with other bytes" in refused
+    assert message in refused
     assert contents(folder) == {"deep/part-1.parquet": b"second"}, "what is no shard stands in the folder"
     assert asked.count("pool/part-0.parquet") == storage.ATTEMPTS
     storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
@@ -153,6 +158,7 @@ def test_a_single_object_that_keeps_coming_wrong_is_an_error(bucket, tmp_path, m
     spoil("pool/part-0.parquet", storage.ATTEMPTS, monkeypatch)
     with pytest.raises(DataError, match="came with other bytes"):
         storage.fetch(f"s3://{bucket}/pool/part-0.parquet", tmp_path / "pool")
+    assert not (tmp_path / "pool/part-0.parquet").exists(), "what is no shard stands under the name of one"
 
 
 def test_an_object_that_comes_wrong_once_is_fetched_again(bucket, tmp_path, monkeypatch):
