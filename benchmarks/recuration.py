@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import boto3
-import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -26,7 +25,7 @@ from flows.parameters import set_params
 from ost.data import write_samples
 from ost.store import digest, read_json, write_json
 from ost.worlds import handmath
-from stack.processes import BIN, Server, run
+from stack.processes import BIN, run
 from stack.stack import Ports, deploy, prepare, stack, worker
 from tasks.stages import execute
 
@@ -77,24 +76,24 @@ def bench_kills(folder: Path, kills: int, seed: int) -> dict:
             worker(folder, servers.environment) as own,
             temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}),
         ):
-            _run_through(root)
+            _run_through()
             shutil.copytree(root, twin, symlinks=True)
             for number in range(kills):
                 _upload(folder, f"incoming/{number:02}.parquet", "pool", 20, number + 1)
-                flow_run = _start(root)
+                flow_run = _start()
                 moment = moments.uniform(0.0, LONGEST)
                 time.sleep(moment)
                 finished += _state(flow_run).is_final()
-                _kill(own)
+                own.kill_tree()
                 _bury(flow_run)
                 own.start()
-                _run_through(root)
+                _run_through()
                 for stage in ("ingest", "score", "select"):
                     execute(stage, twin)
                 killed.append(moment)
                 equal += digest(root / SELECTION) == digest(twin / SELECTION)
                 console.print(f"kill {number + 1} after {moment:.1f} s: {equal} selections as undisturbed")
-            idle = _run_through(root)
+            idle = _run_through()
     return {
         "kills": kills,
         "seed": seed,
@@ -126,7 +125,7 @@ def _score_seconds(root: Path) -> float:
     return read_json(root / "scores/manifest.json")["seconds"]
 
 
-def _start(root: Path) -> str:
+def _start() -> str:
     """Start a run of the weekly deployment; returns its id."""
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("recurate/weekly")
@@ -138,21 +137,14 @@ def _state(flow_run: str):
         return client.read_flow_run(flow_run).state
 
 
-def _run_through(root: Path) -> float:
+def _run_through() -> float:
     """Run the deployment to its end; returns the seconds from asking for it."""
-    flow_run, started = _start(root), time.perf_counter()
+    flow_run, started = _start(), time.perf_counter()
     while not (state := _state(flow_run)).is_final():
         time.sleep(1)
     if state.type is not StateType.COMPLETED:
         raise RuntimeError(f"an undisturbed run ended as {state.type}: {state.message}")
     return time.perf_counter() - started
-
-
-def _kill(server: Server) -> None:
-    family = psutil.Process(server.process.pid)
-    for one in [*family.children(recursive=True), family]:
-        one.kill()
-    server.process.wait()
 
 
 def _bury(flow_run: str) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 BIN = Path(sys.executable).parent
 
 START = 120.0
@@ -72,6 +74,13 @@ class Server:
         """End it and its group at once."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def kill_tree(self) -> None:
+        """SIGKILL it and all that it started, in groups of their own too, as a machine that fails would."""
+        family = psutil.Process(self.process.pid)
+        for one in [*family.children(recursive=True), family]:
+            one.kill()
         self.process.wait()
 
 

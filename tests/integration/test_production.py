@@ -10,14 +10,13 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from PIL import Image
 from tiny_workspace import Shell
 
 from ost.store import digest, read_json, read_table
 from ost.worlds import handmath
-from stack.processes import BIN, Server
+from stack.processes import BIN
 from tasks.outbox import FOLDER as OUTBOX
 from tasks.promotion import CHAMPION
 
@@ -157,7 +156,7 @@ def test_after_a_worker_was_killed_the_next_run_goes_on_where_it_stood(stage, st
     shards = modified(root / ".ost/scores")
     killed = production.start()
     production.wait(under_way(production, stage, since))
-    kill_tree(production.worker)
+    production.worker.kill_tree()
     assert production.published() == seen, "a selection is visible that no run has finished"
     scores = modified(root / "scores")
     production.worker.start()
@@ -211,11 +210,3 @@ def data_url(image: bytes) -> str:
 def modified(folder: Path) -> dict[Path, int]:
     """When each file was written."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-
-
-def kill_tree(server: Server) -> None:
-    """SIGKILL a process and all that it started, at once."""
-    family = psutil.Process(server.process.pid)
-    for one in [*family.children(recursive=True), family]:
-        one.kill()
-    server.process.wait()
