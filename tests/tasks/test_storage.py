@@ -189,7 +189,7 @@ def test_a_server_that_is_down_for_a_while_is_waited_for(wire, bucket, tmp_path)
     wire.down = True
     threading.Timer(2.0, lambda: setattr(wire, "down", False)).start()
     assert len(contents(storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool").path)) == 2
-    assert wire.refused > 1, "the server was never down"
+    assert wire.refused, "the server was never down"
 
 
 def test_a_server_that_stays_down_is_an_error_that_says_where_to_look(wire, bucket, impatient, tmp_path):
@@ -222,7 +222,7 @@ def test_an_upload_waits_for_the_server_too(wire, client, bucket, tmp_path):
     wire.down = True
     threading.Timer(2.0, lambda: setattr(wire, "down", False)).start()
     storage.publish_files({"ost.parquet": tmp_path / "ost.parquet"}, f"s3://{bucket}/selections", "2026-11-01")
-    assert wire.refused > 1, "the server was never down"
+    assert wire.refused, "the server was never down"
     assert published(client, bucket) == {"ost.parquet": b"selection"}
 
 
