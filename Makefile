@@ -9,7 +9,7 @@ UV := uv==0.13.9
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo test stack stack-test lint lock peer deita bench-scoring bench-kills bench-ray bench-storage bench-recuration clean
+.PHONY: install demo test stack stack-test lint lock peer deita bench-scoring bench-selection bench-kills bench-ray bench-storage bench-recuration clean
 
 install: $(VENV)/installed
 
@@ -35,6 +35,9 @@ stack-test: install ## the tests that need all of these servers; they start thei
 
 bench-scoring: install peer ## scoring methods beside each other and beside bergson, into metrics/bench_scoring.json
 	@$(BIN)/python -m benchmarks.scoring
+
+bench-selection: install ## strategies at 8,000 to 350,000 samples, into metrics/bench_selection.json
+	@$(BIN)/python -m benchmarks.selection
 
 bench-kills: install ## fifty SIGKILLs of a sharded run, into metrics/bench_kills.json
 	@$(BIN)/python -m benchmarks.kills

@@ -1,10 +1,12 @@
 """How fast and how exact the scoring methods are: `make bench-scoring` → metrics/bench_scoring.json.
 
 Everything is measured in one run, on one proxy, one pool and one CPU thread, end to end: reading shards, encoding,
-scoring, publishing rows and writing the table. Each measurement is a process of its own, so that its peak memory is its
-own; the methods take turns over several rounds, and the median counts. `forward` and `backward` are the yardsticks: the
-same engine with a plain forward pass, and with a forward and a backward pass, in place of a method. Spearman is against
-float64 gradient products by plain autograd, computed apart, over the weights that the method covers.
+scoring, publishing rows and writing the table. With `lookahead` that includes the search for the walk's length, which
+is made once for a proxy and its anchors; `again` leaves it out. Each measurement is a process of its own, so that its
+peak memory is its own; the methods take turns over several rounds, and the median counts. `forward` and `backward` are
+the yardsticks: the same engine with a plain forward pass, and with a forward and a backward pass, in place of a method.
+Spearman is against float64 gradient products by plain autograd, computed apart, over the weights that the method
+covers; AUROC that of right answers against wrong ones, which half of the pool's are.
 """
 
 import argparse
@@ -24,28 +26,37 @@ import torch
 from rich.table import Table
 
 from flows.display import console
-from ost.config import Score
+from ost.config import Score, World
 from ost.data import Sample, SampleFile, read_samples, write_samples
 from ost.encoding import Batch
 from ost.models import Checkpoint, load_checkpoint
 from ost.models.tiny import PROXY, build_model
-from ost.scoring import Job, score_file
+from ost.scoring import Job, score_file, shards
 from ost.scoring.engine import METHODS
+from ost.scoring.lookahead import LookaheadScorer
 from ost.scoring.scorer import Chunk, Scorer
+from ost.scoring.two_pass import moved_share
 from ost.store import digest, read_json, write_json, write_table
 from ost.training import Recipe, train
 from ost.worlds import handmath
+from ost.worlds.teacher import wrong_answers
 
 ANCHORS, CHECKED, ROUNDS = 100, 300, 3
 SAMPLES = {"exact": 96}
 """Samples that a slow method is timed on; the others take the whole pool."""
 POOL, SCALE = 8192, (2048, 8192, 32768, 131072)
-KINDS = ("forward", "backward", "exact", "gradient", "gradient (folds, sketch)", "transposed", "bergson")
+KINDS = (
+    *("forward", "backward", "exact", "gradient", "gradient (folds, sketch)", "transposed", "bergson"),
+    *("lookahead", "lookahead (language)", "lookahead (last:1)", "lookahead (head)"),
+)
 SETTINGS: dict[str, dict[str, Any]] = {
     "gradient": {"detail": "groups", "sketch": 0},
     "gradient (folds, sketch)": {"detail": "folds", "sketch": 256},
     "exact": {"step": 1e-4},
+    **{f"lookahead ({layers})": {"layers": layers} for layers in ("language", "last:1", "head")},
 }
+PRETRAINING, WARMUP = 800, 30
+"""Steps that the proxy is trained for: rightly on the tasks that it knows, then on the pool, half of which is wrong."""
 
 
 class Forward(Scorer):
@@ -80,13 +91,18 @@ def scorer_class(kind: str) -> type[Scorer]:
         from benchmarks.bergson_peer import BergsonPeer
 
         return BergsonPeer
-    return {"forward": Forward, "backward": Backward}.get(kind) or METHODS[kind.partition(" ")[0]]
+    return {"forward": Forward, "backward": Backward}.get(kind) or METHODS[scored_by(kind)]
+
+
+def scored_by(kind: str) -> str:
+    """The method that a kind of measurement is of."""
+    return kind.partition(" ")[0]
 
 
 def measure(kind: str, folder: Path, samples: int) -> dict[str, Any]:
     """Score the first shards of the pool in this process; seconds, peak memory, and the utilities of the first few."""
     torch.set_num_threads(1)
-    method = kind.partition(" ")[0]
+    method = scored_by(kind)
     own = scorer_class(kind)
     slot = method if method in METHODS else "transposed"
     METHODS[slot] = own
@@ -94,12 +110,27 @@ def measure(kind: str, folder: Path, samples: int) -> dict[str, Any]:
     settings = Score(method=slot, checks=0, **SETTINGS.get(kind, {}))
     with tempfile.TemporaryDirectory() as store:
         job = Job(pool, folder / "anchors.parquet", folder / "proxy", Path(store), settings)
-        start = time.perf_counter()
-        scored = score_file(job)
-        write_table(Path(store) / "table.parquet", scored.table)
-        seconds = time.perf_counter() - start
+        result = _timed(job)
+        for path in job.folder.glob("*.parquet") if scored_by(kind) == "lookahead" else ():
+            path.unlink()  # what remains is the walk's length
+        again = _timed(job)["seconds"] if result["steps"] else result["seconds"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "peak_mb": peak, "utility": scored.table["utility"].to_pylist()[:CHECKED]}
+    return result | {"again": again, "peak_mb": peak}
+
+
+def _timed(job: Job) -> dict[str, Any]:
+    shards._scorer.cache_clear()
+    start = time.perf_counter()
+    scored = score_file(job)
+    write_table(job.store / "table.parquet", scored.table)
+    seconds, table = time.perf_counter() - start, scored.table
+    ranks = table["utility_relative" if scored.plan else "utility"].to_pylist()
+    return {
+        "seconds": seconds,
+        "steps": scored.plan.steps if scored.plan else None,
+        "utility": table["utility"].to_pylist()[:CHECKED],
+        "ranks": ranks,
+    }
 
 
 def prepare(folder: Path, sizes: Sequence[int]) -> None:
@@ -107,14 +138,19 @@ def prepare(folder: Path, sizes: Sequence[int]) -> None:
     torch.set_num_threads(1)
     processor = handmath.processor()
     proxy = Checkpoint(build_model(PROXY, processor, 0), processor)
-    lessons = [handmath.to_sample(problem) for problem in handmath.draw("pretrain", 4000, 0)]
+    lessons = [handmath.to_sample(p) for p in handmath.draw("pretrain", handmath.LESSONS, 0, handmath.KNOWN)]
     # No second moment is kept: it scores by plain gradients, which bergson is asked for too.
-    train(proxy, lessons, Recipe(steps=300, batch_size=32, learning_rate=2e-3))
-    proxy.save(folder / "proxy")
+    train(proxy, lessons, Recipe(steps=PRETRAINING, batch_size=32, learning_rate=2e-3))
     write_samples(folder / "anchors.parquet", [handmath.to_sample(p) for p in handmath.draw("anchors", ANCHORS, 0)])
     problems = handmath.draw("pool", max(sizes), 0)
+    texts = wrong_answers(handmath, problems, World(), 0)
+    pool = [handmath.to_sample(problem, text) for problem, text in zip(problems, texts, strict=True)]
+    train(proxy, pool[: 32 * WARMUP], Recipe(steps=WARMUP, batch_size=32, learning_rate=2e-3))
+    proxy.save(folder / "proxy")
     for size in sizes:
-        write_samples(folder / f"pool-{size}.parquet", (handmath.to_sample(problem) for problem in problems[:size]))
+        write_samples(folder / f"pool-{size}.parquet", pool[:size])
+    wrong = [text != handmath.answer(problem) for problem, text in zip(problems, texts, strict=True)]
+    write_json(folder / "wrong.json", wrong[:POOL])
 
 
 def truth(folder: Path) -> dict[str, list[float]]:
@@ -147,9 +183,19 @@ def truth(folder: Path) -> dict[str, list[float]]:
     return found
 
 
+def shares(folder: Path) -> dict[str, float]:
+    """Layers → share of a forward pass's FLOPs that is above what both passes have in common."""
+    proxy, anchors = load_checkpoint(folder / "proxy"), list(read_samples(folder / "anchors.parquet"))
+    settings = [Score(method="lookahead", layers=layers) for layers in ("all", "language", "last:1", "head")]
+    return {
+        own.layers: moved_share(LookaheadScorer(proxy, anchors, own, walked=False), anchors[:16]) for own in settings
+    }
+
+
 def bench(folder: Path, kinds: Sequence[str], rounds: int, scale: Sequence[int]) -> dict[str, Any]:
     """All figures."""
     from scipy.stats import spearmanr
+    from sklearn.metrics import roc_auc_score
 
     sizes = sorted({POOL, *scale, *SAMPLES.values()})
     apart("prepare", folder, *map(str, sizes))
@@ -160,18 +206,23 @@ def bench(folder: Path, kinds: Sequence[str], rounds: int, scale: Sequence[int])
             runs[kind].append(apart("measure", folder, kind, str(SAMPLES.get(kind, POOL))))
             console.print(f"{kind}: {runs[kind][-1]['seconds']:.1f} s", highlight=False)
     methods = {kind: _figures(kind, own, runs["forward"]) for kind, own in runs.items()}
+    right = [not wrong for wrong in read_json(folder / "wrong.json")]
     for kind, figures in methods.items():
-        utility = runs[kind][0]["utility"]
-        if kind not in ("forward", "backward"):
+        utility, ranks = runs[kind][0]["utility"], runs[kind][0]["ranks"]
+        if kind not in ("forward", "backward") and len(ranks) == POOL:
+            figures["auroc"] = float(roc_auc_score(right, ranks))
+        if kind not in ("forward", "backward") and scored_by(kind) != "lookahead":
             expected = reference["bergson" if kind == "bergson" else "all"][: len(utility)]
             figures["spearman_float64"] = float(spearmanr(utility[: len(expected)], expected).statistic)
     growth = {str(size): apart("measure", folder, "transposed", str(size)) for size in scale}
+    moving = apart("shares", folder)
     return {
         "machine": {"threads": 1, "torch": torch.__version__, "proxy": digest(folder / "proxy"), "anchors": ANCHORS},
         "pool": POOL,
         "rounds": rounds,
         "methods": methods,
         "ratios": _ratios(methods),
+        "share_that_moves": moving,
         "scale": _growth(growth),
     }
 
@@ -188,6 +239,8 @@ def _figures(kind: str, runs: list[dict], forward: list[dict]) -> dict[str, floa
         "slowest": min(spread),
         "fastest": max(spread),
         "forwards": plain / rate,
+        "forwards_again": plain * statistics.median(run["again"] for run in runs) / samples,
+        "steps": runs[0]["steps"],
         "peak_mb": max(run["peak_mb"] for run in runs),
     }
 
@@ -236,6 +289,8 @@ def _step(step: str, folder: Path, out: Path, *arguments: str) -> None:
         prepare(folder, [int(size) for size in arguments])
     elif step == "truth":
         result = truth(folder)
+    elif step == "shares":
+        result = shares(folder)
     else:
         result = measure(arguments[0], folder, int(arguments[1]))
     write_json(out, result)
@@ -243,12 +298,14 @@ def _step(step: str, folder: Path, out: Path, *arguments: str) -> None:
 
 def _show(result: dict[str, Any]) -> None:
     table = Table(title=f"Scoring {result['pool']:,} samples, one thread, end to end")
-    for name in ("method", "samples / s", "forwards", "peak MB", "Spearman, float64"):
+    for name in ("method", "samples / s", "forwards", "again", "peak MB", "Spearman, float64", "AUROC"):
         table.add_column(name, justify="right")
     for kind, figures in result["methods"].items():
-        agreement = figures.get("spearman_float64")
-        cells = [f"{figures['samples_per_second']:,.0f}", f"{figures['forwards']:.2f}", f"{figures['peak_mb']:,.0f}"]
-        table.add_row(kind, *cells, "" if agreement is None else f"{agreement:.7f}")
+        agreement, auroc = figures.get("spearman_float64"), figures.get("auroc")
+        cells = [f"{figures[name]:,.2f}" for name in ("forwards", "forwards_again")]
+        cells = [f"{figures['samples_per_second']:,.0f}", *cells, f"{figures['peak_mb']:,.0f}"]
+        cells += ["" if agreement is None else f"{agreement:.7f}", "" if auroc is None else f"{auroc:.3f}"]
+        table.add_row(kind, *cells)
     console.print(table)
     console.print_json(json.dumps({"ratios": result["ratios"], "scale": result["scale"]}))
 

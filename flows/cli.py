@@ -224,20 +224,39 @@ def select(
     fraction: Annotated[float, typer.Option(help="Share of the pool to keep.")] = 0.2,
     strategy: Annotated[
         Strategy,
-        typer.Option(help="top: by rank; quota: within each task; vote: over the anchors' tasks; cover: for breadth."),
+        typer.Option(
+            help="top: by rank; quota: within each task; vote: over the anchors' tasks; for breadth, among the best: "
+            "draw: at random; spread: no near-duplicates; cover: those that stand for the others."
+        ),
     ] = "top",
     by: Annotated[
-        Ranking, typer.Option(help="What ranks: utility, or what it costs to train on it as well.")
-    ] = "utility",
+        Ranking,
+        typer.Option(
+            help="What ranks: utility; relative to the sample's loss, which is auto where the scores have it; or with "
+            "what training on it costs."
+        ),
+    ] = "auto",
+    among: Annotated[
+        float | None,
+        typer.Option(help="Share of the pool, the best, that draw, spread and cover choose among; else by --purity."),
+    ] = None,
+    purity: Annotated[float, typer.Option(help="Expected share of right samples in that part.")] = Select().purity,
     clean_below: Annotated[
         float, typer.Option(help="Share of toxic samples below which the pool counts as clean, and is drawn from.")
     ] = Select().clean_below,
-    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of any draw.")] = 0,
 ) -> None:
     """Choose a part of a scored pool; every sample left out is given a reason."""
     from flows.standalone import select_file
 
-    settings = {"fraction": fraction, "strategy": strategy, "by": by, "clean_below": clean_below}
+    settings = {
+        "fraction": fraction,
+        "strategy": strategy,
+        "by": by,
+        "among": among,
+        "purity": purity,
+        "clean_below": clean_below,
+    }
     select_file(scores, out, parse_section(Select, settings), seed)
 
 

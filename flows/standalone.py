@@ -66,7 +66,7 @@ def _checks_line(checks: "Checks | None") -> str:
 def select_file(path: Path, out: Path, settings: Select, seed: int) -> None:
     """Select from a score table and write the selection."""
     from ost.scoring import read_scores
-    from ost.selection import by_utility, clean_warnings, kept_ids
+    from ost.selection import by_utility, clean_warnings, expected_purity, kept_ids
     from ost.store import write_table
 
     scores = read_scores(path)
@@ -74,7 +74,9 @@ def select_file(path: Path, out: Path, settings: Select, seed: int) -> None:
     write_table(out, table)
     for warning in clean_warnings(scores, settings):
         console.print("[yellow]![/]", escape(warning))
-    console.print(f"{len(kept_ids(table)):,} of {len(table):,} samples kept → {out}")
+    purity = expected_purity(table)
+    told = "" if purity is None else f", chosen from a part of which {purity:.0%} is expected to be right"
+    console.print(f"{len(kept_ids(table)):,} of {len(table):,} samples kept{told} → {out}")
 
 
 def show_lineage(name: str, workspace: Path) -> None:

@@ -113,17 +113,32 @@ class Warmup(_Section):
     """Rank of the LoRA adapter that is trained, and scored, in place of the proxy's weights; 0 for the weights."""
 
 
+class Lookahead(_Section):
+    """The walk of the scoring method `lookahead`: optimizer steps of the proxy on all anchors."""
+
+    steps: Count | None = None
+    """How many; null: as many as give anchors that were left out the lowest loss."""
+    most_steps: Count = 100
+    """How far a walk that looks for that number goes."""
+    learning_rate: Rate = 5e-4
+    offset: Rate = 0.05
+    """c of the relative loss reduction (L0 − L1) / (L0 + c), in nats."""
+
+
 class Score(_Section):
     """Utility scoring."""
 
     method: Method = "gradient"
     """`gradient`: a forward and a backward pass, for all tasks and folds at once. `transposed`: two forward passes, any
-    layer, but one utility over all anchors. `exact`: the paper's simulated step, slow."""
+    layer, but one utility over all anchors. `exact`: the paper's simulated step, slow. `lookahead`: many steps on the
+    anchors instead of one, then two forward passes."""
     optimizer: Optimizer = "auto"
     """Whose step is simulated; `adam` preconditions it by the second moment that the warm-up ended with. auto: adam
-    where the proxy brings that, else sgd."""
+    where the proxy brings that, else sgd. `lookahead` walks by Adam from a fresh state unless this is sgd."""
     layers: Layers = "all"
-    """Weights that move: all, language, last:N (decoder blocks) or head."""
+    """Weights that move: all, language, last:N (decoder blocks) or head. `transposed` and `lookahead` compute once what
+    lies below them; a head that shares its table with the input embedding gets one of its own in last:N and head."""
+    lookahead: Lookahead = Lookahead()
     step: Rate = 1e-3
     """`exact`: the step size η. `transposed`: the length ε of the step along the unit anchor gradient. `gradient` takes
     none."""
@@ -131,14 +146,15 @@ class Score(_Section):
     """How a sample's token losses become its loss; it sets the length bias of the ranking."""
     detail: Detail | None = None
     """How finely utilities are resolved over the anchors: total, groups (tasks), or folds of each task, which give a
-    standard error. Left out: total for `transposed`, which pays two passes for each, else folds."""
+    standard error. Left out: total for `transposed` and `lookahead`, which pay passes for each, else folds."""
     folds: typing.Annotated[int, Field(ge=2)] = 5
-    """Parts of each task's anchors that a standard error is taken over."""
+    """Parts of each task's anchors that a standard error is taken over, and that `lookahead` leaves out in turn to see
+    how far to walk."""
     toxic_q: Fraction = 0.1
     """False-discovery rate at which a sample is called toxic."""
     sketch: int = Field(default=256, ge=0)
-    """Numbers of the gradient sketch that `gradient` keeps of each sample, a square; 0 for none. The strategy `cover`
-    chooses by it."""
+    """Numbers, a square, by which each sample is told from others in choosing for breadth: of a sketch of its gradient
+    (`gradient`), or of its mean last hidden state, at most (`transposed`, `lookahead`); 0 for none."""
     checks: typing.Annotated[int, Field(ge=0)] = 200
     """Random pool samples that the run is checked on, against `exact` in float64; 0 leaves the checks out."""
     precision: Precision = "auto"
@@ -157,13 +173,19 @@ class Score(_Section):
 
     @property
     def sketches(self) -> int:
-        """Numbers of a sketch in force: only `gradient` keeps one."""
-        return self.sketch if self.method == "gradient" else 0
+        """Numbers of a sketch in force: `exact` keeps none."""
+        return 0 if self.method == "exact" else self.sketch
 
     @property
     def resolution(self) -> Detail:
         """The detail in force."""
-        return self.detail or ("total" if self.method == "transposed" else "folds")
+        return self.detail or ("total" if self.method in ("transposed", "lookahead") else "folds")
+
+    @model_validator(mode="after")
+    def _lookahead_knows_no_tasks(self) -> "Score":
+        if self.method == "lookahead" and self.detail == "groups":
+            raise ValueError("lookahead walks on all tasks' anchors together: set score.detail to total or folds")
+        return self
 
 
 class Select(_Section):
@@ -175,10 +197,18 @@ class Select(_Section):
     """Share kept by the `ost-wide` arm."""
     strategy: Strategy = "top"
     """How the OST arms choose. `top`: by rank. `quota`: by rank within each task, to the pool's mix. `vote`: by the
-    mean rank over the anchors' tasks. `cover`: of the best, those whose gradients stand for the others' (see
-    ost/selection/cover.py)."""
-    by: Ranking = "utility"
-    """What ranks: utility, or utility_per_token, which counts what training on a sample costs."""
+    mean rank over the anchors' tasks. For breadth, of the best part: `draw`, at random; `spread`, passing over
+    near-duplicates of better ones (ost/selection/spread.py); `cover`, those that stand for the others
+    (ost/selection/cover.py)."""
+    by: Ranking = "auto"
+    """What ranks: utility, utility_relative (to the sample's own loss), or utility_per_token, which counts what
+    training on a sample costs. auto: utility_relative where the scores have it, else utility."""
+    among: Fraction | None = None
+    """Share of the pool, the best by rank, that draw, spread and cover choose among. Null: from the scores, see
+    ost/selection/part.py."""
+    purity: Fraction = 0.9
+    """Expected share of right samples in that part where `among` is null. It holds as far as no wrong sample scores
+    like the better half of the right ones; fewer are right where many do."""
     clean_below: Share = 0.05
     """Share of toxic samples below which a pool counts as clean: then rank says little about harm and narrows the mix,
     so what is kept is drawn at random among the samples that are not toxic. 0: never."""
@@ -239,10 +269,17 @@ class Less(_Section):
     """Numbers of a projected gradient, a square."""
 
 
+class Holdout(_Section):
+    """Reference models trained on the anchors, which CoLoR-Filter and RHO-LOSS compare losses with."""
+
+    epochs: Count = 10
+    """Passes over the anchors, in batches of `sft.batch_size` and at `warmup.learning_rate`."""
+
+
 class Compare(_Section):
     """Which arms `ost compare` trains, how often, and on how much."""
 
-    arms: tuple[str, ...] = ("full", "random", "low-loss", "less", "judge", "ost", "ost-cover", "oracle")
+    arms: tuple[str, ...] = ("full", "random", "low-loss", "less", "judge", "ost", "lookahead-draw", "oracle")
     """Known arms stand in ost/comparison/arms.py."""
     fractions: tuple[Fraction, ...] = (0.2, 0.5)
     """Shares of the pool that each arm keeps, where it does not settle that itself."""
@@ -318,6 +355,7 @@ class Params(_Section):
     judge: Judge = Judge()
     deita: Deita = Deita()
     less: Less = Less()
+    holdout: Holdout = Holdout()
     compare: Compare = Compare()
     recurate: Recurate = Recurate()
     compute: Compute = Compute()

@@ -6,12 +6,12 @@ in scoring also D anchor cells (folds of the groups) and L rows of an activation
 
 from typing import Literal, Protocol
 
-Method = Literal["exact", "gradient", "transposed"]
+Method = Literal["exact", "gradient", "transposed", "lookahead"]
 Optimizer = Literal["auto", "sgd", "adam"]
 Detail = Literal["total", "groups", "folds"]
 Precision = Literal["auto", "fp32", "bf16"]
-Strategy = Literal["top", "quota", "vote", "cover"]
-Ranking = Literal["utility", "utility_per_token"]
+Strategy = Literal["top", "quota", "vote", "draw", "spread", "cover"]
+Ranking = Literal["auto", "utility", "utility_relative", "utility_per_token"]
 JudgeMode = Literal["answer", "grade"]
 Reduction = Literal["mean", "sum"]
 Protocol_ = Literal["A", "B"]

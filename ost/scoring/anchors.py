@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ost.config import Score
 from ost.data import Sample
 from ost.types import Detail
 
@@ -22,11 +23,13 @@ class Cells:
     """(D,) task of each cell; empty where a cell mixes tasks."""
     folds: tuple[int, ...]
     """(D,) which fold of its task each cell is, from 0."""
+    left_out: bool = False
+    """Whether a cell's utility is one for all anchors but its own, as `lookahead` has them."""
 
     @property
     def shares(self) -> np.ndarray:
-        """(D,) float64: share of the anchors that each cell holds; their sum is 1."""
-        sizes = np.array([len(cell) for cell in self.members], dtype=np.float64)
+        """(D,) float64: share of the anchors that each cell holds, alike for cells left out; their sum is 1."""
+        sizes = np.array([1 if self.left_out else len(cell) for cell in self.members], dtype=np.float64)
         return sizes / sizes.sum()
 
     @property
@@ -52,6 +55,23 @@ def divide(anchors: Sequence[Sample], detail: Detail, folds: int) -> Cells:
         tasks += [task] * count
         numbers += range(count)
     return Cells(tuple(members), tuple(tasks), tuple(numbers))
+
+
+def cells_of(anchors: Sequence[Sample], settings: Score) -> Cells:
+    """The cells that a run resolves its utilities over."""
+    if settings.method != "lookahead" or settings.resolution == "total":
+        return divide(anchors, settings.resolution, settings.folds)
+    folds = folds_of(anchors, settings.folds)
+    return Cells(folds, ("",) * len(folds), tuple(range(len(folds))), left_out=len(folds) > 1)
+
+
+def folds_of(anchors: Sequence[Sample], folds: int) -> tuple[tuple[int, ...], ...]:
+    """At most so many folds of all anchors, each with its part of every task; the order of the file plays no part."""
+    cells = divide(anchors, "folds", folds)
+    by_number: dict[int, tuple[int, ...]] = {}
+    for number, members in zip(cells.folds, cells.members, strict=True):
+        by_number[number] = by_number.get(number, ()) + members
+    return tuple(by_number[number] for number in sorted(by_number))
 
 
 def mean_step(stacks: Mapping[str, Tensor], shares: np.ndarray) -> dict[str, Tensor]:

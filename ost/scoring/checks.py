@@ -1,6 +1,7 @@
 """What every run is checked on: a few hundred random samples, scored by the simulated step in float64."""
 
 import copy
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -13,20 +14,24 @@ import pyarrow.compute as pc
 from scipy.stats import spearmanr
 
 from ost.config import Score
+from ost.cost import BACKWARD
 from ost.data import Sample
 from ost.models import Checkpoint
-from ost.scoring.anchors import Cells, divide
+from ost.scoring.anchors import Cells, folds_of
 from ost.scoring.exact import ExactScorer
 from ost.scoring.lookahead import LookaheadScorer
 from ost.scoring.rows import rows_of
-from ost.scoring.statistics import resolve
-from ost.store import matrix, read_table, write_table
+from ost.scoring.scorer import Scorer
+from ost.scoring.transposed import TransposedScorer
+from ost.store import lists, matrix, read_table, write_table
 from ost.types import Progress, silent
 
 STEP = 1e-4
 """Step size η of the reference: small enough for first order, large enough for float64."""
 ENOUGH = 0.9
 """Share of the check's samples that suffices where those are known: a pool that grew a little is not checked anew."""
+STEPS = 10
+"""Steps of the walk that one step is held against."""
 TOP = 0.2
 """Share of the samples whose overlap is told."""
 FIDELITY, STABILITY, LOOKAHEAD = 0.99, 0.7, 0.7
@@ -48,9 +53,9 @@ class Checks:
 
     samples: int
     fidelity: Agreement
-    """Scores against the simulated step in float64."""
+    """Scores against the simulated step in float64; with `lookahead`, against the walk in float64."""
     lookahead: Agreement
-    """One step against ten steps on the anchors."""
+    """One step against ten steps on the anchors; with `lookahead`, against as many as it takes."""
     halves: Agreement
     """One half of the anchors against the other."""
     stability: float
@@ -71,7 +76,7 @@ def choose(ids: Sequence[str], count: int) -> list[int]:
 
 
 class Reference:
-    """The check's samples, scored by `exact` in float64 for every fold of the anchors, and by ten steps."""
+    """The check's samples, scored in float64 by all anchors and by two halves of them, and with another step count."""
 
     def __init__(
         self,
@@ -86,21 +91,20 @@ class Reference:
 
         A sample that has one is not scored again; where ENOUGH of the samples do, the check is made on those alone.
         """
-        self._cells = divide(anchors, "folds", settings.folds)
         known = read_table(store) if store and store.exists() else None
         old = set(known["id"].to_pylist()) if known else set()
         new = [sample for sample in samples if sample.id not in old]
         if known and len(new) <= (1 - ENOUGH) * len(samples):
-            rows, self.samples, self.scored = known, [sample for sample in samples if sample.id in old], 0
+            rows, self.samples, self.forwards = known, [sample for sample in samples if sample.id in old], 0.0
         else:
-            fresh = _score(proxy, anchors, settings, new, progress)
+            reference = _walked if settings.method == "lookahead" else _simulated
+            fresh, self.forwards = reference(proxy, anchors, settings, new, progress)
             rows, self.samples = pa.concat_tables(table for table in (known, fresh) if table), samples
-            self.scored = len(new)
         rows = rows.take(pc.index_in(pa.array([sample.id for sample in self.samples]), rows["id"].combine_chunks()))
-        if store and self.scored:
+        if store and self.forwards:
             write_table(store, rows)
-        self._by_cell, self._ahead = matrix(rows, "by_cell"), rows["ahead"].to_numpy()
-        self.utility = resolve(self._by_cell, self._cells).utility
+        self.utility, self.other = rows["utility"].to_numpy(), rows["other"].to_numpy()
+        self._halves = matrix(rows, "halves").T
 
     def accepts(self, utility: np.ndarray) -> bool:
         """Whether scores of the samples rank as the reference does."""
@@ -108,26 +112,62 @@ class Reference:
 
     def compare(self, utility: np.ndarray) -> Checks:
         """The checks, for the run's own utilities of the samples."""
-        halves = agreement(*(self._by_cell @ half for half in _halves(self._cells)))
+        halves = agreement(*self._halves)
         stability = max(0.0, 2 * halves.spearman / (1 + halves.spearman)) if halves.spearman > -1 else 0.0
-        fidelity, ahead = agreement(utility, self.utility), agreement(self.utility, self._ahead)
+        fidelity, ahead = agreement(utility, self.utility), agreement(self.utility, self.other)
         checks = Checks(len(self.samples), fidelity, ahead, halves, stability)
         checks.warnings.extend(warnings_of(checks))
         return checks
 
 
-def _score(
+def _simulated(
     proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, samples: Sequence[Sample], progress: Progress
-) -> pa.Table:
-    """Rows of `exact` in float64, and in the column `ahead` what ten steps say."""
-    step = settings.step if settings.method == "exact" else STEP
-    settings = settings.model_copy(update={"detail": "folds", "step": step, "sketch": 0})
-    double = Checkpoint(copy.deepcopy(proxy.model).double(), proxy.processor, proxy.second_moment)
-    note = "checking (exact, float64)"
-    rows = rows_of(ExactScorer(double, anchors, settings), samples, lambda done: progress(done, len(samples), note))
-    walker = LookaheadScorer(proxy, anchors, settings.model_copy(update={"detail": "total"}))
-    ahead = matrix(rows_of(walker, samples), "by_cell")[:, 0]
-    return rows.append_column("ahead", pa.array(ahead))
+) -> tuple[pa.Table, float]:
+    """Rows by `exact` in float64, the other ranking by a walk; and the forward-pass equivalents that they took."""
+    step, note = settings.step if settings.method == "exact" else STEP, "checking (exact, float64)"
+    exact = settings.model_copy(update={"detail": "folds", "step": step, "sketch": 0})
+    scorer = ExactScorer(_double(proxy), anchors, exact)
+    by_cell = matrix(rows_of(scorer, samples, lambda done: progress(done, len(samples), note)), "by_cell")
+    halves = np.stack([by_cell @ half for half in _halves(scorer.cells)], axis=1)
+    ahead = settings.lookahead.model_copy(update={"steps": STEPS})
+    ahead = settings.model_copy(
+        update={"method": "lookahead", "optimizer": "auto", "detail": "total", "lookahead": ahead, "sketch": 0}
+    )
+    rows = _rows(samples, by_cell @ scorer.cells.shares, halves, _of(LookaheadScorer(proxy, anchors, ahead), samples))
+    return rows, len(samples) * (3 + BACKWARD + len(anchors)) + STEPS * len(anchors) * (1 + BACKWARD)
+
+
+def _walked(
+    proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, samples: Sequence[Sample], progress: Progress
+) -> tuple[pa.Table, float]:
+    """As `_simulated`, by the walk itself in float64, by walks on the halves, and by one step as the other ranking."""
+    settings, double = settings.model_copy(update={"detail": "total", "sketch": 0}), _double(proxy)
+    halves = [[anchors[at] for at in fold] for fold in folds_of(anchors, 2)]
+    ways = [(settings, anchors), (settings, halves[0]), (settings, halves[-1])]
+    ways.append((settings.model_copy(update={"method": "transposed"}), anchors))
+    found = []
+    for way, own in ways:
+        scorer = (TransposedScorer if way.method == "transposed" else LookaheadScorer)(double, own, way)
+        found.append(_of(scorer, samples))
+        progress(len(found), len(ways), "checking (float64)")
+    walk = settings.lookahead.steps * (1 + BACKWARD)
+    forwards = 2 * len(ways) * len(samples) + 2 * walk * len(anchors) + 2 * (2 + BACKWARD) * len(anchors)
+    return _rows(samples, found[0], np.stack(found[1:3], axis=1), found[3]), forwards
+
+
+def _double(proxy: Checkpoint) -> Checkpoint:
+    return dataclasses.replace(proxy, model=copy.deepcopy(proxy.model).double())
+
+
+def _of(scorer: Scorer, samples: Sequence[Sample]) -> np.ndarray:
+    """Utilities (n,) by a scorer that sees all anchors as one cell."""
+    return matrix(rows_of(scorer, samples), "by_cell")[:, 0]
+
+
+def _rows(samples: Sequence[Sample], utility: np.ndarray, halves: np.ndarray, other: np.ndarray) -> pa.Table:
+    """Columns `utility`, `halves` by each half of the anchors, and `other`: many steps for one, or one for many."""
+    ids = [sample.id for sample in samples]
+    return pa.table({"id": ids, "utility": utility, "halves": lists(halves), "other": other})
 
 
 def agreement(one: np.ndarray, other: np.ndarray) -> Agreement:
@@ -162,7 +202,8 @@ def warnings_of(checks: Checks) -> list[str]:
         )
     if checks.lookahead.spearman < LOOKAHEAD:
         found.append(
-            f"one step ranks only {checks.lookahead.spearman:.2f} like {LookaheadScorer.steps} steps on the anchors: "
-            "the loss is curved here; warm the proxy up longer (warmup.fraction), or keep a wider part"
+            f"one step ranks only {checks.lookahead.spearman:.2f} like a walk of many steps on the anchors: "
+            "the loss is curved here; score with the method lookahead, warm the proxy up longer (warmup.fraction), or "
+            "keep a wider part"
         )
     return found

@@ -1,63 +1,56 @@
-"""Many steps instead of one: what the pool's own losses gain while the proxy descends on the anchors."""
+"""`lookahead`: many steps on the anchors instead of one, and each pool sample's own loss before and after."""
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ost.config import Score
 from ost.data import Sample
 from ost.encoding import Batch
-from ost.scoring.scorer import Chunk, Scorer
-from ost.scoring.weights import move, scored_weights
+from ost.models import Checkpoint
+from ost.scoring.scorer import Chunk
+from ost.scoring.sharing import Memory
+from ost.scoring.two_pass import TwoPassScorer
+from ost.scoring.walk import Walk, draw_up, others
 
-SHORTEST = 1e-6
-"""Rate at which the search for a shorter step ends."""
 
+class LookaheadScorer(TwoPassScorer):
+    """Loss, in nats, that a sample loses while the proxy takes k optimizer steps on the anchors.
 
-class LookaheadScorer(Scorer):
-    """Loss that a sample loses while the proxy takes `steps` steps of gradient descent on all anchors.
+    The many-step form of `transposed`: with one short step of plain gradient descent the two rank alike. With detail
+    `total` one walk on all anchors; with `folds` a walk for each fold, on the others: their mean is the utility, and
+    their disagreement its standard error. k is `score.lookahead.steps`, or, where that is null, the number of steps at
+    which anchors that were left out have the lowest loss. Two passes a sample, the second through what moves alone.
 
-    The many-step form of `transposed`: with one short step they rank alike, and where they part, the loss is curved.
-    The rate starts at one, and is halved whenever a step gains less than half of what its gradient promises (Armijo's
-    rule), so that every step goes down.
+    Neighbours: CoLoR-Filter (arXiv:2406.10670) takes the same difference between a prior and that prior fine-tuned on
+    the target data, to the end of a schedule; RHO-LOSS (arXiv:2206.07137) that between the model in training and one
+    trained on holdout data alone. Here the walk is as long as it helps what it has not seen, and the difference may be
+    taken relative to the sample's own loss, so that what the proxy cannot do yet does not rank by its sheer loss.
     """
 
-    steps = 10
+    def __init__(
+        self, proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, bf16: bool = False, walked: bool = True
+    ):
+        """`walked`: false for a scorer that stays where the proxy is, for a plan of the walk."""
+        self._walked = walked
+        super().__init__(proxy, anchors, settings, bf16)
+
+    def preconditioner(self) -> None:
+        """None: the walk has an optimizer of its own."""
 
     def prepare(self) -> None:
-        """Walk a copy of the proxy down the anchors' loss."""
-        self._moved = copy.deepcopy(self.proxy.model)
-        weights, rate = scored_weights(self._moved, self.settings.layers), 1.0
-        batches = [self.encode(own) for own in self.anchor_batches()]
-        for _ in range(self.steps):
-            step = {name: stack[0] for name, stack in self.anchor_steps(self._moved).items()}
-            rate = self._descend(weights, step, rate, batches)
-
-    @torch.no_grad()
-    def _descend(
-        self, weights: Mapping[str, Tensor], step: Mapping[str, Tensor], rate: float, batches: Sequence[Batch]
-    ) -> float:
-        """Take one step, at this rate or the largest halving of it that Armijo's rule allows; returns the rate."""
-        origin = {name: weight.detach().clone() for name, weight in weights.items()}
-        here, promise = self._mean(batches), sum(self._promise(name, part) for name, part in step.items())
-        while True:
-            move(weights, origin, step, -rate)
-            if here - self._mean(batches) >= rate * promise / 2 or rate < SHORTEST:
-                return rate
-            rate /= 2
+        """Walk."""
+        self.begin()
+        if not self._walked:
+            return
+        steps = self.settings.lookahead.steps or draw_up(self).steps
+        self.ends = [Walk(self, members).go(steps).model for members in others(self.cells.members)]
 
     @torch.no_grad()
     def score_batch(self, samples: Sequence[Sample], batch: Batch) -> Chunk:
-        """The samples' losses before and after the walk."""
-        before, tokens = self.losses(batch)
-        after, _ = self.losses(batch, self._moved)
-        return self.chunk((before - after)[:, None], before, tokens, batch)
-
-    def _promise(self, name: str, step: Tensor) -> float:
-        """What the gradient promises of a step P g along one weight, by unit of rate: ⟨g, P g⟩."""
-        factor = self.factors[name] if self.factors else 1.0
-        return (step.double().square() / factor).sum().item()
-
-    def _mean(self, batches: Sequence[Batch]) -> float:
-        return torch.cat([self.losses(batch, self._moved)[0] for batch in batches]).mean().item()
+        """The samples' losses before the walk and after each of its ends."""
+        memory = Memory()
+        before, tokens, states = self.heard(self.proxy.model, batch, memory, samples)
+        after: list[Tensor] = [self.passing(end, batch, memory)[0] for end in self.ends]
+        return self.chunk(before[:, None] - torch.stack(after, dim=1), before, tokens, batch, states)

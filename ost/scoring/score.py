@@ -42,7 +42,7 @@ def score(
     """
     watch, settings = Stopwatch(), parse_section(Score, (settings or Score()).model_dump() | changes, "score")
     engine = Engine(proxy, anchors, settings, len(pool))
-    engine.check([pool[at] for at in choose([sample.id for sample in pool], settings.checks)], progress)
+    engine.prepare([pool[at] for at in choose([sample.id for sample in pool], settings.checks)], progress)
     scorer, parts, note = engine.scorer(), [], f"scoring ({settings.method})"
     for start in range(0, len(pool), settings.shard_size):
         shard = pool[start : start + settings.shard_size]
@@ -60,8 +60,8 @@ def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) ->
     watch, pool = Stopwatch(), SampleFile(job.pool)
     proxy, anchors, ids = job.load_proxy(), job.load_anchors(), pool.ids()
     engine = Engine(proxy, anchors, job.settings, len(ids))
-    engine.check(pool.take(choose(ids.to_pylist(), job.settings.checks)), progress, job.reference)
-    job = dataclasses.replace(job, bf16=engine.bf16)
+    engine.prepare(pool.take(choose(ids.to_pylist(), job.settings.checks)), progress, job.reference, job.walk)
+    job = dataclasses.replace(job, bf16=engine.bf16, steps=engine.plan.steps if engine.plan else None)
     shards = pending(job, ids)
     left = sum(map(len, shards))
     done, note = len(ids) - left, f"scoring ({job.settings.method})"

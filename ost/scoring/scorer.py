@@ -16,10 +16,10 @@ from ost.data import Sample
 from ost.encoding import Batch, Encoder, to_device
 from ost.errors import ModelError
 from ost.models import Checkpoint
-from ost.scoring.anchors import divide, mean_step, norm
+from ost.scoring.anchors import cells_of, mean_step, norm
 from ost.scoring.losses import gradients, sample_losses
 from ost.scoring.statistics import without_own
-from ost.scoring.weights import preconditioner, scored_weights
+from ost.scoring.weights import preconditioner, scored_weights, untied
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Chunk:
     length: Tensor
     """(B,) int64: tokens of the whole sample, which is what a training step on it costs."""
     sketch: Tensor | None = None
-    """(B, k²) float32."""
+    """(B, k²) float32: of the sample's gradient, or of its hidden state."""
 
 
 class Scorer(ABC):
@@ -48,13 +48,17 @@ class Scorer(ABC):
     """Samples that the method can take at once; None for any number."""
 
     def __init__(self, proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, bf16: bool = False):
-        self.proxy, self.anchors, self.settings, self.bf16 = proxy, anchors, settings, bf16
+        self.proxy, self.anchors, self.settings, self.bf16 = untied(proxy, settings.layers), anchors, settings, bf16
         self.encoder = Encoder(proxy)
-        self.weights = scored_weights(proxy.model, settings.layers)
-        self.factors = preconditioner(proxy, self.weights, settings.optimizer)
-        self.cells = divide(anchors, settings.resolution, settings.folds)
+        self.weights = scored_weights(self.proxy.model, settings.layers)
+        self.factors = self.preconditioner()
+        self.cells = cells_of(anchors, settings)
         self._size = min(settings.batch_size, self.largest_batch or settings.batch_size)
         self.prepare()
+
+    def preconditioner(self) -> dict[str, Tensor] | None:
+        """What multiplies a gradient to make a step of it; None for one."""
+        return preconditioner(self.proxy, self.weights, self.settings.optimizer)
 
     @abstractmethod
     def prepare(self) -> None:
@@ -69,7 +73,7 @@ class Scorer(ABC):
 
         A batch that does not fit into an accelerator's memory is halved, and so are all that follow; no sample is cut.
         """
-        order = sorted(range(len(samples)), key=lambda index: _bulk(samples[index]))
+        order = self.order(samples)
         start = 0
         while start < len(order):
             indices = order[start : start + self._size]
@@ -83,6 +87,10 @@ class Scorer(ABC):
                 continue
             start += len(indices)
             yield indices, chunk
+
+    def order(self, samples: Sequence[Sample]) -> list[int]:
+        """Indices of the samples as they are put into batches: by size."""
+        return sorted(range(len(samples)), key=lambda index: bulk(samples[index]))
 
     def held_out(self) -> np.ndarray:
         """Utility (A,) of each anchor for the anchors outside its fold: what trusted samples look like.
@@ -137,7 +145,7 @@ class Scorer(ABC):
         return Chunk(utility.cpu(), losses.cpu(), tokens.cpu(), length.cpu(), None if sketch is None else sketch.cpu())
 
 
-def _bulk(sample: Sample) -> float:
+def bulk(sample: Sample) -> float:
     """About how many tokens a sample has: a token for 4 characters, and for each 28 × 28 pixels."""
     pixels = sum(width * height for width, height in (_size_of(image) for image in sample.images))
     return len(sample.question) / 4 + len(sample.answer) / 4 + pixels / 784

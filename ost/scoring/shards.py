@@ -40,6 +40,8 @@ class Job:
     device: str = "auto"
     threads: int = 1
     bf16: bool = False
+    steps: int | None = None
+    """Of `lookahead`, once they are known; they follow from all that makes the folder's name."""
 
     @functools.cached_property
     def folder(self) -> Path:
@@ -52,6 +54,11 @@ class Job:
     def reference(self) -> Path:
         """File of the check's own rows."""
         return self.folder / "reference" / "rows.parquet"
+
+    @property
+    def walk(self) -> Path:
+        """File of how far `lookahead` walks."""
+        return self.folder / "walk.json"
 
     def load_proxy(self) -> Checkpoint:
         """The proxy, on the job's device."""
@@ -113,7 +120,9 @@ def _published(job: Job) -> list[Path]:
 @functools.lru_cache(maxsize=1)
 def _scorer(job: Job) -> Scorer:
     """The job's scorer, prepared once a process."""
-    return METHODS[job.settings.method](job.load_proxy(), job.load_anchors(), job.settings, job.bf16)
+    ahead = job.settings.lookahead.model_copy(update={"steps": job.steps})
+    settings = job.settings.model_copy(update={"lookahead": ahead})
+    return METHODS[settings.method](job.load_proxy(), job.load_anchors(), settings, job.bf16)
 
 
 @functools.cache

@@ -26,7 +26,8 @@ def resolve(by_cell: np.ndarray, cells: Cells) -> Resolved:
 
     The standard error is that of a stratified sample: within a task the F folds' utilities are F draws, so the variance
     of the task's mean is Σ_f s_f² (u_f − ū)² · F / (F − 1), s_f being the fold's share of the task; tasks add up by the
-    square of their share. Tasks with a single fold are taken as one stratum.
+    square of their share. Tasks with a single fold are taken as one stratum. Where each cell's utility comes from the
+    anchors outside of it, the standard error is the delete-a-group jackknife's, F − 1 times that (Kott, 2001).
     """
     groups = {task: _mean(by_cell, cells, _of(cells, task)) for task in cells.groups}
     return Resolved(by_cell @ cells.shares, _standard_error(by_cell, cells), groups)
@@ -51,11 +52,16 @@ def toxic_q(found: Resolved, freedom: int, trusted: np.ndarray | None) -> np.nda
     if freedom > 0:
         p = stats.t.cdf(utility / np.maximum(found.error[finite], np.finfo(float).tiny), freedom)
     else:
-        known = np.sort(trusted[np.isfinite(trusted)])
-        p = (1 + np.searchsorted(known, utility, side="right")) / (1 + len(known))
+        p = conformal_p(utility, trusted)
     if len(p):
         q[finite] = stats.false_discovery_control(p)
     return q
+
+
+def conformal_p(values: np.ndarray, trusted: np.ndarray) -> np.ndarray:
+    """Conformal p-values (N,) of values against those of trusted samples, (A,): uniform where they are alike."""
+    known = np.sort(trusted[np.isfinite(trusted)])
+    return (1 + np.searchsorted(known, values, side="right")) / (1 + len(known))
 
 
 def without_own(by_cell: np.ndarray, cells: Cells) -> np.ndarray:
@@ -76,7 +82,7 @@ def _standard_error(by_cell: np.ndarray, cells: Cells) -> np.ndarray:
         if count > 1:
             away = by_cell[:, stratum] - _mean(by_cell, cells, stratum)[:, None]
             variance += (shares**2 * away**2).sum(axis=1) * count / (count - 1)
-    return np.sqrt(variance)
+    return np.sqrt(variance) * (len(cells.members) - 1 if cells.left_out else 1)
 
 
 def _strata(cells: Cells) -> list[list[int]]:

@@ -1,6 +1,8 @@
 """The weights that a simulated step moves, and how far each of them moves."""
 
-from collections.abc import Iterator, Mapping
+import copy
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +20,8 @@ def scored_weights(model: PreTrainedModel, layers: str = "all") -> dict[str, nn.
     """The trainable weights among `layers`, by name; tied ones once, under their first name.
 
     `all`; `language`: the text decoder and the output head; `last:N`: its last N blocks, its last norm and the head;
-    `head`: the output head alone. A head that is tied to the input embedding moves both. Of a model that carries a LoRA
-    adapter only the adapter is trainable, so only its weights are scored.
+    `head`: the output head alone. A head that is tied to the input embedding moves both, unless it is `untied` first.
+    Of a model that carries a LoRA adapter only the adapter is trainable, so only its weights are scored.
 
     Raises ModelError where nothing is left, where the model's blocks cannot be told, and for an adapter that has never
     been trained: with B = 0 its A has no gradient, and a ranking would be that of B's alone.
@@ -38,6 +40,32 @@ def scored_weights(model: PreTrainedModel, layers: str = "all") -> dict[str, nn.
     if ups and not any(bool(weight.any()) for weight in ups):
         raise ModelError("the proxy's LoRA adapter is fresh (B = 0), so half of it has no gradient: warm it up first")
     return chosen
+
+
+def untied(proxy: Checkpoint, layers: str) -> Checkpoint:
+    """The proxy as `layers` wants it: for `last:N` and `head`, with a head whose table is its own.
+
+    A head that shares its table with the input embedding would move what lies below all blocks too, and nothing could
+    be computed once. All other weights of the checkpoint returned are the very tensors of the one given.
+    """
+    model = proxy.model
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    if layers in ("all", "language") or head.weight is not table.weight:
+        return proxy
+    own = moved_copy(model, ())
+    path = next(path for path, module in model.named_modules() if module is head)
+    name = next(name for name, weight in model.named_parameters() if weight is head.weight)
+    own.get_output_embeddings().weight = nn.Parameter(head.weight.detach().clone(), head.weight.requires_grad)
+    moments = proxy.second_moment
+    if moments and name in moments:
+        moments = moments | {f"{path}.weight": moments[name]}
+    return dataclasses.replace(proxy, model=own, second_moment=moments)
+
+
+def moved_copy(model: PreTrainedModel, moved: Collection[str]) -> PreTrainedModel:
+    """A copy of a model with weights of its own where they are to be moved; the others are the very same tensors."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return copy.deepcopy(model, {id(tensor): tensor for name, tensor in tensors.items() if name not in moved})
 
 
 def language_modules(model: PreTrainedModel) -> set[nn.Module]:

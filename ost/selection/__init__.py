@@ -17,7 +17,7 @@ from ost.selection.arms import (
 )
 from ost.selection.diversity import diverse
 from ost.selection.strategies import STRATEGIES
-from ost.selection.tables import KEPT, NOT_DRAWN, kept_ids, selection_table, shuffled, size_of
+from ost.selection.tables import KEPT, NOT_DRAWN, expected_purity, kept_ids, selection_table, shuffled, size_of
 
 __all__ = [
     "ARMS",
@@ -32,6 +32,7 @@ __all__ = [
     "clean_warnings",
     "diverse",
     "draw",
+    "expected_purity",
     "fraction_of",
     "is_clean",
     "kept_ids",

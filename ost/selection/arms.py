@@ -1,12 +1,12 @@
 """The subset of each arm, with a rank for each kept sample and a reason for each left out."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ost.config import Select
+from ost.config import Select, parse_section
 from ost.errors import ConfigError
 from ost.selection.strategies import STRATEGIES, Choice
 from ost.selection.tables import NOT_DRAWN, selection_table, shuffled, size_of
@@ -23,25 +23,30 @@ def select(
     scores: pa.Table,
     fraction: float,
     strategy: Strategy = "top",
-    by: Ranking = "utility",
+    by: Ranking = "auto",
     clean_below: float = 0.0,
     seed: int = 0,
+    among: float | None = None,
+    purity: float = 0.9,
 ) -> pa.Table:
     """The `fraction` of the N scored samples that a strategy chooses, as a selection table (see `select_arm`).
 
-    Quarantined samples are never kept. From a pool that is clean (see `is_clean`) the subset is drawn at random among
-    what is not toxic. Raises ConfigError for an unknown strategy or a fraction outside (0, 1], and DataError where the
-    scores lack what the strategy needs.
+    Quarantined samples are never kept. `draw`, `spread` and `cover` choose among the best: a share `among` of the pool,
+    or, without one, as many as an expected share `purity` is right of; `expected_purity` of the table tells what that
+    comes to. From a pool that is clean (see `is_clean`) the subset is drawn at random among what is not toxic. Raises
+    ConfigError for an unknown strategy or ranking, or a share outside (0, 1], and DataError where the scores lack what
+    the strategy needs.
     """
     if strategy not in STRATEGIES:
         raise ConfigError(f"no strategy named {strategy!r}; known: {', '.join(STRATEGIES)}")
     size = size_of(scores, fraction)
+    settings = parse_section(Select, {"by": by, "among": among, "purity": purity}, "the selection")
     if is_clean(scores, clean_below):
         choice = Choice(shuffled(_usable(scores.filter(pc.invert(scores["toxic"]))), seed)[:size], NOT_DRAWN)
     else:
-        choice = STRATEGIES[strategy](scores, size, by)
+        choice = STRATEGIES[strategy](scores, size, settings, seed)
     toxic = dict.fromkeys(scores.filter(scores["toxic"])["id"].to_pylist(), TOXIC)
-    return _table(scores, choice.kept, choice.reason, {**choice.exceptions, **toxic})
+    return _table(scores, replace(choice, exceptions={**choice.exceptions, **toxic}))
 
 
 def is_clean(scores: pa.Table, clean_below: float) -> bool:
@@ -67,7 +72,7 @@ def clean_warnings(scores: pa.Table, settings: Select) -> list[str]:
 
 def draw(scores: pa.Table, fraction: float, seed: int) -> pa.Table:
     """A random `fraction` of the samples, the same for the same seed whatever their order; blind to utility."""
-    return _table(scores, shuffled(_usable(scores), seed)[: size_of(scores, fraction)], NOT_DRAWN)
+    return _table(scores, Choice(shuffled(_usable(scores), seed)[: size_of(scores, fraction)], NOT_DRAWN))
 
 
 def select_arm(arm: Arm, scores: pa.Table, settings: Select, seed: int) -> pa.Table:
@@ -87,7 +92,16 @@ def by_utility(
     scores: pa.Table, fraction: float, settings: Select, seed: int, strategy: Strategy | None = None
 ) -> pa.Table:
     """`select` as the settings say, or with another strategy."""
-    return select(scores, fraction, strategy or settings.strategy, settings.by, settings.clean_below, seed)
+    return select(
+        scores,
+        fraction,
+        strategy or settings.strategy,
+        settings.by,
+        settings.clean_below,
+        seed,
+        settings.among,
+        settings.purity,
+    )
 
 
 def fraction_of(arm: str, settings: Select) -> float:
@@ -112,8 +126,8 @@ def _usable(scores: pa.Table) -> list[str]:
     return scores.filter(pc.is_finite(scores["utility"]))["id"].to_pylist()
 
 
-def _table(scores: pa.Table, kept: list[str], reason: str, exceptions: Mapping[str, str] | None = None) -> pa.Table:
+def _table(scores: pa.Table, choice: Choice) -> pa.Table:
     """The selection table of scored samples; what is quarantined is left out for that."""
     broken = scores.filter(pc.invert(pc.is_finite(scores["utility"])))["id"].to_pylist()
-    others = {**(exceptions or {}), **dict.fromkeys(broken, QUARANTINED)}
-    return selection_table(scores["id"].to_pylist(), kept, reason, others)
+    others = {**choice.exceptions, **dict.fromkeys(broken, QUARANTINED)}
+    return selection_table(scores["id"].to_pylist(), choice.kept, choice.reason, others, choice.purity)

@@ -1,7 +1,7 @@
-"""Facility location on gradient sketches: a subset whose gradients stand for those of all candidates.
+"""Facility location on sketches: a subset that stands for all candidates.
 
 Ranking sample by sample ignores that two samples can teach the same. Here the chosen samples interact: a set S is worth
-Σ_i max(0, max_{s ∈ S} cos(g_i, g_s)) over the candidates i, so a sample whose gradient is like a chosen one's adds
+Σ_i max(0, max_{s ∈ S} cos(g_i, g_s)) over the candidates i, so a sample whose sketch is like a chosen one's adds
 little. The greedy choice reaches 1 − 1/e of the best set's worth (Nemhauser, Wolsey and Fisher, 1978).
 """
 
@@ -9,48 +9,49 @@ import heapq
 
 import numpy as np
 
-PART = 8192
-"""Candidates compared with each other; more are dealt to several parts, so that time is linear in their number."""
+from ost.selection.vectors import neighbourhoods, unit
 
 
 def cover(sketches: np.ndarray, size: int) -> np.ndarray:
-    """Indices of `size` of the n candidates, in the order of choice, from their sketches (n, k), float32.
+    """Indices of `size` of the n candidates, in the order of choice, from their sketches (n, k).
 
-    All of them where `size` is above n.
+    All of them where `size` is above n. More than one part holds are divided into neighbourhoods, and the choices made
+    in each merged by what they gain: the greedy choice where no sample stands for one of another neighbourhood.
     """
-    parts, size = max(1, -(-len(sketches) // PART)), min(size, len(sketches))
-    sizes = [size // parts + (index < size % parts) for index in range(parts)]
-    chosen = [
-        start + parts * _greedy(_similarity(sketches[start::parts]), count)
-        for start, count in zip(range(parts), sizes, strict=True)
-    ]
-    turns = np.concatenate([np.arange(len(own)) for own in chosen])
-    return np.concatenate(chosen)[np.argsort(turns, kind="stable")]
+    vectors, chosen, gained = unit(sketches), [], []
+    for rows in neighbourhoods(vectors):
+        own, gains = _greedy(_similarity(vectors[rows]), min(size, len(rows)))
+        chosen.append(rows[own])
+        gained.append(np.minimum.accumulate(gains))
+    order = np.argsort(-np.concatenate(gained), kind="stable")
+    return np.concatenate(chosen)[order[:size]]
 
 
-def _similarity(sketches: np.ndarray) -> np.ndarray:
-    """Cosines (n, n), negative ones as 0; so is all of a sketch that is zero, or too long for float16."""
-    lengths = np.linalg.norm(sketches, axis=1, keepdims=True)
-    usable = np.isfinite(lengths) & (lengths > 0)
-    unit = np.where(usable, sketches, 0) / np.where(usable, lengths, 1)
-    similarity = unit @ unit.T
+def _similarity(vectors: np.ndarray) -> np.ndarray:
+    """Cosines (n, n), negative ones as 0."""
+    similarity = vectors @ vectors.T
     return np.maximum(similarity, 0, out=similarity)
 
 
-def _greedy(similarity: np.ndarray, size: int) -> np.ndarray:
-    """Lazy greedy (Minoux, 1978): a gain only shrinks as the set grows, so the best known one is looked at first."""
+def _greedy(similarity: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices in the order of choice, and what each gained.
+
+    Lazy (Minoux, 1978): a gain only shrinks as the set grows, so the best known one is looked at first.
+    """
     covered = np.zeros(len(similarity), dtype=similarity.dtype)
     heap = [(-gain, index) for index, gain in enumerate(similarity.sum(axis=1).tolist())]
     heapq.heapify(heap)
     chosen: list[int] = []
+    gains: list[float] = []
     asked = np.zeros(len(similarity), dtype=int)
     while len(chosen) < size:
-        _, index = heapq.heappop(heap)
+        gain, index = heapq.heappop(heap)
         if asked[index] == len(chosen):
             chosen.append(index)
+            gains.append(-gain)
             covered = np.maximum(covered, similarity[index])
         else:
             asked[index] = len(chosen)
             gain = float(np.maximum(similarity[index] - covered, 0).sum())
             heapq.heappush(heap, (-gain, index))
-    return np.array(chosen, dtype=int)
+    return np.array(chosen, dtype=int), np.array(gains)

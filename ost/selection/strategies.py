@@ -8,17 +8,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import rankdata
 
+from ost.config import Select
 from ost.errors import DataError
 from ost.selection.cover import cover as cover_by
+from ost.selection.part import part_of
+from ost.selection.spread import spread as spread_by
+from ost.selection.tables import NOT_DRAWN, shuffled
 from ost.store import matrix
 from ost.types import Ranking, Strategy
 
 BELOW = "utility below the cut"
 QUOTA = "utility below the cut of its task"
 OUTVOTED = "mean rank over the anchors' tasks below the cut"
-COVERED = "its gradient is like those of kept samples"
-BREADTH = 3
-"""`cover` chooses among this many times as many samples as it keeps, if so many have a positive utility."""
+REPEATED = "it is like a kept sample of a higher rank"
+COVERED = "kept samples stand for it"
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,18 @@ class Choice:
     """Why the others are left out."""
     exceptions: dict[str, str] = field(default_factory=dict)
     """Ids that are left out for another reason."""
+    purity: float | None = None
+    """Expected share of right samples in the part that it is chosen from, where the scores tell (see `part_of`)."""
 
 
-def top(scores: pa.Table, size: int, by: Ranking) -> Choice:
+def top(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
     """The best by rank."""
-    return Choice(_ranked(scores, by)["id"].to_pylist()[:size], BELOW)
+    return Choice(_ranked(scores, settings.by)["id"].to_pylist()[:size], BELOW)
 
 
-def quota(scores: pa.Table, size: int, by: Ranking) -> Choice:
+def quota(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
     """The best of each task, as many as its share of the pool, rounded by largest remainder."""
-    ranked = _ranked(scores, by)
+    ranked = _ranked(scores, settings.by)
     ids, tasks = np.array(ranked["id"].to_pylist()), np.array(ranked["task"].to_pylist())
     names, counts = np.unique(np.array(scores["task"].to_pylist()), return_counts=True)
     places = {task: np.flatnonzero(tasks == task) for task in names}
@@ -49,58 +54,96 @@ def quota(scores: pa.Table, size: int, by: Ranking) -> Choice:
     return Choice(ids[np.sort(np.concatenate([kept, rest]))].tolist(), QUOTA)
 
 
-def vote(scores: pa.Table, size: int, by: Ranking) -> Choice:
+def vote(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
     """The best by their mean rank over the anchors' tasks: each task has one vote, however large its gradients are.
 
     Raises DataError where the scores have no utility by task.
     """
-    ranked = _ranked(scores, by)
+    ranked = _ranked(scores, settings.by)
     groups = [name for name in scores.column_names if name.startswith("utility/")]
     if not groups:
         raise DataError(
             "the strategy `vote` needs a utility for each of the anchors' tasks: score with method gradient or exact, "
             "or set score.detail to groups"
         )
-    cost = ranked["length"].to_numpy() if by == "utility_per_token" else 1.0
+    cost = ranked["length"].to_numpy() if settings.by == "utility_per_token" else 1.0
     ranks = np.mean([rankdata(ranked[name].to_numpy() / cost) for name in groups], axis=0)
     order = np.argsort(-ranks, kind="stable")
     return Choice(ranked["id"].take(order).to_pylist()[:size], OUTVOTED)
 
 
-def cover(scores: pa.Table, size: int, by: Ranking) -> Choice:
-    """Of the best 3 × `size`, those whose gradients stand for all of theirs; see `ost.selection.cover`.
+def draw(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
+    """A uniform draw from the part that is likely right: the mix of what is right there, whatever ranks highest."""
+    part, purity = _part(scores, size, settings)
+    ids = part["id"].to_pylist()
+    drawn = set(shuffled(ids, seed)[:size])
+    return Choice([name for name in ids if name in drawn], BELOW, dict.fromkeys(ids, NOT_DRAWN), purity)
 
-    None has a negative utility while others last. Raises DataError where the scores have no gradient sketches.
+
+def spread(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
+    """The best of the part that are not near-duplicates of better ones; see `ost.selection.spread`.
+
+    Raises DataError where the scores have no sketches.
     """
-    if "sketch" not in scores.column_names:
-        raise DataError(
-            "the strategy `cover` needs gradient sketches: set score.method to gradient and score.sketch to 256"
-        )
-    ranked = _ranked(scores, by)
-    helpful = pc.sum(pc.greater(ranked["utility"], 0)).as_py() or 0
-    best = ranked.slice(0, max(size, min(BREADTH * size, helpful)))
-    if not len(best):  # an empty column has no width to read
-        return Choice([], BELOW)
-    chosen = cover_by(matrix(best, "sketch").astype(np.float32), size)
-    ids = best["id"].to_pylist()
-    kept = [ids[index] for index in chosen]
-    return Choice(kept, BELOW, dict.fromkeys(ids, COVERED))
+    part, purity = _part(scores, size, settings)
+    ids, (kept, _) = part["id"].to_pylist(), spread_by(_sketches(scores, part, "spread"), size)
+    passed = dict.fromkeys(ids[: max(kept, default=0)], REPEATED)
+    return Choice([ids[index] for index in kept], BELOW, passed, purity)
 
 
-STRATEGIES: dict[Strategy, Callable[[pa.Table, int, Ranking], Choice]] = {
+def cover(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
+    """Of the part, those that stand for all of it; see `ost.selection.cover`.
+
+    Raises DataError where the scores have no sketches.
+    """
+    part, purity = _part(scores, size, settings)
+    ids, kept = part["id"].to_pylist(), cover_by(_sketches(scores, part, "cover"), size)
+    return Choice([ids[index] for index in kept], BELOW, dict.fromkeys(ids, COVERED), purity)
+
+
+STRATEGIES: dict[Strategy, Callable[[pa.Table, int, Select, int], Choice]] = {
     "top": top,
     "quota": quota,
     "vote": vote,
+    "draw": draw,
+    "spread": spread,
     "cover": cover,
 }
 
 
 def _ranked(scores: pa.Table, by: Ranking) -> pa.Table:
-    """The samples that are not quarantined, the best first; ties by id, so that the pool's order plays no part."""
-    if by not in scores.column_names:
-        raise DataError(f"the scores have no column `{by}` to rank by; they have {', '.join(scores.column_names)}")
-    order = scores.sort_by([(by, "descending"), ("id", "ascending")])
+    """The samples that are not quarantined, the best first; ties by id, so that the pool's order plays no part.
+
+    Their sketches are left out, and the column `row` tells where they are.
+    """
+    known = scores.column_names
+    if by == "auto":
+        by = "utility_relative" if "utility_relative" in known else "utility"
+    if by not in known:
+        raise DataError(f"the scores have no column `{by}` to rank by; they have {', '.join(known)}")
+    light = scores.select([name for name in known if name != "sketch"]).append_column(
+        "row", pa.array(np.arange(len(scores)))
+    )
+    order = light.sort_by([(by, "descending"), ("id", "ascending")])
     return order.filter(pc.is_finite(order["utility"]))
+
+
+def _part(scores: pa.Table, size: int, settings: Select) -> tuple[pa.Table, float | None]:
+    """The ranked samples that a subset of this size is chosen among, and the expected share of right ones."""
+    ranked = _ranked(scores, settings.by)
+    count, purity = part_of(ranked, size, len(scores), settings)
+    return ranked.slice(0, count), purity
+
+
+def _sketches(scores: pa.Table, part: pa.Table, strategy: Strategy) -> np.ndarray:
+    """Sketches (n, k) of ranked samples, float16."""
+    found = scores.select(["sketch"]).take(part["row"]) if "sketch" in scores.column_names else None
+    if found is None or found["sketch"].null_count:
+        raise DataError(
+            f"the strategy `{strategy}` compares samples by their sketches, which these scores lack: score again with "
+            "`score.sketch: 256`"
+        )
+    return matrix(found, "sketch") if len(found) else np.empty((0, 1), np.float16)  # an empty column tells no width
 
 
 def _divide(size: int, counts: np.ndarray) -> np.ndarray:

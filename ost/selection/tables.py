@@ -10,6 +10,8 @@ from ost.errors import ConfigError
 
 KEPT = "kept"
 NOT_DRAWN = "not drawn"
+PURITY = b"expected_purity"
+"""Key of the expected purity in the metadata of a selection table."""
 
 
 def size_of(table: pa.Table, fraction: float) -> int:
@@ -27,11 +29,16 @@ def shuffled(ids: Iterable[str], seed: int) -> list[str]:
 
 
 def selection_table(
-    ids: Sequence[str], kept: Sequence[str], reason: str, exceptions: Mapping[str, str] | None = None
+    ids: Sequence[str],
+    kept: Sequence[str],
+    reason: str,
+    exceptions: Mapping[str, str] | None = None,
+    purity: float | None = None,
 ) -> pa.Table:
     """N rows `id, rank, reason` in the order of `ids`; rank counts from 1 and is null where left out.
 
-    `kept`: ids, the best first. `reason`: why the others are left out; `exceptions`: id → another reason.
+    `kept`: ids, the best first. `reason`: why the others are left out; `exceptions`: id → another reason. `purity`: see
+    `expected_purity`.
     """
     ranks, others = {name: rank for rank, name in enumerate(kept, start=1)}, exceptions or {}
     return pa.table(
@@ -39,10 +46,21 @@ def selection_table(
             "id": pa.array(ids, pa.string()),
             "rank": pa.array([ranks.get(name) for name in ids], pa.int32()),
             "reason": pa.array([KEPT if name in ranks else others.get(name, reason) for name in ids]),
-        }
+        },
+        metadata=None if purity is None else {PURITY: repr(purity)},
     )
 
 
 def kept_ids(selection: pa.Table) -> list[str]:
     """Ids of the kept samples, best rank first."""
     return selection.filter(pc.is_valid(selection["rank"])).sort_by("rank")["id"].to_pylist()
+
+
+def expected_purity(selection: pa.Table) -> float | None:
+    """Expected share of right samples in the part of the pool that a selection was chosen from.
+
+    An estimate from the scores alone (see `purities`), so an upper bound where they tell right from wrong badly. None
+    where they have no `p_clean`, or the strategy doesn't choose from a part.
+    """
+    found = (selection.schema.metadata or {}).get(PURITY)
+    return None if found is None else float(found)

@@ -1,11 +1,8 @@
 """The checks of a run: that they see what they are there to see, and warn with a remedy."""
 
-import copy
-
 import numpy as np
 import pytest
-import torch
-from specimens import copy_of, drawn
+from specimens import drawn
 from test_scoring import reference
 
 import ost
@@ -13,8 +10,6 @@ from ost.config import Score
 from ost.scoring.checks import FIDELITY, Agreement, Checks, Reference, agreement, choose, warnings_of
 from ost.scoring.engine import Engine
 from ost.scoring.lookahead import LookaheadScorer
-from ost.scoring.rows import rows_of
-from ost.store import matrix
 
 
 @pytest.fixture(scope="module")
@@ -87,36 +82,27 @@ def test_more_anchors_are_more_stable(pool, proxy):
     assert many.stability == pytest.approx(2 * many.halves.spearman / (1 + many.halves.spearman))
 
 
-# --- the walk of ten steps --------------------------------------------------------------------------------------------
+# --- of a walk --------------------------------------------------------------------------------------------------------
 
 
-def walked(proxy, anchors, pool, steps: int) -> tuple[np.ndarray, LookaheadScorer]:
-    class Walk(LookaheadScorer):
-        pass
-
-    Walk.steps = steps
-    scorer = Walk(proxy, anchors, Score(detail="total", sketch=0))
-    return matrix(rows_of(scorer, pool), "by_cell")[:, 0], scorer
-
-
-def test_a_walk_lowers_the_anchors_loss_step_by_step(anchors, proxy):
-    gains = [walked(proxy, anchors, anchors, steps)[0].mean() for steps in (1, 3, 10)]
-    assert 0 < gains[0] < gains[1] < gains[2]
+def test_a_walk_is_checked_against_itself_in_float64_and_against_one_step(pool, anchors, proxy, proxy64):
+    settings = {"method": "lookahead", "lookahead": {"steps": 6}}
+    scored = ost.score(pool, anchors, proxy, checks=len(pool), **settings)
+    expected = ost.score(pool, anchors, proxy64, checks=0, **settings).table["utility"].to_numpy()
+    one_step = ost.score(pool, anchors, proxy64, checks=0, method="transposed", step=1e-3).table["utility"].to_numpy()
+    assert scored.checks.fidelity == agreement(scored.table["utility"].to_numpy(), expected)
+    assert scored.checks.fidelity.spearman >= FIDELITY
+    assert scored.checks.lookahead.spearman == pytest.approx(agreement(expected, one_step).spearman, abs=1e-3)
+    assert scored.figures["steps"] == 6.0 and scored.figures["stability"] == scored.checks.stability
 
 
-def test_a_short_walk_ranks_like_one_step(pool, anchors, proxy64, monkeypatch):
-    descend = LookaheadScorer._descend
-    monkeypatch.setattr(LookaheadScorer, "_descend", lambda self, w, step, rate, own: descend(self, w, step, 1e-5, own))
-    far, _ = walked(proxy64, anchors, pool, 2)
-    near = ost.score(pool, anchors, proxy64, method="gradient", checks=0).table["utility"].to_numpy()
-    np.testing.assert_allclose(far / 2e-5, near, atol=0.02 * near.std())
-
-
-def test_a_walk_leaves_the_proxy_where_it_was(anchors, proxy):
-    walker = copy_of(proxy)
-    before = copy.deepcopy(walker.model.state_dict())
-    walked(walker, anchors, anchors[:3], 2)
-    assert all(torch.equal(value, before[name]) for name, value in walker.model.state_dict().items())
+def test_halves_of_a_walk_hold_every_task(pool, anchors, proxy64, monkeypatch):
+    asked = []
+    prepare = LookaheadScorer.prepare
+    monkeypatch.setattr(LookaheadScorer, "prepare", lambda self: (asked.append(self.anchors), prepare(self)))
+    Reference(proxy64, anchors, Score(method="lookahead", lookahead={"steps": 1}), pool[:4])
+    tasks = {anchor.task for anchor in anchors}
+    assert [len(own) for own in asked] == [20, 12, 8] and all({a.task for a in own} == tasks for own in asked)
 
 
 # --- the arithmetic ---------------------------------------------------------------------------------------------------
@@ -128,7 +114,7 @@ def test_bf16_is_used_where_it_ranks_alike(method, bf16, pool, anchors, proxy):
     for precision, expected in (("auto", bf16), ("fp32", False)):
         engine = Engine(proxy, anchors, Score(method=method, precision=precision), len(pool))
         engine.on_accelerator = True
-        engine.check(pool)
+        engine.prepare(pool)
         assert engine.bf16 == expected
 
 
@@ -144,12 +130,12 @@ def test_a_pool_that_grew_a_little_is_not_checked_anew(pool, anchors, proxy, tmp
     store = tmp_path / "rows.parquet"
     first = Reference(proxy, anchors, Score(), pool[:20], store=store)
     grown = Reference(proxy, anchors, Score(), pool[1:22], store=store)
-    assert (first.scored, grown.scored) == (20, 0)
+    assert first.forwards > 0 and grown.forwards == 0
     assert grown.samples == pool[1:20], "what is new has no rows"
     utility = first.utility
     assert grown.compare(utility[1:]).samples == 19
     np.testing.assert_array_equal(grown.utility, utility[1:])
-    assert grown.compare(utility[1:]).lookahead == agreement(utility[1:], first._ahead[1:])
+    assert grown.compare(utility[1:]).lookahead == agreement(utility[1:], first.other[1:])
 
 
 def test_a_pool_that_grew_much_is_checked_on_what_is_new_too(pool, anchors, proxy, tmp_path):
@@ -157,7 +143,7 @@ def test_a_pool_that_grew_much_is_checked_on_what_is_new_too(pool, anchors, prox
     Reference(proxy, anchors, Score(), pool[:10], store=store)
     grown = Reference(proxy, anchors, Score(), pool[2:14], store=store)
     whole = Reference(proxy, anchors, Score(), pool[2:14])
-    assert grown.scored == 4 and grown.samples == pool[2:14]
+    assert 0 < grown.forwards < whole.forwards and grown.samples == pool[2:14]
     np.testing.assert_allclose(grown.utility, whole.utility, rtol=1e-6)
-    np.testing.assert_allclose(grown._ahead, whole._ahead, rtol=1e-4, atol=1e-5)
-    assert Reference(proxy, anchors, Score(), pool[2:14], store=store).scored == 0
+    np.testing.assert_allclose(grown.other, whole.other, rtol=1e-4, atol=1e-5)
+    assert Reference(proxy, anchors, Score(), pool[2:14], store=store).forwards == 0

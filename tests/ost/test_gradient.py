@@ -1,7 +1,5 @@
 """`gradient`'s layer rules against autograd, whichever layers move, whatever is in the batch; and what it refuses."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +14,7 @@ from ost.models import Checkpoint
 from ost.scoring.engine import METHODS
 from ost.scoring.layers import forms
 from ost.scoring.rows import rows_of
-from ost.scoring.weights import scored_weights
+from ost.scoring.weights import scored_weights, untied
 from ost.store import matrix
 
 
@@ -49,9 +47,8 @@ def mixed() -> list[ost.Sample]:
 
 @pytest.mark.parametrize("layers", ["all", "language", "last:1", "head"])
 def test_every_cell_of_anchors_has_the_product_with_its_own_gradient(layers, mixed, proxy64):
-    anchors = drawn("anchors", 9)
-    names = list(scored_weights(proxy64.model, layers))
-    expected = products(proxy64, mixed, anchors, names)
+    anchors, own = drawn("anchors", 9), untied(proxy64, layers)
+    expected = products(own, mixed, anchors, list(scored_weights(own.model, layers)))
     found, cells = by_cell(proxy64, mixed, anchors, layers=layers, folds=2, batch_size=5)
     assert len(cells) == 8, "four tasks in two folds"
     for cell, members in enumerate(cells):
@@ -67,9 +64,12 @@ def test_one_direction_and_many_agree(mixed, proxy64, anchors):
 
 
 def test_the_choice_of_layers_nests(proxy):
-    sets = [set(scored_weights(proxy.model, layers)) for layers in ("head", "last:1", "language", "all")]
-    assert all(small < large for small, large in itertools.pairwise(sets)), [len(own) for own in sets]
-    assert set(scored_weights(proxy.model, "last:2")) == sets[2], "its two blocks, and the head tied to the embedding"
+    sets = [set(scored_weights(untied(proxy, own).model, own)) for own in ("head", "last:1", "last:2", "all")]
+    assert sets[0] == {"lm_head.weight"}, "its own use of the table that it shares with the embedding"
+    assert sets[0] < sets[1] < sets[2] and sets[2] - sets[0] < sets[3]
+    language = set(scored_weights(proxy.model, "language"))
+    assert language - sets[2] == {"model.language_model.embed_tokens.weight"} and language < sets[3]
+    sets[2] = language
     assert sets[-1] == {name for name, _ in proxy.model.named_parameters()}
     assert not any("visual" in name for name in sets[-2])
     assert {name.split(".")[3] for name in sets[1] if ".layers." in name} == {"1"}, "last:1 is the last block"

@@ -1,4 +1,7 @@
-"""The strategies against independent references: counting, ranking, plain greedy and brute force."""
+"""The strategies against independent references: counting, ranking, plain greedy and brute force.
+
+`draw` and the part that is chosen among stand in test_part.py, `spread` in test_spread.py.
+"""
 
 import itertools
 
@@ -10,10 +13,12 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from ost.errors import DataError
-from ost.selection import KEPT, QUARANTINED, STRATEGIES, TOXIC, cover, kept_ids, select
-from ost.selection.strategies import BELOW, BREADTH, COVERED, OUTVOTED, QUOTA
+from ost.selection import KEPT, NOT_DRAWN, QUARANTINED, STRATEGIES, TOXIC, cover, kept_ids, select, vectors
+from ost.selection.part import BREADTH
+from ost.selection.strategies import BELOW, COVERED, OUTVOTED, QUOTA, REPEATED
 
 GROUPS = ("product", "sum")
+REASONS = {TOXIC, QUARANTINED, BELOW, QUOTA, OUTVOTED, NOT_DRAWN, REPEATED, COVERED}
 
 
 @st.composite
@@ -41,6 +46,14 @@ def pool(rng: np.random.Generator, count: int, broken: float = 0.0, kinds: int =
     })  # fmt: skip
 
 
+def lookahead(scores: pa.Table) -> pa.Table:
+    """With the columns that only some methods know, drawn apart from the others."""
+    utility, rng = scores["utility"].to_numpy(), np.random.default_rng(len(scores))
+    p = np.where(np.isnan(utility), np.nan, rng.integers(1, 12, len(scores)) / 11)
+    relative = utility / rng.integers(1, 4, len(scores))
+    return scores.append_column("utility_relative", pa.array(relative)).append_column("p_clean", pa.array(p))
+
+
 def rows_of(scores: pa.Table) -> list[dict]:
     return [row for row in scores.to_pylist() if row["utility"] == row["utility"]]
 
@@ -49,11 +62,18 @@ def rows_of(scores: pa.Table) -> list[dict]:
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
-@pytest.mark.parametrize("by", ["utility", "utility_per_token"])
-@settings(max_examples=30)
-@given(scores=pools(), fraction=st.floats(0.01, 1.0), seed=st.integers(0, 99))
-def test_every_sample_is_kept_or_told_why_not(strategy, by, scores, fraction, seed):
-    chosen = select(scores, fraction, strategy, by)
+@pytest.mark.parametrize("by", ["auto", "utility", "utility_per_token"])
+@settings(max_examples=25)
+@given(
+    scores=pools(),
+    more=st.booleans(),
+    fraction=st.floats(0.01, 1.0),
+    among=st.none() | st.floats(0.01, 1.0),
+    seed=st.integers(0, 99),
+)
+def test_every_sample_is_kept_or_told_why_not(strategy, by, scores, more, fraction, among, seed):
+    scores = lookahead(scores) if more else scores
+    chosen = select(scores, fraction, strategy, by, seed=seed, among=among)
     kept, usable = kept_ids(chosen), {row["id"] for row in rows_of(scores)}
     assert len(kept) == len(set(kept)) == min(max(1, round(fraction * len(scores))), len(usable))
     assert set(kept) <= usable, "a quarantined sample was kept"
@@ -62,9 +82,26 @@ def test_every_sample_is_kept_or_told_why_not(strategy, by, scores, fraction, se
         assert (row["reason"] == KEPT) == (row["rank"] is not None) == (row["id"] in kept)
         assert (row["reason"] == QUARANTINED) == (row["id"] not in usable)
         assert row["reason"] != TOXIC or score["toxic"]
-        assert row["rank"] or row["reason"] in {TOXIC, QUARANTINED, BELOW, QUOTA, OUTVOTED, COVERED}
+        assert row["rank"] or row["reason"] in REASONS
     other = scores.take(np.random.default_rng(seed).permutation(len(scores)))
-    assert kept_ids(select(other, fraction, strategy, by)) == kept, "the pool's order plays a part"
+    again = select(other, fraction, strategy, by, seed=seed, among=among)
+    assert kept_ids(again) == kept, "the pool's order plays a part"
+
+
+def test_what_ranks_is_relative_where_the_scores_have_it():
+    bare = pool(np.random.default_rng(4), 60)
+    scores = lookahead(bare)
+    relative, absolute = (kept_ids(select(scores, 0.3, by=by)) for by in ("utility_relative", "utility"))
+    assert relative != absolute
+    assert (kept_ids(select(scores, 0.3)), kept_ids(select(bare, 0.3))) == (relative, absolute)
+    with pytest.raises(DataError, match="no column `utility_relative` to rank by; they have id, utility,"):
+        select(bare, 0.3, by="utility_relative")
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_of_a_pool_that_is_all_quarantined_nothing_is_kept(strategy):
+    chosen = select(pool(np.random.default_rng(0), 8, broken=1.0), 0.5, strategy)
+    assert set(chosen["reason"].to_pylist()) == {QUARANTINED}
 
 
 # --- quota ------------------------------------------------------------------------------------------------------------
@@ -138,8 +175,13 @@ def test_scores_without_groups_or_sketches_are_refused_with_the_remedy():
     bare = pool(np.random.default_rng(0), 10).select(["id", "utility", "toxic", "loss", "task"])
     with pytest.raises(DataError, match=r"score\.detail"):
         select(bare, 0.5, "vote")
-    with pytest.raises(DataError, match=r"score\.sketch to 256"):
-        select(bare, 0.5, "cover")
+    for strategy in ("spread", "cover"):
+        with pytest.raises(DataError, match=rf"`{strategy}` compares .*score\.sketch: 256"):
+            select(bare, 0.5, strategy)
+    holed = pool(np.random.default_rng(0), 10)
+    holed = holed.set_column(holed.column_names.index("sketch"), "sketch", pa.nulls(10, holed["sketch"].type))
+    with pytest.raises(DataError, match=r"score\.sketch: 256"):
+        select(holed, 0.5, "cover")
 
 
 # --- cover ------------------------------------------------------------------------------------------------------------
@@ -199,14 +241,26 @@ def test_silent_samples_and_whole_pools():
     assert sorted(found.tolist()) == list(range(12)) and found[-1] == 3, "what has no gradient stands for nobody"
 
 
-def test_many_candidates_are_dealt_to_parts(monkeypatch):
-    sketches = np.random.default_rng(3).normal(size=(100, 5)).astype(np.float32)
-    whole = worth(sketches, cover.cover(sketches, 20))
-    monkeypatch.setattr(cover, "PART", 30)
-    found = cover.cover(sketches, 20)
-    assert len(set(found.tolist())) == 20
-    assert {index % 4 for index in found[:4].tolist()} == {0, 1, 2, 3}, "the parts take turns"
-    assert worth(sketches, found) > 0.9 * whole
+@pytest.mark.parametrize("size", [60, 150, 300])
+def test_divided_it_is_worth_nearly_as_much(size, monkeypatch):
+    rng = np.random.default_rng(3)
+    sketches = (rng.normal(size=(40, 12))[rng.integers(40, size=600)] + 0.4 * rng.normal(size=(600, 12))).astype("f4")
+    whole = worth(sketches, cover.cover(sketches, size))
+    monkeypatch.setattr(vectors, "PART", 100)
+    found = cover.cover(sketches, size)
+    assert len(set(found.tolist())) == size
+    assert worth(sketches, found) > 0.97 * whole
+    drawn = np.mean([worth(sketches, rng.choice(600, size, replace=False)) for _ in range(20)])
+    assert whole - worth(sketches, found) < 0.25 * (whole - drawn), "most of what is won over a draw is lost again"
+
+
+def test_neighbourhoods_that_are_worlds_apart_cost_nothing(monkeypatch):
+    """No cosine across them is above zero, so that the divided choice is the greedy one itself."""
+    rng, kinds = np.random.default_rng(6), np.repeat(np.eye(4), 2, axis=1)
+    sketches = np.repeat(kinds, 25, axis=0) * rng.uniform(0.1, 1, size=(100, 8)).astype(np.float32)
+    whole = cover.cover(sketches.astype(np.float32), 30)
+    monkeypatch.setattr(vectors, "PART", 50)
+    assert set(cover.cover(sketches.astype(np.float32), 30).tolist()) == set(whole.tolist())
 
 
 def test_candidates_are_the_best_ranked():

@@ -1,0 +1,47 @@
+"""What a sample is like to the proxy: its mean last hidden state, which breadth in a selection is judged by."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ost.encoding import Batch
+
+
+class States:
+    """Listens to a model's passes. States of more than `size` numbers are projected at random to that many.
+
+    The projection's signs depend on the two sizes alone, so states of two machines, or of two runs, can be compared.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+        self._signs: Tensor | None = None
+
+    @contextlib.contextmanager
+    def heard(self, model: PreTrainedModel, batch: Batch) -> Iterator[list[Tensor]]:
+        """Holds the (B, `size`) states of the samples after a pass within the block; the mean is over all tokens."""
+        found: list[Tensor] = []
+        mask = batch["attention_mask"].to(torch.float32)
+
+        def hook(module: nn.Module, args: tuple, output) -> None:
+            states = torch.einsum("bt,btd->bd", mask, output[0].detach().float()) / mask.sum(dim=1, keepdim=True)
+            found.append(self._shortened(states))
+
+        handle = model.get_decoder().register_forward_hook(hook)
+        try:
+            yield found
+        finally:
+            handle.remove()
+
+    def _shortened(self, states: Tensor) -> Tensor:
+        if states.shape[1] <= self.size:
+            return states
+        if self._signs is None:
+            generator = torch.Generator().manual_seed(states.shape[1])
+            bits = torch.randint(0, 2, (states.shape[1], self.size), generator=generator)
+            self._signs = ((2 * bits - 1) / math.sqrt(self.size)).float().to(states.device)
+        return states @ self._signs

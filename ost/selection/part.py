@@ -1,0 +1,46 @@
+"""The part of a ranked pool that breadth is chosen among: the likely clean ones, as far as the scores tell."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ost.config import Select
+
+BREADTH = 3
+"""Where the scores tell no purity, the part is this many times the subset, if so many have a positive utility."""
+HALF = 0.5
+"""p_clean above which, to speak of the whole pool, all samples count as right: Storey's λ."""
+
+
+def part_of(ranked: pa.Table, size: int, pool: int, settings: Select) -> tuple[int, float | None]:
+    """How many samples, the best first, a subset of `size` is chosen among, and the expected share of right ones.
+
+    `select.among` of the `pool` samples; where that is null, as many as have the expected purity `select.purity`; where
+    the scores have no `p_clean`, BREADTH times the subset, none of a negative utility while others last, and None for
+    the share. Never fewer than the subset.
+    """
+    p = ranked["p_clean"].to_numpy() if "p_clean" in ranked.column_names else np.full(len(ranked), np.nan)
+    found = purities(p) if len(p) and np.isfinite(p).all() else None
+    if settings.among is not None:
+        count = round(settings.among * pool)
+    elif found is not None:
+        count = int(np.flatnonzero(found >= settings.purity).max(initial=-1)) + 1
+    else:
+        count = min(BREADTH * size, pc.sum(pc.greater(ranked["utility"], 0)).as_py() or 0)
+    count = min(max(size, count), len(ranked))
+    return count, None if found is None else float(found[count - 1])
+
+
+def purities(p: np.ndarray) -> np.ndarray:
+    """Expected share of right samples among the first k of n ranked ones, (n,) for k = 1 … n, from their p_clean (n,).
+
+    That of right samples is uniform. So π₀ n of the pool are right, with π₀ = (#{p > λ} + 1) / ((1 − λ) n) (Storey
+    2002), (1 − t) π₀ n of those with p > t, and of those with the same p as many as its step to the next lower one is
+    wide. With A anchors p has A + 1 steps: λ is the last one up to HALF, and the share is known to about 1 / √A. It is
+    too high by as many wrong samples as lie above λ: an upper bound where scores tell right from wrong badly.
+    """
+    levels, at, counts = np.unique(p, return_inverse=True, return_counts=True)
+    low = levels[levels <= HALF].max(initial=0.0)
+    right = min(len(p), (np.sum(p > low) + 1) / (1 - low))
+    steps = np.diff(levels[:-1], prepend=0.0, append=1.0)
+    return np.minimum(1.0, np.cumsum((right * steps / counts)[at]) / np.arange(1, len(p) + 1))

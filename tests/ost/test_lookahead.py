@@ -1,0 +1,237 @@
+"""`lookahead` against plain loops in float64: the walk, its length, the errors; and its kinship with `transposed`."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from specimens import copy_of, drawn
+
+import ost
+from ost.config import Lookahead, Score
+from ost.encoding import Encoder
+from ost.errors import ConfigError, ModelError
+from ost.models import Checkpoint
+from ost.scoring import Job, score_file
+from ost.scoring.anchors import folds_of
+from ost.scoring.lookahead import LookaheadScorer
+from ost.scoring.walk import PATIENCE, Plan, draw_up
+from ost.store import matrix, read_json, write_table
+
+RATE = 2e-3
+
+
+def scores(pool, anchors, checkpoint, **settings) -> ost.Scored:
+    settings = {"checks": 0, "lookahead": {"steps": 4, "learning_rate": RATE}} | settings
+    return ost.score(pool, anchors, checkpoint, method="lookahead", **settings)
+
+
+def losses(model, checkpoint: Checkpoint, samples) -> torch.Tensor:
+    """One sample at a time, by the model's own loss."""
+    found = []
+    for sample in samples:
+        batch = Encoder(checkpoint).training([sample])
+        if "pixel_values" in batch:
+            batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
+        found.append(model(**batch).loss)
+    return torch.stack(found)
+
+
+def walked(checkpoint: Checkpoint, anchors, steps: int, kind=torch.optim.Adam, rate: float = RATE):
+    """A copy of the model after steps on the anchors' mean loss, all of its weights moving; written out."""
+    model = copy.deepcopy(checkpoint.model)
+    optimizer = kind(model.parameters(), lr=rate)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        losses(model, checkpoint, anchors).mean().backward()
+        optimizer.step()
+    return model
+
+
+@torch.no_grad()
+def gains(checkpoint: Checkpoint, model, samples) -> np.ndarray:
+    return (losses(checkpoint.model, checkpoint, samples) - losses(model, checkpoint, samples)).numpy()
+
+
+# --- the walk ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("optimizer", "kind"), [("auto", torch.optim.Adam), ("sgd", torch.optim.SGD)])
+def test_utility_is_what_the_walk_takes_off_a_samples_loss(optimizer, kind, pool, anchors, proxy64):
+    expected = gains(proxy64, walked(proxy64, anchors[:8], 4, kind), pool[10:26])
+    table = scores(pool[10:26], anchors[:8], proxy64, optimizer=optimizer, batch_size=3).table
+    np.testing.assert_allclose(table["utility"].to_numpy(), expected, atol=2e-5)
+    relative = expected / (table["loss"].to_numpy() + 0.05)
+    np.testing.assert_allclose(table["utility_relative"].to_numpy(), relative, atol=2e-4)
+
+
+def test_one_short_plain_step_is_transposed(pool, anchors, proxy64):
+    near = ost.score(pool, anchors, proxy64, method="transposed", checks=0, step=3e-4).table["utility"].to_numpy()
+    far = scores(pool, anchors, proxy64, optimizer="sgd", lookahead={"steps": 1, "learning_rate": 1e-5}).table
+    utility = far["utility"].to_numpy() / 1e-5
+    assert spearmanr(utility, near).statistic >= 0.999
+    np.testing.assert_allclose(utility, near, atol=0.01 * near.std())
+
+
+def test_more_steps_lower_the_anchors_own_loss(anchors, proxy):
+    found = [
+        scores(anchors, anchors, proxy, lookahead={"steps": steps}).table["utility"].to_numpy().mean()
+        for steps in (1, 3, 10)
+    ]
+    assert 0 < found[0] < found[1] < found[2]
+
+
+def test_a_walk_leaves_the_proxy_where_it_was(anchors, proxy):
+    walker = copy_of(proxy)
+    before = copy.deepcopy(walker.model.state_dict())
+    for layers in ("all", "last:1"):
+        scores(anchors[:3], anchors, walker, layers=layers)
+    assert all(torch.equal(value, before[name]) for name, value in walker.model.state_dict().items())
+    assert all(weight.grad is None for weight in walker.model.parameters())
+
+
+@pytest.mark.parametrize("layers", ["language", "last:1", "head"])
+def test_only_the_layers_asked_for_move(layers, anchors, proxy):
+    scorer = LookaheadScorer(proxy, anchors, Score(method="lookahead", layers=layers, lookahead=Lookahead(steps=2)))
+    there = dict(scorer.proxy.model.named_parameters())
+    moved = {name for name, weight in scorer.ends[0].named_parameters() if not torch.equal(weight, there[name])}
+    assert moved and moved <= set(scorer.weights)
+
+
+def test_a_walk_into_nowhere_is_refused(anchors, proxy):
+    with pytest.raises(ModelError, match=r"smaller score\.lookahead\.learning_rate"):
+        scores(anchors, anchors, proxy, lookahead={"steps": 60, "learning_rate": 1e30})
+
+
+def test_tasks_cannot_be_told_apart(anchors, proxy):
+    with pytest.raises(ConfigError, match="total or folds"):
+        scores(anchors, anchors, proxy, detail="groups")
+
+
+# --- how far ----------------------------------------------------------------------------------------------------------
+
+
+def planned(checkpoint: Checkpoint, anchors, folds: int = 3, **ahead) -> Plan:
+    settings = Score(method="lookahead", folds=folds, lookahead=Lookahead(**{"learning_rate": RATE} | ahead))
+    return draw_up(LookaheadScorer(checkpoint, anchors, settings, walked=False))
+
+
+def test_the_curve_is_the_loss_of_anchors_left_out(anchors, proxy64):
+    folds, steps = folds_of(anchors, 3), 2
+    found = planned(proxy64, anchors, steps=steps)
+    before, after = (np.empty(len(anchors)) for _ in range(2))
+    for members in folds:
+        own, rest = [anchors[at] for at in members], [a for at, a in enumerate(anchors) if at not in members]
+        model = walked(proxy64, rest, steps)
+        with torch.no_grad():
+            before[list(members)] = losses(proxy64.model, proxy64, own)
+            after[list(members)] = losses(model, proxy64, own)
+    np.testing.assert_allclose(found.before, before, atol=1e-5)
+    np.testing.assert_allclose(found.after, after, atol=1e-5)
+    np.testing.assert_allclose(found.gains, before - after, atol=2e-5)
+    assert found.steps == steps and len(found.curve) == steps + 1
+    np.testing.assert_allclose([found.curve[0], found.curve[2]], [before.mean(), after.mean()], atol=1e-5)
+
+
+def test_the_walk_ends_where_the_anchors_left_out_gain_most(proxy):
+    found = planned(proxy, drawn("anchors", 60), most_steps=20)
+    assert found.curve[found.steps] == min(found.curve[1:]) < found.curve[0]
+    assert len(found.curve) <= 21 and found.warnings == []
+
+
+def test_a_walk_that_helps_no_other_is_short_and_warned_of(proxy):
+    """A rate so high that every step harms."""
+    settings = Score(method="lookahead", lookahead=Lookahead(learning_rate=0.5))
+    found = draw_up(LookaheadScorer(proxy, drawn("anchors", 8), settings, walked=False))
+    assert len(found.curve) <= PATIENCE + 2, "given up"
+    assert "score.lookahead.learning_rate" in found.warnings[0]
+
+
+def test_folds_hold_each_anchor_once_and_every_task(anchors):
+    folds = folds_of(anchors, 4)
+    assert sorted(at for fold in folds for at in fold) == list(range(len(anchors)))
+    assert all(len({anchors[at].task for at in fold}) == 4 for fold in folds)
+    assert len(folds_of(anchors[:1], 4)) == 1
+
+
+def test_a_single_anchor_can_be_walked_on(pool, anchors, proxy):
+    scored = scores(pool[:4], anchors[:1], proxy, lookahead={})
+    assert np.isfinite(scored.table["utility"].to_numpy()).all()
+
+
+# --- what is known of each sample -------------------------------------------------------------------------------------
+
+
+def test_folds_give_the_jackknifes_standard_error(pool, anchors, proxy64):
+    table = scores(pool[20:32], anchors, proxy64, detail="folds", folds=4).table
+    folds = folds_of(anchors, 4)
+    rests = [[a for at, a in enumerate(anchors) if at not in members] for members in folds]
+    by_walk = np.stack([gains(proxy64, walked(proxy64, rest, 4), pool[20:32]) for rest in rests])
+    np.testing.assert_allclose(table["utility"].to_numpy(), by_walk.mean(axis=0), atol=2e-5)
+    jackknife = np.sqrt(3 / 4 * ((by_walk - by_walk.mean(axis=0)) ** 2).sum(axis=0))
+    np.testing.assert_allclose(table["utility_se"].to_numpy(), jackknife, atol=1e-4)
+
+
+def test_without_folds_there_is_no_standard_error_but_a_flag(pool, anchors, proxy):
+    table = scores(pool, anchors, proxy).table
+    assert table["utility_se"].null_count == len(table) and table["toxic_q"].null_count == 0
+    assert table["toxic"].to_numpy()[-24:].sum() >= table["toxic"].to_numpy()[:36].sum()
+
+
+def test_p_clean_ranks_a_sample_among_the_anchors_left_out(pool, anchors, proxy):
+    scored = scores(pool, anchors, proxy)
+    trusted = scored.plan.gains / (np.array(scored.plan.before) + 0.05)
+    expected = [(1 + (trusted <= value).sum()) / 21 for value in scored.table["utility_relative"].to_numpy()]
+    np.testing.assert_allclose(scored.table["p_clean"].to_numpy(), expected)
+    assert scored.table["p_clean"].to_numpy()[:16].mean() > scored.table["p_clean"].to_numpy()[-24:].mean()
+
+
+def test_the_state_is_the_mean_over_a_samples_tokens(pool, anchors, proxy):
+    table = scores(pool[:10], anchors, proxy, batch_size=4).table
+    batch = Encoder(proxy).training([pool[7]])
+    batch.pop("labels")
+    with torch.no_grad():
+        expected = copy_of(proxy).model(**batch, output_hidden_states=True).hidden_states[-1][0].mean(dim=0).numpy()
+    np.testing.assert_allclose(matrix(table, "sketch")[7], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_long_states_are_projected_and_keep_their_angles(pool, anchors, proxy):
+    whole, short = (
+        matrix(scores(pool, anchors, proxy, sketch=size, lookahead={"steps": 1}).table, "sketch").astype(float)
+        for size in (256, 64)
+    )
+    assert (whole.shape[1], short.shape[1]) == (96, 64)
+    cosines = [np.corrcoef(states)[np.triu_indices(len(pool), 1)] for states in (whole, short)]
+    assert np.corrcoef(*cosines)[0, 1] > 0.7
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def job(tmp_path, pool, anchors, proxy) -> Job:
+    for name, samples in (("pool", pool), ("anchors", anchors)):
+        ost.write_samples(tmp_path / f"{name}.parquet", samples)
+    proxy.save(tmp_path / "proxy")
+    settings = Score(method="lookahead", checks=8, shard_size=20)
+    return Job(
+        tmp_path / "pool.parquet", tmp_path / "anchors.parquet", tmp_path / "proxy", tmp_path / "store", settings
+    )
+
+
+def test_shards_walk_as_far_as_the_run_has_planned(job, pool, anchors, proxy):
+    scored = score_file(job)
+    whole = ost.score(pool, anchors, proxy, method="lookahead", checks=0)
+    assert scored.plan.steps == whole.plan.steps == read_json(job.walk)["steps"] > 0
+    np.testing.assert_allclose(scored.table["utility"].to_numpy(), whole.table["utility"].to_numpy(), atol=1e-5)
+    assert scored.cost.flops > whole.cost.flops > 0, "with the checks it costs more"
+
+
+def test_a_plan_is_drawn_up_once(job, pool, monkeypatch):
+    first = score_file(job)
+    monkeypatch.setattr("ost.scoring.walk._plan", lambda *_: pytest.fail("walked again"))
+    again = score_file(job)
+    assert again.table.equals(first.table) and again.plan.forwards == 0 < first.plan.forwards
+    write_table(job.store / "other.parquet", first.table)  # the store holds what the run left, whatever else lies there
+    assert score_file(job).cost.flops < first.cost.flops
