@@ -11,10 +11,11 @@ from ost.report.page import environment, palettes
 from ost.store import publish
 
 COLOURS = {
-    "full": "full", "random": "random", "oracle": "base", "clean": "base", "judge": "violet", "deita": "sky",
-    "less": "right", "low-loss": "wrong", "ost": "ost",
+    "full": "full", "random": "random", "anchors": "random", "random-anchors": "random", "oracle": "base",
+    "clean": "base", "judge": "violet", "deita": "sky", "less": "right", "color": "right", "rho": "right",
+    "low-loss": "wrong", "ost": "ost", "lookahead": "wide",
 }  # fmt: skip
-"""Colour of each arm; those of OST have one."""
+"""Colour of each arm; those of one score of ours have one."""
 PROTOCOLS = {"B": "protocol B: as many steps as Full-SFT", "A": "protocol A: as many epochs"}
 
 
@@ -130,7 +131,7 @@ def _protocols(summary: Mapping) -> list[str]:
 
 
 def _colour(entry: Mapping) -> str:
-    return LIGHT[COLOURS["ost" if entry["arm"].startswith("ost") else entry["arm"]]]
+    return LIGHT[COLOURS[entry["arm"].partition("-")[0] if entry["ours"] else entry["arm"]]]
 
 
 def _beats(entry: Mapping, other: Mapping) -> bool:

@@ -17,9 +17,11 @@ import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
+from ost.breadth import Breadth
 from ost.data import Sample
 from ost.report import charts
 from ost.report.charts import Standing, standings
+from ost.report.kept import kept_rows, kinds_of
 
 THUMBNAIL = 256
 """Longest edge of an image in the page, in pixels."""
@@ -58,6 +60,8 @@ class ReportData:
     harmful: list[Example]
     audit: dict | None
     """What `ost.audit.audit` returned, or None where nobody knows the truth."""
+    breadth: Mapping[str, Breadth]
+    """Label of an arm → breadth of what it keeps; empty where nobody measured."""
     ingest: dict
     """`{"pool" | "anchors" | "benchmark": {"read", "kept", "quarantined", "reasons": {reason: count}}}`."""
     warnings: list[str]
@@ -83,7 +87,8 @@ def render(data: ReportData) -> str:
             finite=int(np.isfinite(data.utility).sum()),
             negative=int((data.utility < 0).sum()),
             examples=[(name, [_view(example) for example in getattr(data, name)]) for name in ("useful", "harmful")],
-            purity=_purity(data.audit, shown),
+            kept=kept_rows(data.audit, data.breadth, shown),
+            kinds=kinds_of(data.breadth),
             palettes=palettes(),
         )
     )
@@ -183,14 +188,6 @@ def _charts(data: ReportData) -> dict[str, Any]:
         drawn["accuracy"] = charts.svg(charts.accuracy_chart(data.arms), "accuracy", "Accuracy by arm and protocol")
         drawn["cost"] = charts.svg(charts.cost_chart(data.arms), "cost", "Accuracy against total seconds")
     return drawn
-
-
-def _purity(audit: Mapping | None, shown: Sequence[Standing]) -> list[tuple[str, float]]:
-    """Label and purity of every audited arm, in the order of the tables."""
-    labels = [standing.label for standing in shown]
-    found = (audit or {}).get("purity") or {}
-    order = sorted(found, key=lambda label: labels.index(label) if label in labels else len(labels))
-    return [(label, found[label]) for label in order if found[label] is not None]
 
 
 def _view(example: Example) -> dict[str, Any]:

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from ost.audit import audit
+from ost.breadth import Breadth
 from ost.data import Sample, chat
 from ost.report import Example, ReportData, render
 from ost.report.charts import LIGHT, accuracy_chart, standings, utility_chart
+from ost.report.kept import COLOURS, kept_rows, kinds_of
 from ost.report.page import duration, flops, headline, points, remarks, thumbnail
 
 HOSTILE = "<script>alert('x')</script>"
@@ -47,6 +49,12 @@ def example(question="What is it?", answer="4 + 5 = 9", task="sum", utility=0.01
     return Example(Sample(images, chat(question, answer, len(images)), task), utility, verdict)
 
 
+def broad(ratio=1.0, **mix):
+    """Breadth of 400 kept samples; `mix`: task → share of them, and of the pool where it isn't the same."""
+    shares = {task: share if isinstance(share, tuple) else (share, share) for task, share in mix.items()}
+    return Breadth(400, 126, 0.625, 40 * ratio, 40.0, shares or {"sum": (0.25, 0.5), "product": (0.75, 0.5)})
+
+
 def data(**changes):
     rng = np.random.default_rng(0)
     utility, wrong = rng.normal(size=500), rng.random(500) < 0.5
@@ -59,7 +67,8 @@ def data(**changes):
         "wrong": wrong,
         "useful": [example(verdict=False)],
         "harmful": [example(answer="1 + 1 = 8", utility=-0.02, verdict=True)],
-        "audit": audit(utility, utility < 0, wrong, {"ost": utility > 1, "full": np.ones(500, bool)}),
+        "audit": audit(utility, utility < 0, wrong, {"OST top 20 %": utility > 1, "Full-SFT": np.ones(500, bool)}),
+        "breadth": {"OST top 20 %": broad(0.45), "Full-SFT": broad(sum=0.5, product=0.5)},
         "ingest": {"pool": {"read": 508, "kept": 500, "quarantined": 8, "reasons": {"no image": 1, "too long": 7}}},
         "warnings": ["anchors are few"],
         "stages": [{"stage": "score", "seconds": 200.0, "flops": 1.2e15}],
@@ -94,6 +103,11 @@ class Tags(HTMLParser):
     def text(self):
         return re.sub(r"\s+", " ", "".join(self.words))
 
+    @property
+    def spaced(self):
+        """The same with a space between cells."""
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
 
 def test_everything_that_was_measured_is_said():
     tags = Tags(render(data()))
@@ -108,17 +122,20 @@ def test_everything_that_was_measured_is_said():
 def test_hostile_text_is_only_text():
     bad = example(HOSTILE, HOSTILE + '"><img src=x onerror=y>', task=HOSTILE, images=(HOSTILE.encode(), png()))
     rows = [*arms(), row(f"{HOSTILE} $x^", 0.5, fraction=0.3, by_task={HOSTILE: 0.5})]
-    checked = {**data().audit, "by_task": {HOSTILE: data().audit}}
+    checked = {**data().audit, "by_task": {HOSTILE: data().audit}, "purity": {HOSTILE: 0.5}}
+    found = {HOSTILE: broad(**{HOSTILE + '"': 0.5, "sum": 0.5})}
     ingest = {HOSTILE: {"read": 1, "kept": 0, "quarantined": 1, "reasons": {HOSTILE: 1}}}
     stages, facts = [{"stage": HOSTILE, "seconds": 1.0, "flops": 1.0, "reused": True}], {HOSTILE: HOSTILE}
     html = render(
         data(title=HOSTILE, arms=rows, harmful=[bad], warnings=[HOSTILE], audit=checked, ingest=ingest, stages=stages,
-             facts=facts)
+             facts=facts, breadth=found)
     )  # fmt: skip
     tags = Tags(html)
     assert not [tag for tag, attrs in tags.found if tag == "script" or any(name.startswith("on") for name in attrs)]
     assert {attrs["src"][:22] for tag, attrs in tags.found if tag == "img"} == {"data:image/png;base64,"}
-    assert tags.text.count(HOSTILE) >= 12
+    assert tags.text.count(HOSTILE) >= 15
+    titles = [attrs["title"] for tag, attrs in tags.found if tag == "span" and "--own" in attrs.get("style", "")]
+    assert titles == [f'{HOSTILE}": 50.0 %', "sum: 50.0 %"]
     assert "image can't be shown" in html
 
 
@@ -206,13 +223,14 @@ def test_page_without_truth():
 
 
 def test_empty_page_says_why():
-    empty = data(arms=[], utility=np.full(3, np.nan), wrong=None, useful=[], harmful=[], audit=None, ingest={},
-                 warnings=[], stages=[], facts={})  # fmt: skip
+    empty = data(arms=[], utility=np.full(3, np.nan), wrong=None, useful=[], harmful=[], audit=None, breadth={},
+                 ingest={}, warnings=[], stages=[], facts={})  # fmt: skip
     html = render(empty)
     text = Tags(html).text
     assert "nothing to compare" in text
     assert "no histogram" in text
-    for words in ("Warning", "A warning", "What came in", "What choosing cost", "harmful samples", "Where this comes"):
+    absent = ("Warning", "A warning", "What each arm keeps", "What came in", "What choosing cost", "harmful samples")
+    for words in (*absent, "Where this comes"):
         assert words not in text
     assert "<svg" not in html
 
@@ -220,6 +238,69 @@ def test_empty_page_says_why():
 def test_audit_without_a_flag_shows_dashes():
     none = audit(np.arange(3.0), np.zeros(3, bool), np.zeros(3, bool), {"ost": np.zeros(3, bool)})
     assert "– AUROC" in Tags(render(data(audit=none))).text.replace("–AUROC", "– AUROC")
+
+
+def test_breadth_stands_beside_purity():
+    page = data()
+    text = Tags(render(page)).spaced
+    purity = 100 * page.audit["purity"]["OST top 20 %"]
+    assert "arm purity clusters reached effective clusters breadth mix by kind of question" in text
+    assert f"OST top 20 % {purity:.1f} % 62.5 % 18.0 0.45" in text
+    assert "falls into 126 clusters" in text
+    assert "kind the pool OST top 20 % product 50.0 % 75.0 % sum 50.0 % 25.0 %" in text, "Full-SFT is the pool"
+    marked = re.findall(r'<td class="down">(0\.45|1\.00)</td>', render(page))
+    assert marked == ["0.45"], "what is narrow is seen"
+
+
+def test_bars_of_the_mix_are_as_long_as_its_shares():
+    spans = [attrs for tag, attrs in Tags(render(data())).found if tag == "span" and "--own" in attrs.get("style", "")]
+    found = [
+        (attrs["title"], *re.findall(r"--share: ([\d.]+)%; --own: var\(--(\w+)\)", attrs["style"])[0])
+        for attrs in spans
+    ]
+    full, ours = found[:2], found[2:]
+    assert full == [("product: 50.0 %", "50.0", COLOURS[0]), ("sum: 50.0 %", "50.0", COLOURS[1])]
+    assert ours == [("product: 75.0 %", "75.0", COLOURS[0]), ("sum: 25.0 %", "25.0", COLOURS[1])]
+
+
+def test_breadth_without_truth_and_purity_without_breadth():
+    text = Tags(render(data(wrong=None, audit=None))).spaced
+    assert "arm clusters reached" in text and "Purity is not value" not in text
+    text = Tags(render(data(breadth={}))).spaced
+    assert "arm purity" in text and "clusters" not in text and "mix by kind" not in text
+
+
+def test_without_sketches_the_mix_is_shown():
+    bare = {"OST top 20 %": Breadth(100, None, None, None, None, {"sum": (0.25, 0.5), "product": (0.75, 0.5)})}
+    text = Tags(render(data(breadth=bare))).spaced
+    assert "clusters reached" not in text and "set score.sketch" in text
+    assert "product 50.0 % 75.0 %" in text
+    one_task = {"OST top 20 %": Breadth(0, 126, 0.0, 0.0, 0.0, {"": (0.0, 1.0)})}
+    text = Tags(render(data(breadth=one_task))).spaced
+    assert "mix by kind" not in text and "0.0 % 0.0 –" in text
+
+
+def test_kinds_beyond_the_colours_are_one():
+    shares = {f"kind {n:02}": (n / 45, n / 45) for n in range(10)}
+    found = {"OST top 20 %": Breadth(100, None, None, None, None, shares)}
+    kinds = kinds_of(found)
+    assert [kind.name for kind in kinds] == [f"kind {n:02}" for n in range(4, 10)] + ["4 more"]
+    assert len({kind.colour for kind in kinds}) == 7 and {kind.colour for kind in kinds} <= set(LIGHT)
+    for side, total in (
+        ("kept", sum(kind.kept["OST top 20 %"] for kind in kinds)),
+        ("pool", sum(k.pool for k in kinds)),
+    ):
+        assert total == pytest.approx(1), side
+    rare = {"OST top 20 %": broad(**dict.fromkeys("abcdefg", 0.14), odd=(0.5, 0.01))}
+    assert "odd" in {kind.name for kind in kinds_of(rare)}, "rare in the pool, but what a selection is made of"
+
+
+def test_arms_stand_in_the_order_of_the_tables():
+    shown = standings(arms())
+    found = {label: broad() for label in ("other", *reversed(LABELS[1:]))}
+    rows = kept_rows({"purity": {"Random 20 %": 0.5, "nothing": None}}, found, shown)
+    assert [row.label for row in rows] == [*LABELS[1:], "other"]
+    assert [row.purity for row in rows] == [None, 0.5, None, None, None]
 
 
 def test_histogram_counts_every_finite_value_with_zero_on_an_edge():
