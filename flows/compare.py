@@ -43,7 +43,7 @@ def compare(
             with Session(place, flow_run=str(flow_run.id or ""), name=f"seed {seed}", parent=parent) as session:
                 _run_seed(session, trials)
             errors += session.errors
-            done[seed] = [trial for trial in trials if f"trial@{trial.key}" in (*session.ran, *session.reused)]
+            done[seed] = [trial for trial in trials if trial.stage in (*session.ran, *session.reused)]
         if any(done.values()):  # what the other arms and seeds gave is published all the same
             summary = publish_summary(folder, done)
             tracker.log_summary(parent, summary, folder)
@@ -72,7 +72,7 @@ def _run_seed(session: Session, trials: list[Trial]) -> None:
             if name not in done:
                 done[name] = stage(name, done[before])
             before = name
-        last.append(stage(f"trial@{trial.key}", done[before]))
+        last.append(stage(trial.stage, done[before]))
     for future in last:
         future.wait()
 

@@ -78,7 +78,7 @@ class Session:
             return False
         manifest = self._workers.submit(stage, self.root).result()
         versioning.commit(self.root, stage)
-        parent = self._above if self._above and stage.startswith("trial@") else self.parent
+        parent = self._above if self._above and stage.startswith("trial") else self.parent
         self._outbox.record(manifest, parent, self.flow_run)
         self.ran.append(stage)
         self.display.finish(stage, manifest)

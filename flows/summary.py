@@ -104,7 +104,7 @@ def comparison_table(entries: list[dict], title: str) -> Table:
             f"{entry['train_seconds']:.0f} s",
             ", ".join(f"{entry[name]['mean']:.0%}" for name in ("seconds_ratio", "flops_ratio") if entry[name]),
         ]
-        table.add_row(entry["label"], *cells, style="bold" if entry["arm"].startswith("ost") else "")
+        table.add_row(entry["label"], *cells, style="bold" if entry["ours"] else "")
     return table
 
 

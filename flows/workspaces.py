@@ -6,7 +6,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from flows.parameters import set_params
-from ost.comparison import ARMS, RATINGS, plan
+from ost.comparison import ARMS, RATINGS, Trial, plan
 from ost.config import Params, load_params
 from ost.store import publish
 from tasks import versioning
@@ -64,14 +64,14 @@ def _absolute(origin: Path) -> list[str]:
 
 
 def _write_stages(path: Path, pipeline: Path, params: Params) -> None:
-    """The stages up to the scores as the pipeline has them, then the ratings, choices and trials of the comparison."""
+    """The stages up to the warm proxy as the pipeline has them, then the comparison's ratings, choices and trials."""
     yaml = YAML(typ="safe")
     known = yaml.load(pipeline.read_text())["stages"]
     trials = plan(params.compare)
     subsets = {trial.subset.key: trial.subset for trial in trials}
     ratings = {ARMS[subset.arm].rating for subset in subsets.values()}
     used = {stage for rating in ratings for stage in RATINGS[rating].stages}
-    stages = {name: known[name] for name in ("world", "base", "ingest", "warmup", "score") if name in known}
+    stages = {name: known[name] for name in ("world", "base", "ingest", "warmup") if name in known}
     stages["base"]["matrix"]["role"] = roles(params)
     stages |= {name: stage for name, stage in _rating_stages(params).items() if name in used}
     stages["choose"] = _each(
@@ -81,13 +81,7 @@ def _write_stages(path: Path, pipeline: Path, params: Params) -> None:
         params=["seed", "select", "deita.threshold"],
         outs=["selections/${key}.parquet", "selections/${key}.manifest.json"],
     )
-    stages["trial"] = _each(
-        {trial.key: {"subset": trial.subset.key} for trial in trials},
-        "trial",
-        deps=["data/pool.parquet", "data/benchmark.parquet", "models/target", "selections/${item.subset}.parquet"],
-        params=["seed", "sft", "evaluate"],
-        outs=["trials/${key}.json", "trials/${key}.manifest.json"],
-    )
+    stages |= _trial_stages(trials)
     judged = {"judge": {"model": "models/judge"}} if "judge" in roles(params) else {}
     evaluated = {"base": {"model": "models/target"}} | judged
     stages["evaluate"] = {"foreach": evaluated, "do": known["evaluate"]["do"]}
@@ -105,12 +99,36 @@ def _each(items: dict[str, dict], stage: str, **rest: list[str]) -> dict:
     return {"foreach": items, "do": {"cmd": f"python -m flows.stage {stage}@${{key}}", **rest}}
 
 
+def _trial_stages(trials: list[Trial]) -> dict[str, dict]:
+    """Two kinds, for a stage of many has one list of dependencies, and few of the trials depend on the anchors."""
+    deps = ["data/pool.parquet", "data/benchmark.parquet", "models/target", "selections/${item.subset}.parquet"]
+    kinds: dict[str, dict] = {}
+    for trial in trials:
+        kinds.setdefault(trial.stage.partition("@")[0], {})[trial.key] = {"subset": trial.subset.key}
+    return {
+        kind: _each(
+            own,
+            kind,
+            deps=[*deps, "data/anchors.parquet"] if kind == "trial-anchored" else deps,
+            params=["seed", "sft", "evaluate"],
+            outs=["trials/${key}.json", "trials/${key}.manifest.json"],
+        )
+        for kind, own in kinds.items()
+    }
+
+
 def _rating_stages(params: Params) -> dict[str, dict]:
     pool, anchors = "data/pool.parquet", "data/anchors.parquet"
     warmup = ["seed", "warmup", "sft.steps", "sft.batch_size", "score.batch_size"]
     judge = "models/judge" if "judge" in roles(params) else "models/target"
+    proxies = ["models/proxy", "models/proxy-warm"]
+    reference = ["seed", "holdout", "sft.batch_size", "warmup.learning_rate", "score.batch_size"]
     needs = {
-        "loss": ([pool, "models/proxy", "models/proxy-warm"], ["score.batch_size"]),
+        "one-step": ([pool, anchors, *proxies], ["score"]),
+        "lookahead": ([pool, anchors, *proxies], ["score"]),
+        "loss": ([pool, *proxies], ["score.batch_size"]),
+        "color": ([pool, anchors, *proxies], reference),
+        "rho": ([pool, anchors, *proxies], [*reference, "warmup.lora_rank"]),
         "less": ([pool, anchors, "models/proxy"], ["less", *warmup]),
         "deita": ([pool], ["deita"]),
         "truth": ([pool, "data/truth.parquet"], []),

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ost.audit import audit
+from ost.comparison import RATINGS, SCORES
 from ost.errors import DataError
 from ost.selection import kept_ids
 from ost.store import read_table
@@ -41,28 +42,35 @@ def _known(path: Path) -> dict[str, bool]:
 
 
 def audit_scores(scores: pa.Table, wrong: np.ndarray, selections: Mapping[str, pa.Table]) -> dict:
-    """See `ost.audit.audit`; `selections`: name → table over the same samples in the same order."""
+    """See `ost.audit.audit`; `selections`: name → table over the same samples in the same order.
+
+    The AUROC is that of what ranks: `utility_relative` where the scores have it.
+    """
     kept = {name: pc.is_valid(table["rank"]).to_numpy() for name, table in selections.items()}
-    utility, toxic, tasks = (scores[name].to_numpy() for name in ("utility", "toxic", "task"))
-    return audit(utility, toxic, wrong, kept, tasks=tasks)
+    ranking = "utility_relative" if "utility_relative" in scores.column_names else "utility"
+    value, toxic, tasks = (scores[name].to_numpy() for name in (ranking, "toxic", "task"))
+    return audit(value, toxic, wrong, kept, tasks=tasks)
 
 
 def audit_trials(root: Path, subsets: Collection[str]) -> dict | None:
-    """What a seed's workspace knows of harm: purity of each subset, and how well utility and toxic flag tell it.
+    """What a seed's workspace knows of harm; None where the truth is not known.
 
-    None where the truth is not known.
+    - `wrong_share` of the pool; `purity`: subset → share of what it keeps of the pool that is right, None of nothing.
+    - `scores`: score table → how well its ranking and toxic flag tell it: `auroc`, `flagged`, `precision`, `recall`.
     """
     known = _known(root / "data/truth.parquet")
     if not known:
         return None
     paths = {key: path for key in subsets if (path := root / f"selections/{key}.parquet").exists()}
     kept = {key: kept_ids(read_table(path)) for key, path in paths.items()}
-    found = {
+    tables = {name: root / RATINGS[name].table for name in SCORES}
+    return {
         "wrong_share": float(np.mean(list(known.values()))),
         "purity": {key: 1 - float(np.mean(_wrong(known, ids))) if ids else None for key, ids in kept.items()},
+        "scores": {name: _told_by(read_table(path), known) for name, path in tables.items() if path.exists()},
     }
-    if (path := root / "scores/utility.parquet").exists():
-        scores = read_table(path)
-        whole = audit_scores(scores, _wrong(known, scores["id"].to_pylist()), {})
-        found |= {name: whole[name] for name in ("auroc", "flagged", "precision", "recall")}
-    return found
+
+
+def _told_by(scores: pa.Table, known: Mapping[str, bool]) -> dict:
+    whole = audit_scores(scores, _wrong(known, scores["id"].to_pylist()), {})
+    return {name: whole[name] for name in ("auroc", "flagged", "precision", "recall")}

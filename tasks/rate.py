@@ -1,4 +1,7 @@
-"""Stages `rate-*`: what the rival arms have to know about each pool sample before they can choose."""
+"""Stages `rate-*`: what the arms have to know about each pool sample before they can choose."""
+
+import math
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -8,25 +11,59 @@ from ost.baselines.deita import rate as rate_by_deita
 from ost.baselines.judge import LocalChat, judge
 from ost.baselines.less import less
 from ost.baselines.low_loss import low_loss
+from ost.baselines.reference_models import color, rho
+from ost.config import Params
 from ost.cost import Cost, Stopwatch
 from ost.data import Sample, content_digest
-from ost.models import add_adapter, load_checkpoint, resolve_device
+from ost.models import Checkpoint, add_adapter, load_checkpoint, resolve_device
 from ost.store import lists, write_table
-from ost.training import train
+from ost.training import Recipe, train
+from ost.types import Method
 from tasks.chat_server import ChatServer
 from tasks.context import Context, Outcome
 from tasks.harm import truth_of
+from tasks.score import score_pool, scoring_outcome
 from tasks.warmup import warmup_lessons
+
+
+def rate_one_step(ctx: Context) -> Outcome:
+    """The paper's utility, by the method that `score` names, or by `gradient` where that looks further ahead."""
+    method = ctx.params.score.method
+    return _rate_by_score(ctx, "one-step", "gradient" if method == "lookahead" else method)
+
+
+def rate_lookahead(ctx: Context) -> Outcome:
+    """What many steps on the anchors gain of each sample's loss."""
+    return _rate_by_score(ctx, "lookahead", "lookahead")
 
 
 def rate_loss(ctx: Context) -> Outcome:
     """The warm proxy's loss on each sample."""
-    ctx.input("models/proxy")  # an adapter's base
-    proxy = load_checkpoint(ctx.input("models/proxy-warm"), resolve_device(ctx.params.compute.device))
-    pool = ctx.samples("data/pool.parquet")
+    pool, proxy = ctx.samples("data/pool.parquet"), _warm_proxy(ctx)
     scores, cost = low_loss(pool, proxy, ctx.params.score.batch_size, ctx.progress)
     _write(ctx, "loss", pool, score=scores)
     return Outcome({"loss": -float(np.mean(scores))}, cost, datasets=_digest(pool))
+
+
+def rate_color(ctx: Context) -> Outcome:
+    """CoLoR-Filter: what the warm proxy's loss on each sample falls by once it is trained on the anchors."""
+    pool, anchors = ctx.samples("data/pool.parquet"), ctx.samples("data/anchors.parquet")
+    recipe, batch_size = _anchor_recipe(ctx.params, len(anchors)), ctx.params.score.batch_size
+    scores, cost = color(pool, anchors, _warm_proxy(ctx), recipe, batch_size=batch_size, progress=ctx.progress)
+    _write(ctx, "color", pool, score=scores)
+    return Outcome({"reducible": float(np.mean(scores))}, cost, datasets=_digest(pool))
+
+
+def rate_rho(ctx: Context) -> Outcome:
+    """RHO-LOSS: the warm proxy's loss on each sample beyond that of the base proxy trained on the anchors alone."""
+    params, base = ctx.params, load_checkpoint(ctx.input("models/proxy"), resolve_device(ctx.params.compute.device))
+    pool, anchors = ctx.samples("data/pool.parquet"), ctx.samples("data/anchors.parquet")
+    if params.warmup.lora_rank:
+        add_adapter(base.model, params.warmup.lora_rank, params.seed)
+    recipe, batch_size = _anchor_recipe(params, len(anchors)), params.score.batch_size
+    scores, cost = rho(pool, anchors, _warm_proxy(ctx), base, recipe, batch_size=batch_size, progress=ctx.progress)
+    _write(ctx, "rho", pool, score=scores)
+    return Outcome({"reducible": float(np.mean(scores))}, cost, datasets=_digest(pool))
 
 
 def rate_less(ctx: Context) -> Outcome:
@@ -84,6 +121,34 @@ def rate_truth(ctx: Context) -> Outcome:
     wrong = truth_of(ctx.input("data/truth.parquet"), [sample.id for sample in pool])
     _write(ctx, "truth", pool, wrong=wrong)
     return Outcome({"wrong": float(np.mean(wrong))}, Cost(watch.seconds), datasets=_digest(pool))
+
+
+def _rate_by_score(ctx: Context, name: str, method: Method) -> Outcome:
+    """A score table by one method, all other settings as `score` has them.
+
+    A killed run goes on where it stood; a finished one leaves no rows behind, so that the next counts its whole cost.
+    """
+    settings, store = ctx.params.score, f".ost/{name}"
+    detail = None if (method, settings.detail) == ("lookahead", "groups") else settings.detail  # it knows no tasks
+    scored = score_pool(ctx, settings.model_copy(update={"method": method, "detail": detail}), store)
+    write_table(ctx.output(f"ratings/{name}.parquet"), scored.table)
+    shutil.rmtree(ctx.root / store)
+    return scoring_outcome(ctx, scored)
+
+
+def _warm_proxy(ctx: Context) -> Checkpoint:
+    ctx.input("models/proxy")  # an adapter's base
+    return load_checkpoint(ctx.input("models/proxy-warm"), resolve_device(ctx.params.compute.device))
+
+
+def _anchor_recipe(params: Params, anchors: int) -> Recipe:
+    """How a reference model is trained: `holdout.epochs` passes over the anchors, at the warm-up's rate."""
+    return Recipe(
+        steps=params.holdout.epochs * math.ceil(anchors / params.sft.batch_size),
+        batch_size=params.sft.batch_size,
+        learning_rate=params.warmup.learning_rate,
+        seed=params.seed,
+    )
 
 
 def _judge(ctx: Context) -> LocalChat | ChatServer:

@@ -24,13 +24,18 @@ STAGES: dict[str, tuple[str, str]] = {
     "sft": ("tasks.sft:sft", "models/sft/{key}" + MANIFEST),
     "evaluate": ("tasks.evaluate:evaluate", "evaluations/{key}" + MANIFEST),
     "report": ("tasks.report:report", "report/manifest.json"),
+    "rate-one-step": ("tasks.rate:rate_one_step", "ratings/one-step" + MANIFEST),
+    "rate-lookahead": ("tasks.rate:rate_lookahead", "ratings/lookahead" + MANIFEST),
     "rate-loss": ("tasks.rate:rate_loss", "ratings/loss" + MANIFEST),
+    "rate-color": ("tasks.rate:rate_color", "ratings/color" + MANIFEST),
+    "rate-rho": ("tasks.rate:rate_rho", "ratings/rho" + MANIFEST),
     "rate-less": ("tasks.rate:rate_less", "ratings/less" + MANIFEST),
     "rate-deita": ("tasks.rate:rate_deita", "ratings/deita" + MANIFEST),
     "rate-judge": ("tasks.rate:rate_judge", "ratings/judge" + MANIFEST),
     "rate-truth": ("tasks.rate:rate_truth", "ratings/truth" + MANIFEST),
     "choose": ("tasks.choose:choose", "selections/{key}" + MANIFEST),
     "trial": ("tasks.trial:trial", "trials/{key}" + MANIFEST),
+    "trial-anchored": ("tasks.trial:trial", "trials/{key}" + MANIFEST),
 }
 """Each stage's function, loaded when it is run and not before, and where its manifest goes."""
 

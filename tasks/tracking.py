@@ -248,7 +248,7 @@ def tracking_uri(root: Path, configured: str) -> str:
 def _name(manifest: dict) -> str:
     """The stage; a trial by what it trains on, and its seed."""
     kind, _, key = manifest["stage"].partition("@")
-    return f"{key}, seed {manifest['seed']}" if kind == "trial" else manifest["stage"]
+    return f"{key}, seed {manifest['seed']}" if kind.startswith("trial") else manifest["stage"]
 
 
 def _git_tags(git: dict) -> dict[str, str]:

@@ -1,8 +1,11 @@
-"""Stage `trial@KEY`: the target, trained on a subset under a protocol and evaluated; its weights are not kept."""
+"""Stage `trial@KEY`: the target, trained on a subset under a protocol and evaluated; its weights are not kept.
+
+`trial-anchored@KEY` trains on the anchors as well, and so depends on them.
+"""
 
 from ost.comparison import ARMS, RATINGS, Trial
 from ost.cost import Cost, Stopwatch
-from ost.data import content_digest
+from ost.data import Sample, content_digest
 from ost.evaluation import evaluate
 from ost.models import load_checkpoint, resolve_device
 from ost.selection import kept_ids
@@ -15,22 +18,22 @@ from tasks.sft import sft_recipe
 def trial(ctx: Context) -> Outcome:
     """A row of metrics/arms.json: accuracy, and what choosing and training cost."""
     watch, plan = Stopwatch(), Trial.parse(ctx.key)
-    pool = {sample.id: sample for sample in ctx.samples("data/pool.parquet")}
-    kept = kept_ids(read_table(ctx.input(f"selections/{plan.subset.key}.parquet")))
+    samples, share = _lessons(ctx, plan)
     target = load_checkpoint(ctx.input("models/target"), resolve_device(ctx.params.compute.device))
-    recipe = sft_recipe(ctx.params, plan.protocol, len(kept) / len(pool))
-    trained = train(target, [pool[name] for name in kept], recipe, ctx.progress)
+    recipe = sft_recipe(ctx.params, plan.protocol, share)
+    trained = train(target, samples, recipe, ctx.progress)
     benchmark = ctx.samples("data/benchmark.parquet")
     settings = ctx.params.evaluate.model_dump()
     result = evaluate(target, benchmark, **settings, progress=ctx.progress)
-    row = _row(ctx, plan, len(kept) / len(pool)) | {"accuracy": result.accuracy, "by_task": result.by_task}
-    row |= {"samples": len(kept), "steps": recipe.steps}
+    row = _row(ctx, plan, share) | {"accuracy": result.accuracy, "by_task": result.by_task}
+    row |= {"samples": len(samples), "steps": recipe.steps}
     row |= _cost(choosing_cost(ctx, plan), trained.cost)
     write_json(ctx.output(f"trials/{plan.key}.json"), row)
     metrics = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
     metrics |= {f"accuracy/{task or 'untitled'}": value for task, value in result.by_task.items()}
     labels = {"arm": plan.subset.arm, "protocol": plan.protocol, "subset": plan.subset.key}
-    digests = {plan.subset.key: content_digest(kept), "benchmark": content_digest(s.id for s in benchmark)}
+    read = {"benchmark": benchmark, plan.subset.key: samples}
+    digests = {name: content_digest(sample.id for sample in own) for name, own in read.items()}
     return Outcome(metrics | {"loss": trained.loss}, Cost(watch.seconds), datasets=digests, labels=labels)
 
 
@@ -43,6 +46,15 @@ def choosing_cost(ctx: Context, plan: Trial) -> Cost:
     paths = (*RATINGS[arm.rating].manifests, f"selections/{plan.subset.key}.manifest.json")
     manifests = [read_json(ctx.root / path) for path in paths]
     return sum((Cost(one["seconds"], one["flops"]) for one in manifests), Cost())
+
+
+def _lessons(ctx: Context, plan: Trial) -> tuple[list[Sample], float]:
+    """What is trained on, and how large it is as a share of the pool."""
+    pool = {sample.id: sample for sample in ctx.samples("data/pool.parquet")}
+    kept = kept_ids(read_table(ctx.input(f"selections/{plan.subset.key}.parquet")))
+    anchors = ctx.samples("data/anchors.parquet") if ARMS[plan.subset.arm].with_anchors else []
+    samples = [*(pool[name] for name in kept), *anchors]
+    return samples, len(samples) / len(pool)
 
 
 def _row(ctx: Context, plan: Trial, share: float) -> dict:

@@ -1,1 +1,1 @@
-"""What people choose training data by otherwise: a judge, DEITA, LESS, low loss."""
+"""What people choose training data by otherwise: a judge, DEITA, LESS, low loss, reference models."""

@@ -15,11 +15,14 @@ from ost.store import matrix
 from ost.types import Protocol_, Strategy
 
 WARMUP = "models/proxy-warm.manifest.json"
+SCORES = ("one-step", "lookahead")
+"""Ratings that are score tables: by the paper's one step, and by what many steps on the anchors gain."""
 
 CUT = "score below the cut"
 REPETITION = "its embedding is like a kept sample's"
 DISAGREES = "the judge does not agree with its answer"
 WRONG = "its answer is wrong"
+UNUSED = "only the anchors are trained on"
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,21 @@ class Rating:
     """Manifests of all work that the rating took: what choosing costs."""
 
 
+def _alone(name: str) -> Rating:
+    """One that its own stage makes of the data and the bases."""
+    return Rating(f"ratings/{name}.parquet", (f"rate-{name}",), (f"ratings/{name}.manifest.json",))
+
+
+def _warm(name: str) -> Rating:
+    """One that takes the warm proxy."""
+    own = _alone(name)
+    return Rating(own.table, ("warmup", *own.stages), (WARMUP, *own.manifests))
+
+
 RATINGS: dict[str, Rating] = {
     "none": Rating("data/pool.parquet"),
-    "utility": Rating("scores/utility.parquet", ("warmup", "score"), (WARMUP, "scores/manifest.json")),
-    "loss": Rating("ratings/loss.parquet", ("warmup", "rate-loss"), (WARMUP, "ratings/loss.manifest.json")),
-    "less": Rating("ratings/less.parquet", ("rate-less",), ("ratings/less.manifest.json",)),
-    "deita": Rating("ratings/deita.parquet", ("rate-deita",), ("ratings/deita.manifest.json",)),
-    "judge": Rating("ratings/judge.parquet", ("rate-judge",), ("ratings/judge.manifest.json",)),
+    **{name: _warm(name) for name in (*SCORES, "loss", "color", "rho")},
+    **{name: _alone(name) for name in ("less", "deita", "judge")},
     "truth": Rating("ratings/truth.parquet", ("rate-truth",)),
 }
 
@@ -56,6 +67,8 @@ class Arm:
     """Rating, fraction and settings → selection table `id, rank, reason`."""
     whole: bool = False
     """Whether it settles itself how much it keeps."""
+    with_anchors: bool = False
+    """Whether the anchors are trained on beside what it keeps: a floor that tells what they do by themselves."""
 
     @property
     def is_ceiling(self) -> bool:
@@ -67,6 +80,10 @@ def _draw(table: pa.Table, fraction: float, params: Params) -> pa.Table:
     """The same for the same seed whatever the pool's order."""
     ids = table["id"].to_pylist()
     return selection_table(ids, shuffled(ids, params.seed)[: size_of(table, fraction)], NOT_DRAWN)
+
+
+def _nothing(table: pa.Table, fraction: float, params: Params) -> pa.Table:
+    return selection_table(table["id"].to_pylist(), [], UNUSED)
 
 
 def _by_utility(table: pa.Table, fraction: float, params: Params, strategy: Strategy) -> pa.Table:
@@ -103,14 +120,22 @@ def _right_drawn(table: pa.Table, fraction: float, params: Params) -> pa.Table:
 ARMS: dict[str, Arm] = {
     "full": Arm("Full-SFT", "none", _draw, whole=True),
     "random": Arm("Random {share}", "none", _draw),
+    "anchors": Arm("Anchors only", "none", _nothing, whole=True, with_anchors=True),
+    "random-anchors": Arm("Random {share} + anchors", "none", _draw, with_anchors=True),
     "low-loss": Arm("Low loss {share}", "loss", _by_score),
     "less": Arm("LESS {share}", "less", _by_score),
+    "color": Arm("CoLoR-Filter {share}", "color", _by_score),
+    "rho": Arm("RHO-LOSS {share}", "rho", _by_score),
     "deita": Arm("DEITA {share}", "deita", _deita),
     "judge": Arm("LLM-as-a-Judge", "judge", _agreed, whole=True),
-    "ost": Arm("OST top {share}", "utility", partial(_by_utility, strategy="top")),
-    "ost-quota": Arm("OST {share} by quota", "utility", partial(_by_utility, strategy="quota")),
-    "ost-vote": Arm("OST {share} by vote", "utility", partial(_by_utility, strategy="vote")),
-    "ost-cover": Arm("OST {share} for breadth", "utility", partial(_by_utility, strategy="cover")),
+    "ost": Arm("OST top {share}", "one-step", partial(_by_utility, strategy="top")),
+    "ost-quota": Arm("OST {share} by quota", "one-step", partial(_by_utility, strategy="quota")),
+    "ost-vote": Arm("OST {share} by vote", "one-step", partial(_by_utility, strategy="vote")),
+    "ost-cover": Arm("OST {share} for breadth", "one-step", partial(_by_utility, strategy="cover")),
+    "lookahead": Arm("Lookahead top {share}", "lookahead", partial(_by_utility, strategy="top")),
+    "lookahead-draw": Arm("Lookahead {share}, drawn", "lookahead", partial(_by_utility, strategy="draw")),
+    "lookahead-spread": Arm("Lookahead {share} by spread", "lookahead", partial(_by_utility, strategy="spread")),
+    "lookahead-cover": Arm("Lookahead {share} for breadth", "lookahead", partial(_by_utility, strategy="cover")),
     "clean": Arm("Clean {share}, drawn", "truth", _right_drawn),
     "oracle": Arm("Oracle: all that is clean", "truth", _right, whole=True),
 }
@@ -156,8 +181,13 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """Name in stages and paths, such as `ost-20-B`."""
+        """Name in paths, such as `ost-20-B`."""
         return f"{self.subset.key}-{self.protocol}"
+
+    @property
+    def stage(self) -> str:
+        """Its stage, such as `trial@ost-20-B`; `trial-anchored@…` where the anchors are trained on as well."""
+        return f"{'trial-anchored' if ARMS[self.subset.arm].with_anchors else 'trial'}@{self.key}"
 
     @classmethod
     def parse(cls, key: str) -> "Trial":

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ost.comparison.arms import ARMS, Subset
+from ost.comparison.arms import ARMS, SCORES, Subset
 
 Row = Mapping[str, Any]
 """A row of metrics/arms.json."""
@@ -24,7 +24,7 @@ def summarise(
     - `entries`: one for each subset and protocol, see `_entry`, the best first.
     - `smallest_fraction`: protocol → arm → the smallest of its fractions that is not significantly worse than its best.
     - `base`: accuracy of the target before any training, seed by seed.
-    - `detection`: seed by seed, how well utility and the toxic flag tell wrong from right, where that is known.
+    - `detection`: by seed and score, how well rank and toxic flag tell wrong from right, where that is known.
     - `seeds`: those that any row has.
 
     `audits`: seed → what `tasks.harm.audit_trials` found.
@@ -36,7 +36,7 @@ def summarise(
     return {
         "seeds": sorted({row["seed"] for row in rows}),
         "base": list(base),
-        "detection": [_detection(seed, found) for seed, found in known.items() if "auroc" in found],
+        "detection": [one for seed, found in known.items() for one in _detection(seed, found)],
         "entries": sorted(entries, key=lambda entry: (entry["protocol"] != "B", -entry["accuracy"])),
         "smallest_fraction": {
             protocol: _smallest_fractions(cells, protocol) for protocol in sorted({key[1] for key in cells})
@@ -106,6 +106,7 @@ def _entry(key: tuple[str, str], own: Mapping[int, Row], cells: Mapping[tuple[st
         "subset": subset,
         "label": arm.label,
         "arm": arm.arm,
+        "ours": ARMS[arm.arm].rating in SCORES,
         "protocol": protocol,
         "fraction": float(np.mean([row["fraction"] for row in own.values()])),
         "seeds": sorted(own),
@@ -121,16 +122,24 @@ def _entry(key: tuple[str, str], own: Mapping[int, Row], cells: Mapping[tuple[st
 
 
 def _purity(subset: str, own: Mapping[int, Row], audits: Mapping[int, Mapping]) -> float | None:
-    """Mean share of what the subset keeps that is right."""
+    """Mean share of what the subset keeps of the pool that is right; None where it keeps nothing."""
     found = [audits[seed]["purity"].get(subset) for seed in own if seed in audits]
     values = [value for value in found if value is not None]
     return float(np.mean(values)) if values else None
 
 
-def _detection(seed: int, found: Mapping) -> dict:
-    precision = found["precision"]
-    kept = {name: found[name] for name in ("wrong_share", "auroc", "flagged", "recall")}
-    return {"seed": seed, **kept, "false_discovery_rate": 0.0 if precision is None else 1 - precision}
+def _detection(seed: int, found: Mapping) -> list[dict]:
+    """A row for each score of a seed's audit."""
+    return [
+        {
+            "seed": seed,
+            "score": name,
+            "wrong_share": found["wrong_share"],
+            **{figure: one[figure] for figure in ("auroc", "flagged", "recall")},
+            "false_discovery_rate": 0.0 if one["precision"] is None else 1 - one["precision"],
+        }
+        for name, one in found.get("scores", {}).items()
+    ]
 
 
 def _gap_recovery(accuracies: Mapping[int, float], cells: Mapping, protocol: str) -> dict | None:

@@ -6,19 +6,23 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import yaml
 from tiny_workspace import TINY, Shell, make_workspace
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from flows.compare import _checked
+from ost.comparison import ARMS as KNOWN
+from ost.comparison import Trial
 from ost.config import Data, Params, load_params
-from ost.data import content_digest
+from ost.data import content_digest, read_samples
 from ost.errors import ConfigError
 from ost.selection import kept_ids
 from ost.store import read_json, read_table
 from tasks.tracking import Tracker
 
-ARMS = ["full", "random", "low-loss", "less", "deita", "judge", "ost", "ost-cover", "clean", "oracle"]
-WHOLE = {"full", "judge", "oracle"}
+ARMS = [name for name in KNOWN if name not in ("ost-quota", "ost-vote")]
+SIZES = {"random-anchors": 60, "anchors": 20}
+"""Samples trained on, where that is not 40; the judge and the oracle settle it themselves."""
 
 
 class Seven(BaseHTTPRequestHandler):
@@ -66,6 +70,7 @@ def raters(processor, tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory, prefect_home, judge, raters) -> Shell:
     settings = [*TINY, *raters, f"judge.server={judge}", "models.judge=seven", "warmup.fraction=0.4", "score.checks=0"]
+    settings += ["score.lookahead.most_steps=4", "holdout.epochs=2"]
     settings += ["tracking.experiment=compared", "compute.workers=2"]
     return make_workspace(tmp_path_factory.mktemp("compared") / "workspace", prefect_home, settings)
 
@@ -91,17 +96,22 @@ def test_every_arm_is_trained(compared, rows):
         for unit in ("seconds", "flops"):
             assert row[f"total_{unit}"] == pytest.approx(row[f"select_{unit}"] + row[f"train_{unit}"])
         assert row["steps"] == 10
-        assert row["arm"] in WHOLE or row["samples"] == 40
+        assert KNOWN[row["arm"]].whole or row["samples"] == SIZES.get(row["arm"], 40)
+    assert [row["samples"] for row in rows if row["arm"] == "anchors"] == [SIZES["anchors"]]
     printed = (compared.root / "compare.log").read_text()
-    for words in ("OST top 20 %", "LLM-as-a-Judge", "DEITA 20 %", "LESS 20 %", "index.html"):
+    for words in ("OST top 20 %", "Lookahead 20 %, drawn", "Anchors only", "LLM-as-a-Judge", "LESS 20 %", "index.html"):
         assert words in printed
 
 
 def test_the_whole_cost_of_choosing_is_counted(rows):
-    """Utility costs a warm-up and scoring; low loss the same warm-up and a pass; random nothing."""
+    """A score costs a warm-up and scoring; low loss the same warm-up and a pass; random nothing."""
     flops = {row["arm"]: row["select_flops"] for row in rows}
-    assert flops["random"] == flops["full"] == flops["oracle"] == 0
+    assert {flops[arm] for arm in ("full", "random", "anchors", "random-anchors", "oracle")} == {0}
     assert flops["ost"] == flops["ost-cover"] > flops["low-loss"] > 0
+    assert len({flops[arm] for arm in flops if arm.startswith("lookahead")}) == 1
+    assert min(flops[arm] for arm in ("lookahead", "color", "rho")) > flops["low-loss"], (
+        "two passes, and what they rest on"
+    )
     assert flops["less"] > 0 and flops["deita"] > 0
 
 
@@ -116,10 +126,38 @@ def test_an_arm_keeps_what_it_says(compared):
     assert read_json(folder / "ratings/judge.manifest.json")["metrics"]["prompt_tokens"] == 200 * 20
 
 
+def test_dvc_knows_all_that_a_stage_reads(compared):
+    folder = compared.root / "comparisons/all/seed-3"
+    known = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+    manifests = Shell(folder).manifests()
+    assert {"rate-one-step", "rate-lookahead", "rate-color", "rate-rho", "trial-anchored@anchors-B"} <= set(manifests)
+    for stage, manifest in manifests.items():
+        known_to_dvc = {one["path"] for one in known[stage].get("deps", [])}
+        if stage.startswith(("rate", "choose", "trial")):
+            assert set(manifest["inputs"]) <= known_to_dvc, f"{stage} is reused though its data change"
+    anchored = {
+        stage for stage, own in known.items() if "data/anchors.parquet" in [d["path"] for d in own.get("deps", [])]
+    }
+    assert {stage for stage in anchored if stage.startswith("trial")} == {
+        "trial-anchored@anchors-B",
+        "trial-anchored@random-anchors-20-B",
+    }
+
+
+def test_both_scores_are_held_against_the_truth(compared):
+    folder = compared.root / "comparisons/all"
+    found = read_json(folder / "metrics/audit.json")["3"]
+    assert found["purity"]["anchors"] is None and set(found["scores"]) == {"one-step", "lookahead"}
+    detection = read_json(folder / "summary.json")["detection"]
+    assert {row["score"]: row["auroc"] for row in detection} == {n: one["auroc"] for n, one in found["scores"].items()}
+
+
 def test_mlflow_has_one_parent_and_comparable_children(compared, rows):
     folder = compared.root / "comparisons/all"
     tracker = Tracker(folder, load_params(folder / "params.yaml"))
-    trials = [run for row in rows for run in tracker.stage_runs(f"trial@{row['subset']}-{row['protocol']}")]
+    trials = [
+        run for row in rows for run in tracker.stage_runs(Trial.parse(f"{row['subset']}-{row['protocol']}").stage)
+    ]
     trials = list({run.info.run_id: run for run in trials}.values())
     assert len(trials) == len(rows)
     (parent,) = {run.data.tags["mlflow.parentRunId"] for run in trials}
@@ -134,6 +172,8 @@ def test_mlflow_has_one_parent_and_comparable_children(compared, rows):
         ]
         assert run.data.metrics["accuracy"] == row["accuracy"]
         kept = kept_ids(read_table(folder / f"seed-{seed}/selections/{row['subset']}.parquet"))
+        if KNOWN[arm].with_anchors:
+            kept += [sample.id for sample in read_samples(folder / f"seed-{seed}/data/anchors.parquet")]
         digests = {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
         assert digests[row["subset"]] == content_digest(kept)
     top = tracker.client.get_run(parent)
@@ -168,8 +208,8 @@ def test_another_comparison_starts_from_what_one_has_computed(compared):
     changed = ("--set", "warmup.fraction=0.5", "--set", "judge.mode=grade", "--protocols", "B", "--fractions", "0.2")
     printed = compared.run(*command, *changed, ok=False)
     ran = {line.split()[1] for line in printed.splitlines() if line.startswith("✓")}
-    assert {"warmup", "score", "rate-judge", "trial@ost-20-B"} <= ran
-    assert not ran & {"world", "base@target", "base@proxy", "ingest"}
+    assert {"warmup", "rate-one-step", "rate-judge", "trial@ost-20-B"} <= ran
+    assert not ran & {"score", "world", "base@target", "base@proxy", "ingest"}
     assert "the subset is empty" in printed and "Traceback" not in printed
     rows = read_json(compared.root / "comparisons/warmer/metrics/arms.json")
     assert [row["subset"] for row in rows] == ["full", "ost-20"]

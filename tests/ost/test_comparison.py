@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ost.comparison import ARMS, Subset, Trial, break_even, plan, summarise
+from ost.comparison import ARMS, RATINGS, SCORES, Subset, Trial, break_even, plan, summarise
 from ost.comparison.summary import mean_interval, paired
 from ost.config import Compare, Params
 from ost.errors import ConfigError
@@ -115,6 +115,30 @@ def test_entries_are_sorted_and_the_result_is_json():
     assert all(math.isfinite(e[name]) for e in summary["entries"] for name in COSTS)
 
 
+def test_purity_is_the_mean_over_seeds_and_none_where_nothing_is_kept():
+    rows = [row(subset, seed, 0.5) for subset in ("anchors", "ost-20") for seed in (0, 1)]
+    audits = {
+        0: {"wrong_share": 0.5, "purity": {"anchors": None, "ost-20": 0.6}},
+        1: {"wrong_share": 0.5, "purity": {"anchors": None, "ost-20": 0.8}},
+    }
+    summary = summarise(rows, audits=audits)
+    assert entry(summary, "anchors")["purity"] is None and summary["detection"] == []
+    assert entry(summary, "ost-20")["purity"] == pytest.approx(0.7)
+    assert [entry(summary, subset)["ours"] for subset in ("anchors", "ost-20")] == [False, True]
+
+
+def test_every_score_is_told_apart_from_the_others_seed_by_seed():
+    told = {"auroc": 0.7, "flagged": 3, "precision": 0.9, "recall": 0.2}
+    scores = {"one-step": told, "lookahead": told | {"auroc": 0.9, "flagged": 0, "precision": None}}
+    audits = {0: {"wrong_share": 0.5, "purity": {}, "scores": scores}, 1: None}
+    one, two = summarise([row("ost-20", 0, 0.5)], audits=audits)["detection"]
+    assert one == {
+        "seed": 0, "score": "one-step", "wrong_share": 0.5, "auroc": 0.7, "flagged": 3, "recall": 0.2,
+        "false_discovery_rate": pytest.approx(0.1),
+    }  # fmt: skip
+    assert (two["score"], two["auroc"], two["false_discovery_rate"]) == ("lookahead", 0.9, 0.0)
+
+
 # --- arms -------------------------------------------------------------------------------------------------------------
 
 IDS = [f"s{number}" for number in range(10)]
@@ -124,7 +148,7 @@ def kept(arm: str, fraction: float, seed: int = 0, **columns) -> list[str]:
     table = pa.table({"id": IDS, **columns})
     chosen = ARMS[arm].choose(table, fraction, Params(seed=seed))
     assert chosen["id"].to_pylist() == IDS
-    assert set(chosen.filter(pa.compute.is_valid(chosen["rank"]))["reason"].to_pylist()) == {"kept"}
+    assert set(chosen.filter(pa.compute.is_valid(chosen["rank"]))["reason"].to_pylist()) <= {"kept"}
     return kept_ids(chosen)
 
 
@@ -134,7 +158,31 @@ def test_random_keeps_its_share_by_the_seed_alone():
     assert sorted(kept("full", 1.0)) == IDS
 
 
-@pytest.mark.parametrize("arm", ["low-loss", "less"])
+@pytest.mark.parametrize("name", list(ARMS))
+def test_every_arm_has_a_rating_and_a_label_of_its_own(name):
+    arm = ARMS[name]
+    assert arm.rating in RATINGS and ("{share}" in arm.label) == (not arm.whole)
+    assert [other for other, known in ARMS.items() if known.label == arm.label] == [name]
+
+
+@pytest.mark.parametrize(("name", "rating"), [(name, rating) for name, rating in RATINGS.items() if name != "none"])
+def test_a_rating_is_what_its_last_stage_makes_and_costs_what_all_of_them_do(name, rating):
+    """The truth is given, and costs nobody anything."""
+    assert rating.stages[-1] == f"rate-{name}" and rating.table == f"ratings/{name}.parquet"
+    made = {"warmup": "models/proxy-warm", f"rate-{name}": f"ratings/{name}"}
+    assert list(rating.manifests) == [f"{made[stage]}.manifest.json" for stage in rating.stages if name != "truth"]
+
+
+def test_both_scores_need_the_warm_proxy_and_none_the_other():
+    assert [RATINGS[name].stages for name in SCORES] == [("warmup", "rate-one-step"), ("warmup", "rate-lookahead")]
+
+
+def test_the_arms_with_anchors_keep_nothing_or_what_random_keeps():
+    assert kept("anchors", 1.0) == []
+    assert kept("random-anchors", 0.3) == kept("random", 0.3)
+
+
+@pytest.mark.parametrize("arm", ["low-loss", "less", "color", "rho"])
 def test_arms_with_a_score_keep_the_best(arm):
     scores = [0.1, 0.9, 0.5, float("nan"), 0.7, -1, -2, -3, -4, -5]
     assert kept(arm, 0.3, score=scores) == ["s1", "s4", "s2"]
@@ -179,6 +227,12 @@ def test_a_plan_trains_full_sft_once():
     assert [trial.key for trial in trials] == [
         "full-B", "ost-20-B", "ost-20-A", "ost-50-B", "ost-50-A", "judge-B", "judge-A",
     ]  # fmt: skip
+
+
+def test_trials_that_need_the_anchors_are_stages_of_their_own():
+    trials = plan(Compare(arms=("random", "anchors", "random-anchors"), fractions=(0.2,), protocols=("B",)))
+    stages = [trial.stage for trial in trials]
+    assert stages == ["trial@random-20-B", "trial-anchored@anchors-B", "trial-anchored@random-anchors-20-B"]
 
 
 def test_an_unknown_arm_is_named_with_those_that_are_known():

@@ -1,13 +1,18 @@
-"""The arms that know the truth, on a pool of which ingestion let a part through."""
+"""Floors and ceilings: the arms that are given the anchors alone or besides, and those that know the truth."""
 
 import pyarrow as pa
 import pytest
 from specimens import drawn
 
-from ost.data import write_samples
-from ost.errors import DataError
+import tasks.trial
+from flows.parameters import set_params
+from ost.comparison import Trial
+from ost.data import content_digest, write_samples
+from ost.errors import DataError, WorkspaceError
 from ost.selection import kept_ids
-from ost.store import read_table, write_table
+from ost.store import read_json, read_table, write_table
+from ost.training import train
+from tasks.harm import audit_trials
 from tasks.stages import execute
 
 
@@ -40,3 +45,78 @@ def test_a_truth_that_leaves_samples_out_is_refused(folder, truth):
     truth(dict.fromkeys(ids[:4], False))
     with pytest.raises(DataError, match=r"says nothing of 2 of 6 samples, .* data.truth=null"):
         execute("rate-truth", folder)
+
+
+@pytest.fixture
+def ready(folder, proxy, monkeypatch):
+    """A folder with a pool of 20 and 4 anchors, and a function that runs a trial: its row, and the ids trained on."""
+    write_samples(folder / "data/pool.parquet", drawn("pool", 20))
+    write_samples(folder / "data/anchors.parquet", drawn("anchors", 4))
+    write_samples(folder / "data/benchmark.parquet", drawn("benchmark", 2))
+    proxy.save(folder / "models/target")
+    set_params(folder / "params.yaml", ["sft.steps=10", "sft.batch_size=4", "evaluate.max_new_tokens=2"])
+    seen: list[list[str]] = []
+
+    def spied(checkpoint, samples, *rest):
+        seen.append([sample.id for sample in samples])
+        return train(checkpoint, samples, *rest)
+
+    monkeypatch.setattr(tasks.trial, "train", spied)
+
+    def run(key: str) -> tuple[dict, list[str]]:
+        one = Trial.parse(key)
+        execute(f"choose@{one.subset.key}", folder)
+        manifest = execute(one.stage, folder)
+        assert manifest["datasets"][one.subset.key] == content_digest(seen[-1])
+        assert ("data/anchors.parquet" in manifest["inputs"]) == one.stage.startswith("trial-anchored@")
+        return read_json(folder / f"trials/{key}.json"), seen[-1]
+
+    return run
+
+
+def ids_of(name: str, count: int) -> set[str]:
+    return {sample.id for sample in drawn(name, count)}
+
+
+def test_the_floor_trains_on_the_anchors_and_nothing_else(folder, ready):
+    """Protocol A gives four samples, held against a pool of twenty, a fifth of the steps."""
+    row, seen = ready("anchors-A")
+    assert set(seen) == ids_of("anchors", 4) and len(seen) == 4
+    assert (row["samples"], row["fraction"], row["steps"], row["select_flops"]) == (4, 0.2, 2, 0)
+    assert ready("anchors-B")[0]["steps"] == 10
+    table = read_table(folder / "selections/anchors.parquet")
+    assert len(table) == 20 and set(table["reason"].to_pylist()) == {"only the anchors are trained on"}
+
+
+def test_the_anchors_come_on_top_of_a_random_draw(folder, ready):
+    plain, drawn_alone = ready("random-30-A")
+    row, seen = ready("random-anchors-30-A")
+    assert set(seen) == set(drawn_alone) | ids_of("anchors", 4), "the same draw, and the anchors"
+    assert (plain["samples"], row["samples"]) == (6, 10) and plain["fraction"] == row["fraction"] == 0.3
+    assert (plain["steps"], row["steps"]) == (3, 5)
+    (folder / "data/anchors.parquet").unlink()
+    with pytest.raises(WorkspaceError, match=r"needs data/anchors\.parquet"):
+        ready("random-anchors-30-A")
+
+
+def test_what_keeps_nothing_of_the_pool_has_no_purity(folder, ready):
+    truth = {name: place % 2 == 0 for place, name in enumerate(sorted(ids_of("pool", 20)))}
+    write_table(folder / "data/truth.parquet", pa.table({"id": list(truth), "wrong": list(truth.values())}))
+    for key in ("anchors", "random-100"):
+        execute(f"choose@{key}", folder)
+    found = audit_trials(folder, {"anchors", "random-100", "never-run"})
+    assert found == {"wrong_share": 0.5, "purity": {"anchors": None, "random-100": 0.5}, "scores": {}}
+
+
+def test_each_score_table_is_audited_by_what_it_ranks_by(folder, truth):
+    """Of two wrong samples the absolute score puts one first, the relative one both last."""
+    ids = truth({})
+    truth(dict.fromkeys(ids[:2], True) | dict.fromkeys(ids[2:], False))
+    rows = {"id": ids, "toxic": [True, False, True, False, False, False], "task": ["sum"] * 6}
+    table = pa.table(rows | {"utility": [-1.0, 9.0, 1.0, 2.0, 3.0, 4.0]})
+    write_table(folder / "ratings/one-step.parquet", table)
+    relative = table.append_column("utility_relative", pa.array([-1.0, -2.0, 1.0, 2.0, 3.0, 4.0]))
+    write_table(folder / "ratings/lookahead.parquet", relative)
+    found = audit_trials(folder, set())["scores"]
+    assert {name: one["auroc"] for name, one in found.items()} == {"one-step": 0.5, "lookahead": 1.0}
+    assert all((one["flagged"], one["precision"], one["recall"]) == (2, 0.5, 0.5) for one in found.values())

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from flows.parameters import set_params
+from ost.comparison import RATINGS
 from ost.errors import ConfigError, OSTError, WorkspaceError
 from ost.store import digest, read_json
 from ost.worlds import WORLDS
@@ -19,7 +20,7 @@ DVC = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["stag
 
 
 def test_dvc_and_the_flow_know_the_same_stages():
-    compared = {"choose", "trial", *(f"rate-{name}" for name in ("loss", "less", "deita", "judge", "truth"))}
+    compared = {"choose", "trial", "trial-anchored", *(f"rate-{name}" for name in RATINGS.keys() - {"none"})}
     assert set(DVC) | compared == set(STAGES), "dvc.yaml and tasks/stages.py must name the same stages"
     assert not set(DVC) & compared, "these belong to comparisons, whose pipelines flows/workspaces.py writes"
     for name, stage in DVC.items():
