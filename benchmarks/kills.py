@@ -30,7 +30,7 @@ LONGEST = 2.0
 def score(folder: Path, store: Path, out: Path, begun: Event) -> None:
     """The run that is killed."""
     torch.set_num_threads(1)
-    settings = Score(checks=0, shard_size=SHARD)
+    settings = Score(method="gradient", checks=0, shard_size=SHARD)
     job = Job(folder / f"pool-{SAMPLES}.parquet", folder / "anchors.parquet", folder / "proxy", store, settings)
     begun.set()
     write_table(out, score_file(job).table)

@@ -34,7 +34,7 @@ def bench(folder: Path, samples: int) -> dict:
 
 
 def _run(folder: Path, samples: int, workers: int) -> dict:
-    settings = Score(checks=0)
+    settings = Score(method="gradient", checks=0)
     store, out = folder / f"store-{workers}", folder / f"table-{workers}.parquet"
     job = Job(folder / f"pool-{samples}.parquet", folder / "anchors.parquet", folder / "proxy", store, settings)
     marks: list[float] = []

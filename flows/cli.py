@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ost.config import Score, Select, load_params, parse_section
+from ost.config import Params, Score, Select, load_params, parse_section
 from ost.errors import OSTError
 from ost.types import Method, Optimizer, Ranking, Reduction, Strategy
 
@@ -19,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+DEFAULTS = Params()
 
 QUIET = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
@@ -177,9 +179,10 @@ def score(
     method: Annotated[
         Method,
         typer.Option(
-            help="gradient: a forward and a backward pass; transposed: two forward passes; exact: the paper's."
+            help="lookahead: many steps on the anchors; by one step: gradient: a forward and a backward pass; "
+            "transposed: two forward passes; exact: the paper's."
         ),
-    ] = "gradient",
+    ] = DEFAULTS.score.method,
     layers: Annotated[str, typer.Option(help="Weights that move: all, language, last:N or head.")] = "all",
     optimizer: Annotated[
         Optimizer, typer.Option(help="Whose step is simulated; auto: adam for a proxy that this pipeline warmed up.")
@@ -187,10 +190,10 @@ def score(
     step: Annotated[float, typer.Option(help="Step length ε (transposed) or step size η (exact).")] = 1e-3,
     reduction: Annotated[Reduction, typer.Option(help="How token losses become a sample's loss.")] = "mean",
     sketch: Annotated[
-        int, typer.Option(help="Numbers of a sample's gradient sketch, for `ost select --strategy cover`; 0: none.")
+        int, typer.Option(help="Numbers that `ost select` tells samples apart by in choosing for breadth; 0: none.")
     ] = 256,
     checks: Annotated[
-        int, typer.Option(help="Random samples to check against the exact step in float64; 0: none.")
+        int, typer.Option(help="Random samples to check against float64 and against another anchor set; 0: none.")
     ] = 200,
     toxic_q: Annotated[float, typer.Option(help="False-discovery rate of the toxic flag.")] = 0.1,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in one pass.")] = 64,
@@ -228,7 +231,7 @@ def select(
             help="top: by rank; quota: within each task; vote: over the anchors' tasks; for breadth, among the best: "
             "draw: at random; spread: no near-duplicates; cover: those that stand for the others."
         ),
-    ] = "top",
+    ] = DEFAULTS.select.strategy,
     by: Annotated[
         Ranking,
         typer.Option(
@@ -240,10 +243,12 @@ def select(
         float | None,
         typer.Option(help="Share of the pool, the best, that draw, spread and cover choose among; else by --purity."),
     ] = None,
-    purity: Annotated[float, typer.Option(help="Expected share of right samples in that part.")] = Select().purity,
+    purity: Annotated[
+        float, typer.Option(help="Expected share of right samples in that part.")
+    ] = DEFAULTS.select.purity,
     clean_below: Annotated[
         float, typer.Option(help="Share of toxic samples below which the pool counts as clean, and is drawn from.")
-    ] = Select().clean_below,
+    ] = DEFAULTS.select.clean_below,
     seed: Annotated[int, typer.Option(help="Of any draw.")] = 0,
 ) -> None:
     """Choose a part of a scored pool; every sample left out is given a reason."""

@@ -58,8 +58,8 @@ def _checks_line(checks: "Checks | None") -> str:
     if checks is None:
         return "no checks were made"
     return (
-        f"on {checks.samples} random samples: rank agreement {checks.fidelity.spearman:.4f} with the simulated step in "
-        f"float64, {checks.stability:.2f} with another anchor set, {checks.lookahead.spearman:.2f} with ten steps"
+        f"on {checks.samples} random samples: rank agreement {checks.fidelity.spearman:.4f} with float64, "
+        f"{checks.stability:.2f} with another anchor set, {checks.lookahead.spearman:.2f} between one step and many"
     )
 
 

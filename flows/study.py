@@ -23,7 +23,7 @@ class Study:
     """What the x axis shows."""
     variants: dict[float, list[str]]
     """Place on the x axis → the assignments that make the variant."""
-    arms: tuple[str, ...] = ("full", "random", "ost", "ost-cover")
+    arms: tuple[str, ...] = ("full", "random", "ost", "lookahead-cover")
     fractions: tuple[float, ...] = (0.2,)
     logarithmic: bool = False
     ticks: tuple[str, ...] = ()
@@ -54,6 +54,13 @@ STUDIES: dict[str, Study] = {
         _each("warmup.fraction", 0.0, 0.05, 0.25, 1.0),
         fractions=(0.2, 0.5),
     ),
+    "steps": Study(
+        "How many steps should the proxy take on the anchors?",
+        "steps on the anchors",
+        _each("score.lookahead.steps", 1, 5, 20, 50, 100, 200),
+        arms=("full", "lookahead", "lookahead-cover"),
+        logarithmic=True,
+    ),
     "anchors": Study(
         "How many anchors does it take?",
         "anchors",
@@ -73,7 +80,17 @@ STUDIES: dict[str, Study] = {
         "How much of the pool should be kept?",
         "share of the pool that is kept",
         {0.0: []},
-        arms=("full", "random", "ost", "ost-quota", "ost-vote", "ost-cover", "clean"),
+        arms=(
+            "full",
+            "random",
+            "ost",
+            "ost-cover",
+            "lookahead",
+            "lookahead-draw",
+            "lookahead-spread",
+            "lookahead-cover",
+            "clean",
+        ),
         fractions=(0.05, 0.1, 0.2, 0.5, 0.75),
         logarithmic=True,
     ),
@@ -81,7 +98,7 @@ STUDIES: dict[str, Study] = {
         "How wrong must a pool be for selection to pay?",
         "share of the pool that is wrong",
         _each("world.wrong_share", 0.0, 0.2, 0.4, 0.6, 0.8),
-        arms=("full", "random", "ost", "ost-cover", "clean"),
+        arms=("full", "random", "ost", "lookahead-cover", "clean"),
         fractions=(0.5,),
     ),
     "proxy-size": Study(
@@ -122,7 +139,7 @@ STUDIES: dict[str, Study] = {
             float(steps): ["models.judge=builtin", f"base.judge_steps={steps}"]
             for steps in (50, 100, 200, 400, 800, 1600)
         },
-        arms=("full", "judge", "ost", "ost-cover"),
+        arms=("full", "judge", "ost", "lookahead-cover"),
         place=_judge_accuracy,
     ),
 }

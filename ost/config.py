@@ -128,10 +128,10 @@ class Lookahead(_Section):
 class Score(_Section):
     """Utility scoring."""
 
-    method: Method = "gradient"
-    """`gradient`: a forward and a backward pass, for all tasks and folds at once. `transposed`: two forward passes, any
-    layer, but one utility over all anchors. `exact`: the paper's simulated step, slow. `lookahead`: many steps on the
-    anchors instead of one, then two forward passes."""
+    method: Method = "lookahead"
+    """`lookahead`: many steps on the anchors, two forward passes. By the paper's one step: `gradient`, a forward and a
+    backward pass, for all tasks and folds at once; `transposed`, two forward passes, any layer, but one utility over
+    all anchors; `exact`, the simulated step itself, slow."""
     optimizer: Optimizer = "auto"
     """Whose step is simulated; `adam` preconditions it by the second moment that the warm-up ended with. auto: adam
     where the proxy brings that, else sgd. `lookahead` walks by Adam from a fresh state unless this is sgd."""
@@ -195,7 +195,7 @@ class Select(_Section):
     """Share kept by the `ost` and `random` arms."""
     wide_fraction: Fraction = 0.5
     """Share kept by the `ost-wide` arm."""
-    strategy: Strategy = "top"
+    strategy: Strategy = "cover"
     """How the OST arms choose. `top`: by rank. `quota`: by rank within each task, to the pool's mix. `vote`: by the
     mean rank over the anchors' tasks. For breadth, of the best part: `draw`, at random; `spread`, passing over
     near-duplicates of better ones (ost/selection/spread.py); `cover`, those that stand for the others
@@ -206,7 +206,7 @@ class Select(_Section):
     among: Fraction | None = None
     """Share of the pool, the best by rank, that draw, spread and cover choose among. Null: from the scores, see
     ost/selection/part.py."""
-    purity: Fraction = 0.9
+    purity: Fraction = 0.8
     """Expected share of right samples in that part where `among` is null. It holds as far as no wrong sample scores
     like the better half of the right ones; fewer are right where many do."""
     clean_below: Share = 0.05
@@ -279,7 +279,7 @@ class Holdout(_Section):
 class Compare(_Section):
     """Which arms `ost compare` trains, how often, and on how much."""
 
-    arms: tuple[str, ...] = ("full", "random", "low-loss", "less", "judge", "ost", "lookahead-draw", "oracle")
+    arms: tuple[str, ...] = ("full", "random", "low-loss", "less", "judge", "ost", "lookahead-cover", "oracle")
     """Known arms stand in ost/comparison/arms.py."""
     fractions: tuple[Fraction, ...] = (0.2, 0.5)
     """Shares of the pool that each arm keeps, where it does not settle that itself."""

@@ -148,7 +148,7 @@ def _facts(ctx: Context) -> dict[str, str]:
         "seed": str(params.seed),
         "target": params.models.target,
         "proxy": params.models.proxy,
-        "method": f"{params.score.method}, {params.score.optimizer} step, layers {params.score.layers}",
+        "method": f"{params.score.method}, optimizer {params.score.optimizer}, layers {params.score.layers}",
         "selection": f"{params.select.strategy} by {params.select.by}",
         **_agreements(ctx),
         "pool": params.data.pool,
@@ -159,9 +159,9 @@ def _facts(ctx: Context) -> dict[str, str]:
 def _agreements(ctx: Context) -> dict[str, str]:
     """What the scoring's checks found, where they were made."""
     names = {
-        "fidelity": "ranks like the exact step in float64",
+        "fidelity": "ranks like the same in float64",
         "stability": "ranks like another anchor set would",
-        "lookahead": "ranks like ten steps",
+        "lookahead": "one step ranks like many",
     }
     found = read_json(ctx.input("scores/manifest.json"))["metrics"]
     return {text: f"ρ = {found[name]:.3f}" for name, text in names.items() if name in found}

@@ -20,6 +20,7 @@ TINY = [
     "base.proxy_steps=4",
     "base.batch_size=8",
     "score.checks=20",
+    "score.lookahead.most_steps=3",
     "select.clean_below=0",  # a barely trained proxy finds no harm, and arms that draw alike would be one
     "sft.steps=10",
     "sft.batch_size=8",

@@ -50,7 +50,7 @@ def less(
     be scored with.
     """
     watch, passes = Stopwatch(), (len(pool) + len(anchors)) * (1 + BACKWARD)
-    settings = Score(detail="groups", optimizer="sgd", sketch=0, checks=0, batch_size=batch_size)
+    settings = Score(method="gradient", detail="groups", optimizer="sgd", sketch=0, checks=0, batch_size=batch_size)
     scorer = _LessScorer(proxy, anchors, settings, moments, Sketcher(dimensions))
     rows = rows_of(scorer, pool, lambda done: progress(done, len(pool), "gradient features"))
     return matrix(rows, "by_cell").max(axis=1), Cost(watch.seconds, forward_flops(proxy, pool) * passes)

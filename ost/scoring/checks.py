@@ -24,7 +24,7 @@ from ost.scoring.rows import rows_of
 from ost.scoring.scorer import Scorer
 from ost.scoring.transposed import TransposedScorer
 from ost.store import lists, matrix, read_table, write_table
-from ost.types import Progress, silent
+from ost.types import Method, Progress, silent
 
 STEP = 1e-4
 """Step size η of the reference: small enough for first order, large enough for float64."""
@@ -91,6 +91,7 @@ class Reference:
 
         A sample that has one is not scored again; where ENOUGH of the samples do, the check is made on those alone.
         """
+        self._method = settings.method
         known = read_table(store) if store and store.exists() else None
         old = set(known["id"].to_pylist()) if known else set()
         new = [sample for sample in samples if sample.id not in old]
@@ -116,7 +117,7 @@ class Reference:
         stability = max(0.0, 2 * halves.spearman / (1 + halves.spearman)) if halves.spearman > -1 else 0.0
         fidelity, ahead = agreement(utility, self.utility), agreement(self.utility, self.other)
         checks = Checks(len(self.samples), fidelity, ahead, halves, stability)
-        checks.warnings.extend(warnings_of(checks))
+        checks.warnings.extend(warnings_of(checks, self._method))
         return checks
 
 
@@ -187,7 +188,7 @@ def _halves(cells: Cells) -> tuple[np.ndarray, np.ndarray]:
     return cells.shares * (1 - odd), cells.shares * odd
 
 
-def warnings_of(checks: Checks) -> list[str]:
+def warnings_of(checks: Checks, method: Method) -> list[str]:
     """What is low, and what to do about it."""
     found = []
     if checks.fidelity.spearman < FIDELITY:
@@ -200,7 +201,7 @@ def warnings_of(checks: Checks) -> list[str]:
             f"another anchor set of this size would give a ranking that agrees only {checks.stability:.2f} with this "
             "one: add anchors, above all for the tasks with few"
         )
-    if checks.lookahead.spearman < LOOKAHEAD:
+    if checks.lookahead.spearman < LOOKAHEAD and method != "lookahead":
         found.append(
             f"one step ranks only {checks.lookahead.spearman:.2f} like a walk of many steps on the anchors: "
             "the loss is curved here; score with the method lookahead, warm the proxy up longer (warmup.fraction), or "

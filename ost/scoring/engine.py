@@ -226,7 +226,7 @@ class Engine:
             case "transposed":
                 return (1 + (2 * cells - 1) * self._share) * pool + 2 * (1 + full) * anchors + checked
             case "lookahead":
-                walks = self.plan.forwards + cells * self.plan.steps * anchors * full
+                walks = self.plan.forwards + (cells * self.plan.steps * anchors * full if self.plan.forwards else 0)
                 return (1 + cells * self._share) * pool + walks * self._share + checked
 
     @functools.cached_property

@@ -1,9 +1,12 @@
 """`lookahead`: many steps on the anchors instead of one, and each pool sample's own loss before and after."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ost.config import Score
 from ost.data import Sample
@@ -13,6 +16,8 @@ from ost.scoring.scorer import Chunk
 from ost.scoring.sharing import Memory
 from ost.scoring.two_pass import TwoPassScorer
 from ost.scoring.walk import Walk, draw_up, others
+from ost.scoring.weights import moved_copy
+from ost.store import publish
 
 
 class LookaheadScorer(TwoPassScorer):
@@ -30,10 +35,17 @@ class LookaheadScorer(TwoPassScorer):
     """
 
     def __init__(
-        self, proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, bf16: bool = False, walked: bool = True
+        self,
+        proxy: Checkpoint,
+        anchors: Sequence[Sample],
+        settings: Score,
+        bf16: bool = False,
+        walked: bool = True,
+        store: Path | None = None,
     ):
-        """`walked`: false for a scorer that stays where the proxy is, for a plan of the walk."""
-        self._walked = walked
+        """`walked`: false for a scorer that stays where the proxy is, for a plan of the walk. `store`: a file that the
+        walks' ends are kept in, so that a few new samples don't cost a walk."""
+        self._walked, self._store = walked, store
         super().__init__(proxy, anchors, settings, bf16)
 
     def preconditioner(self) -> None:
@@ -44,8 +56,30 @@ class LookaheadScorer(TwoPassScorer):
         self.begin()
         if not self._walked:
             return
+        if self._store and self._store.exists():
+            self.ends = self._load(self._store)
+            return
         steps = self.settings.lookahead.steps or draw_up(self).steps
         self.ends = [Walk(self, members).go(steps).model for members in others(self.cells.members)]
+        if self._store:
+            self._save(self._store)
+
+    def _save(self, path: Path) -> None:
+        weights = {
+            f"{index}.{name}": end.get_parameter(name).detach().cpu().contiguous()
+            for index, end in enumerate(self.ends)
+            for name in self.weights
+        }
+        with publish(path) as part:
+            part.write_bytes(save(weights))
+
+    @torch.no_grad()
+    def _load(self, path: Path) -> list[PreTrainedModel]:
+        ends = [moved_copy(self.proxy.model, self.weights) for _ in self.cells.members]
+        for key, weight in load_file(path).items():
+            index, _, name = key.partition(".")
+            ends[int(index)].get_parameter(name).copy_(weight)
+        return ends
 
     @torch.no_grad()
     def score_batch(self, samples: Sequence[Sample], batch: Batch) -> Chunk:

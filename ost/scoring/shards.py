@@ -60,6 +60,11 @@ class Job:
         """File of how far `lookahead` walks."""
         return self.folder / "walk.json"
 
+    @property
+    def ends(self) -> Path:
+        """File of the weights that it comes to."""
+        return self.folder / "walk.safetensors"
+
     def load_proxy(self) -> Checkpoint:
         """The proxy, on the job's device."""
         return load_checkpoint(self.proxy, resolve_device(self.device))
@@ -122,7 +127,8 @@ def _scorer(job: Job) -> Scorer:
     """The job's scorer, prepared once a process."""
     ahead = job.settings.lookahead.model_copy(update={"steps": job.steps})
     settings = job.settings.model_copy(update={"lookahead": ahead})
-    return METHODS[settings.method](job.load_proxy(), job.load_anchors(), settings, job.bf16)
+    kept = {"store": job.ends} if settings.method == "lookahead" else {}
+    return METHODS[settings.method](job.load_proxy(), job.load_anchors(), settings, job.bf16, **kept)
 
 
 @functools.cache

@@ -27,7 +27,7 @@ def select(
     clean_below: float = 0.0,
     seed: int = 0,
     among: float | None = None,
-    purity: float = 0.9,
+    purity: float = 0.8,
 ) -> pa.Table:
     """The `fraction` of the N scored samples that a strategy chooses, as a selection table (see `select_arm`).
 
@@ -52,9 +52,10 @@ def select(
 def is_clean(scores: pa.Table, clean_below: float) -> bool:
     """Whether a smaller share than this is toxic.
 
-    Never where utilities have no standard error (`transposed`): without one the toxic flag is too blunt to tell.
+    Never by one step without a standard error (`transposed`): there the toxic flag is too blunt to tell.
     """
-    tested = "utility_se" in scores.column_names and scores["utility_se"].null_count < len(scores)
+    known = scores.column_names
+    tested = "utility_relative" in known or ("utility_se" in known and scores["utility_se"].null_count < len(scores))
     return tested and pc.mean(scores["toxic"].cast(pa.float64())).as_py() < clean_below
 
 
@@ -111,9 +112,9 @@ def fraction_of(arm: str, settings: Select) -> float:
 
 
 def arm_label(arm: str, fraction: float) -> str:
-    """An arm as a person calls it, such as `OST top 20 %`."""
+    """An arm as a person calls it, such as `OST 20 %`."""
     share = f"{100 * fraction:.3g} %"
-    names = {"base": "Base model", "full": "Full-SFT", "random": f"Random {share}", "ost": f"OST top {share}"}
+    names = {"base": "Base model", "full": "Full-SFT", "random": f"Random {share}", "ost": f"OST {share}"}
     return names.get(arm.removesuffix("-wide")) or f"{arm} {share}"
 
 

@@ -8,8 +8,8 @@ from ost.config import Select
 
 BREADTH = 3
 """Where the scores tell no purity, the part is this many times the subset, if so many have a positive utility."""
-HALF = 0.5
-"""p_clean above which, to speak of the whole pool, all samples count as right: Storey's λ."""
+LIKE_ANCHORS = 0.2
+"""p_clean above which all samples count as right when the pool's share of them is estimated: Storey's λ."""
 
 
 def part_of(ranked: pa.Table, size: int, pool: int, settings: Select) -> tuple[int, float | None]:
@@ -36,11 +36,12 @@ def purities(p: np.ndarray) -> np.ndarray:
 
     That of right samples is uniform. So π₀ n of the pool are right, with π₀ = (#{p > λ} + 1) / ((1 − λ) n) (Storey
     2002), (1 − t) π₀ n of those with p > t, and of those with the same p as many as its step to the next lower one is
-    wide. With A anchors p has A + 1 steps: λ is the last one up to HALF, and the share is known to about 1 / √A. It is
-    too high by as many wrong samples as lie above λ: an upper bound where scores tell right from wrong badly.
+    wide. With A anchors p has A + 1 steps: λ is the last one up to LIKE_ANCHORS, and the share is known to about
+    1 / √A. It is too high by as many wrong samples as lie above λ: an upper bound where scores tell right from wrong
+    badly.
     """
     levels, at, counts = np.unique(p, return_inverse=True, return_counts=True)
-    low = levels[levels <= HALF].max(initial=0.0)
+    low = levels[levels <= LIKE_ANCHORS].max(initial=0.0)
     right = min(len(p), (np.sum(p > low) + 1) / (1 - low))
     steps = np.diff(levels[:-1], prepend=0.0, append=1.0)
     return np.minimum(1.0, np.cumsum((right * steps / counts)[at]) / np.arange(1, len(p) + 1))

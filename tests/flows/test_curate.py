@@ -36,7 +36,7 @@ def test_every_stage_runs_once_and_the_arms_are_shown(curated):
     assert set(curated.manifests()) == STAGES
     for stage in STAGES:
         assert printed.count(f"✓ {stage} ") == 1, f"{stage} did not run exactly once"
-    for words in ("OST top 20 %", "OST top 50 %", "Random 20 %", "Full-SFT", "report/index.html", "Traceback"):
+    for words in ("OST 20 %", "OST 50 %", "Random 20 %", "Full-SFT", "report/index.html", "Traceback"):
         assert (words in printed) == (words != "Traceback"), f"{words!r}\n{printed}"
 
 

@@ -158,15 +158,15 @@ def test_only_what_is_narrow_is_warned_of_with_what_would_widen_it():
     def of(ratio, samples=400):
         return Breadth(samples, 40, 0.5, 30 * ratio, 30.0, {})
 
-    found = {"OST top 20 %": of(0.45), "OST top 50 %": of(NARROW), "a handful": of(0.3, FEWEST - 1)}
+    found = {"OST 20 %": of(0.45), "OST 50 %": of(NARROW), "a handful": of(0.3, FEWEST - 1)}
     (warning,) = narrow_warnings(found, "top")
-    assert warning.startswith("OST top 20 % is narrow") and "breadth 0.45" in warning
+    assert warning.startswith("OST 20 % is narrow") and "breadth 0.45" in warning
     assert "13.5 effective clusters" in warning and "30.0" in warning
     assert "select.strategy to draw, spread or cover" in warning and "select.among" not in warning
     for strategy in ("draw", "spread", "cover"):
         (warning,) = narrow_warnings(found, strategy)
         assert f"`{strategy}`" in warning and "raise select.among" in warning and "select.strategy" not in warning
-    assert narrow_warnings({"OST top 20 %": Breadth(400, None, None, None, None, {})}, "top") == []
+    assert narrow_warnings({"OST 20 %": Breadth(400, None, None, None, None, {})}, "top") == []
 
 
 @pytest.mark.parametrize("kept", [np.array([0, 2, 1]), np.zeros(4, bool)])

@@ -14,7 +14,7 @@ from ost.scoring.lookahead import LookaheadScorer
 
 @pytest.fixture(scope="module")
 def checked(pool, anchors, proxy) -> Checks:
-    return ost.score(pool, anchors, proxy, checks=25).checks
+    return ost.score(pool, anchors, proxy, method="gradient", checks=25).checks
 
 
 def test_the_fast_method_passes_its_check(checked):
@@ -25,7 +25,7 @@ def test_the_fast_method_passes_its_check(checked):
 
 def test_the_reference_is_the_gradient_product(pool, anchors, proxy, proxy64):
     truth = reference(proxy64, pool[:12], anchors)["utility"]
-    found = Reference(proxy, anchors, Score(), pool[:12]).utility
+    found = Reference(proxy, anchors, Score(method="gradient"), pool[:12]).utility
     np.testing.assert_allclose(found, truth, atol=0.1 * truth.std())  # a step of finite length sees curvature
     assert np.corrcoef(found, truth)[0, 1] > 0.999
 
@@ -71,13 +71,16 @@ def test_agreement_of_rankings():
 )
 def test_each_warning_names_its_remedy(changes, remedy):
     good = {"fidelity": Agreement(1.0, 1.0), "lookahead": Agreement(0.9, 0.8), "halves": Agreement(0.8, 0.7)}
-    found = warnings_of(Checks(samples=200, **(good | {"stability": 0.9} | changes)))
+    checks = Checks(samples=200, **(good | {"stability": 0.9} | changes))
+    found = warnings_of(checks, "gradient")
+    assert len(warnings_of(checks, "lookahead")) == len(found) - ("lookahead" in changes), "it does look further"
     assert len(found) == (remedy is not None)
     assert remedy is None or remedy in found[0]
 
 
 def test_more_anchors_are_more_stable(pool, proxy):
-    few, many = (Reference(proxy, drawn("anchors", n), Score(), pool[:20]).compare(np.arange(20.0)) for n in (8, 48))
+    settings = Score(method="gradient")
+    few, many = (Reference(proxy, drawn("anchors", n), settings, pool[:20]).compare(np.arange(20.0)) for n in (8, 48))
     assert many.halves.spearman > few.halves.spearman
     assert many.stability == pytest.approx(2 * many.halves.spearman / (1 + many.halves.spearman))
 
@@ -120,7 +123,7 @@ def test_bf16_is_used_where_it_ranks_alike(method, bf16, pool, anchors, proxy):
 
 def test_bf16_can_be_demanded(pool, anchors, proxy):
     exact, rough = (
-        ost.score(pool, anchors, proxy, checks=0, precision=precision).table["utility"].to_numpy()
+        ost.score(pool, anchors, proxy, method="gradient", checks=0, precision=precision).table["utility"].to_numpy()
         for precision in ("fp32", "bf16")
     )
     assert 0 < np.abs(exact - rough).max() < 0.3 * exact.std()
@@ -128,8 +131,8 @@ def test_bf16_can_be_demanded(pool, anchors, proxy):
 
 def test_a_pool_that_grew_a_little_is_not_checked_anew(pool, anchors, proxy, tmp_path):
     store = tmp_path / "rows.parquet"
-    first = Reference(proxy, anchors, Score(), pool[:20], store=store)
-    grown = Reference(proxy, anchors, Score(), pool[1:22], store=store)
+    first = Reference(proxy, anchors, Score(method="gradient"), pool[:20], store=store)
+    grown = Reference(proxy, anchors, Score(method="gradient"), pool[1:22], store=store)
     assert first.forwards > 0 and grown.forwards == 0
     assert grown.samples == pool[1:20], "what is new has no rows"
     utility = first.utility
@@ -140,10 +143,10 @@ def test_a_pool_that_grew_a_little_is_not_checked_anew(pool, anchors, proxy, tmp
 
 def test_a_pool_that_grew_much_is_checked_on_what_is_new_too(pool, anchors, proxy, tmp_path):
     store = tmp_path / "rows.parquet"
-    Reference(proxy, anchors, Score(), pool[:10], store=store)
-    grown = Reference(proxy, anchors, Score(), pool[2:14], store=store)
-    whole = Reference(proxy, anchors, Score(), pool[2:14])
+    Reference(proxy, anchors, Score(method="gradient"), pool[:10], store=store)
+    grown = Reference(proxy, anchors, Score(method="gradient"), pool[2:14], store=store)
+    whole = Reference(proxy, anchors, Score(method="gradient"), pool[2:14])
     assert 0 < grown.forwards < whole.forwards and grown.samples == pool[2:14]
     np.testing.assert_allclose(grown.utility, whole.utility, rtol=1e-6)
     np.testing.assert_allclose(grown.other, whole.other, rtol=1e-4, atol=1e-5)
-    assert Reference(proxy, anchors, Score(), pool[2:14], store=store).forwards == 0
+    assert Reference(proxy, anchors, Score(method="gradient"), pool[2:14], store=store).forwards == 0

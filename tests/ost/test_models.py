@@ -252,4 +252,4 @@ def test_a_tiny_llava_is_saved_loaded_trained_and_scored_with(processor, tmp_pat
     ]
     assert spearmanr(*(column.to_numpy() for column in utility)).statistic > 0.999
     with pytest.raises(ModelError, match="no rule for CLIPVisionEmbeddings"):
-        ost.score(lessons, drawn("anchors", 8), llava, checks=0)
+        ost.score(lessons, drawn("anchors", 8), llava, method="gradient", checks=0)

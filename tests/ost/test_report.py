@@ -19,7 +19,7 @@ from ost.report.page import duration, flops, headline, points, remarks, thumbnai
 
 HOSTILE = "<script>alert('x')</script>"
 ARMS = {"base": 0.0, "full": 1.0, "random": 0.2, "ost": 0.2, "ost-wide": 0.5}
-LABELS = ["Base model", "Full-SFT", "Random 20 %", "OST top 20 %", "OST top 50 %"]
+LABELS = ["Base model", "Full-SFT", "Random 20 %", "OST 20 %", "OST 50 %"]
 
 
 def row(arm, accuracy, protocol="B", seed=0, fraction=None, **more):
@@ -67,8 +67,8 @@ def data(**changes):
         "wrong": wrong,
         "useful": [example(verdict=False)],
         "harmful": [example(answer="1 + 1 = 8", utility=-0.02, verdict=True)],
-        "audit": audit(utility, utility < 0, wrong, {"OST top 20 %": utility > 1, "Full-SFT": np.ones(500, bool)}),
-        "breadth": {"OST top 20 %": broad(0.45), "Full-SFT": broad(sum=0.5, product=0.5)},
+        "audit": audit(utility, utility < 0, wrong, {"OST 20 %": utility > 1, "Full-SFT": np.ones(500, bool)}),
+        "breadth": {"OST 20 %": broad(0.45), "Full-SFT": broad(sum=0.5, product=0.5)},
         "ingest": {"pool": {"read": 508, "kept": 500, "quarantined": 8, "reasons": {"no image": 1, "too long": 7}}},
         "warnings": ["anchors are few"],
         "stages": [{"stage": "score", "seconds": 200.0, "flops": 1.2e15}],
@@ -179,7 +179,7 @@ def test_charts_follow_the_page_into_the_dark():
 def test_headline_has_the_right_sign(ost, full, gain):
     text = headline(standings(arms(ost, full)))
     assert text.startswith(
-        f"OST top 20 % reaches {100 * ost:.1f} % where Full-SFT reaches {100 * full:.1f} %: {gain} points"
+        f"OST 20 % reaches {100 * ost:.1f} % where Full-SFT reaches {100 * full:.1f} %: {gain} points"
     )
     assert "at the same steps" in text
     assert ("did not pay" in text) == (ost < full)
@@ -243,11 +243,11 @@ def test_audit_without_a_flag_shows_dashes():
 def test_breadth_stands_beside_purity():
     page = data()
     text = Tags(render(page)).spaced
-    purity = 100 * page.audit["purity"]["OST top 20 %"]
+    purity = 100 * page.audit["purity"]["OST 20 %"]
     assert "arm purity clusters reached effective clusters breadth mix by kind of question" in text
-    assert f"OST top 20 % {purity:.1f} % 62.5 % 18.0 0.45" in text
+    assert f"OST 20 % {purity:.1f} % 62.5 % 18.0 0.45" in text
     assert "falls into 126 clusters" in text
-    assert "kind the pool OST top 20 % product 50.0 % 75.0 % sum 50.0 % 25.0 %" in text, "Full-SFT is the pool"
+    assert "kind the pool OST 20 % product 50.0 % 75.0 % sum 50.0 % 25.0 %" in text, "Full-SFT is the pool"
     marked = re.findall(r'<td class="down">(0\.45|1\.00)</td>', render(page))
     assert marked == ["0.45"], "what is narrow is seen"
 
@@ -271,27 +271,27 @@ def test_breadth_without_truth_and_purity_without_breadth():
 
 
 def test_without_sketches_the_mix_is_shown():
-    bare = {"OST top 20 %": Breadth(100, None, None, None, None, {"sum": (0.25, 0.5), "product": (0.75, 0.5)})}
+    bare = {"OST 20 %": Breadth(100, None, None, None, None, {"sum": (0.25, 0.5), "product": (0.75, 0.5)})}
     text = Tags(render(data(breadth=bare))).spaced
     assert "clusters reached" not in text and "set score.sketch" in text
     assert "product 50.0 % 75.0 %" in text
-    one_task = {"OST top 20 %": Breadth(0, 126, 0.0, 0.0, 0.0, {"": (0.0, 1.0)})}
+    one_task = {"OST 20 %": Breadth(0, 126, 0.0, 0.0, 0.0, {"": (0.0, 1.0)})}
     text = Tags(render(data(breadth=one_task))).spaced
     assert "mix by kind" not in text and "0.0 % 0.0 –" in text
 
 
 def test_kinds_beyond_the_colours_are_one():
     shares = {f"kind {n:02}": (n / 45, n / 45) for n in range(10)}
-    found = {"OST top 20 %": Breadth(100, None, None, None, None, shares)}
+    found = {"OST 20 %": Breadth(100, None, None, None, None, shares)}
     kinds = kinds_of(found)
     assert [kind.name for kind in kinds] == [f"kind {n:02}" for n in range(4, 10)] + ["4 more"]
     assert len({kind.colour for kind in kinds}) == 7 and {kind.colour for kind in kinds} <= set(LIGHT)
     for side, total in (
-        ("kept", sum(kind.kept["OST top 20 %"] for kind in kinds)),
+        ("kept", sum(kind.kept["OST 20 %"] for kind in kinds)),
         ("pool", sum(k.pool for k in kinds)),
     ):
         assert total == pytest.approx(1), side
-    rare = {"OST top 20 %": broad(**dict.fromkeys("abcdefg", 0.14), odd=(0.5, 0.01))}
+    rare = {"OST 20 %": broad(**dict.fromkeys("abcdefg", 0.14), odd=(0.5, 0.01))}
     assert "odd" in {kind.name for kind in kinds_of(rare)}, "rare in the pool, but what a selection is made of"
 
 

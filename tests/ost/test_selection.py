@@ -79,7 +79,7 @@ def test_the_order_of_the_pool_plays_no_part(scores, fraction, seed):
 @given(scores=scores(), fraction=FRACTIONS, seed=st.integers(0, 99), arm=st.sampled_from(ARMS))
 def test_every_row_has_one_rank_or_a_true_reason(scores, fraction, seed, arm):
     wide = min(1.0, fraction + 0.3)
-    chosen = select_arm(arm, scores, Select(fraction=fraction, wide_fraction=wide), seed)
+    chosen = select_arm(arm, scores, Select(fraction=fraction, wide_fraction=wide, strategy="top"), seed)
     assert chosen.column_names == ["id", "rank", "reason"]
     assert chosen["id"].to_pylist() == scores["id"].to_pylist(), "rows must be in pool order"
     ranks = sorted(rank for rank in chosen["rank"].to_pylist() if rank is not None)
@@ -143,7 +143,8 @@ def test_a_fraction_out_of_range_is_refused_with_its_value(fraction, chooser):
 
 
 def test_the_arms_nest():
-    scores, settings_ = table(list(np.random.default_rng(0).normal(size=50))), Select(fraction=0.2, wide_fraction=0.6)
+    scores = table(list(np.random.default_rng(0).normal(size=50)))
+    settings_ = Select(fraction=0.2, wide_fraction=0.6, strategy="top")
     arms = ("ost", "ost-wide", "full", "random")
     narrow, wide, full, lot = (kept_ids(select_arm(arm, scores, settings_, 0)) for arm in arms)
     assert (len(narrow), len(wide), len(full), len(lot)) == (10, 30, 50, 10)
@@ -169,7 +170,7 @@ def flagged(toxic: int, count: int = 200) -> pa.Table:
 
 
 def test_from_a_clean_pool_the_subset_is_drawn():
-    scores, chosen_by = flagged(toxic=1), Select(clean_below=0.01)
+    scores, chosen_by = flagged(toxic=1), Select(clean_below=0.01, strategy="top")
     chosen = by_utility(scores, 0.5, chosen_by, seed=0)
     kept = kept_ids(chosen)
     assert len(kept) == 100 and "000" not in kept, "the one that is toxic is left out all the same"
@@ -186,7 +187,7 @@ def test_from_a_clean_pool_the_subset_is_drawn():
 
 @pytest.mark.parametrize(("toxic", "clean_below"), [(2, 0.01), (0, 0.0), (150, 0.01)])
 def test_a_pool_with_harm_in_it_is_ranked(toxic, clean_below):
-    scores, chosen_by = flagged(toxic), Select(clean_below=clean_below)
+    scores, chosen_by = flagged(toxic), Select(clean_below=clean_below, strategy="top")
     assert kept_ids(by_utility(scores, 0.2, chosen_by, 0)) == kept_ids(select(scores, 0.2))
     assert clean_warnings(scores, chosen_by) == []
 
@@ -194,4 +195,4 @@ def test_a_pool_with_harm_in_it_is_ranked(toxic, clean_below):
 def test_without_standard_errors_no_pool_is_called_clean():
     scores = table(list(np.linspace(1.0, 2.0, 200)))
     for own in (scores, scores.append_column("utility_se", pa.nulls(200, pa.float64()))):
-        assert kept_ids(by_utility(own, 0.2, Select(clean_below=1.0), 0)) == kept_ids(select(own, 0.2))
+        assert kept_ids(by_utility(own, 0.2, Select(clean_below=1.0, strategy="top"), 0)) == kept_ids(select(own, 0.2))

@@ -21,7 +21,7 @@ def job(tmp_path_factory, proxy) -> Job:
     write_samples(folder / "pool.parquet", drawn("pool", 96, 2))
     write_samples(folder / "anchors.parquet", drawn("anchors", 8))
     proxy.save(folder / "proxy")
-    settings = Score(shard_size=16, checks=0, folds=2)
+    settings = Score(method="gradient", shard_size=16, checks=0, folds=2)
     return Job(folder / "pool.parquet", folder / "anchors.parquet", folder / "proxy", folder / "store", settings)
 
 

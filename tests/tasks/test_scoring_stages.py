@@ -25,14 +25,15 @@ def workspace(folder, proxy):
     write_samples(folder / "data/pool.parquet", drawn("pool", 48, 1))
     write_samples(folder / "data/anchors.parquet", drawn("anchors", 12))
     proxy.save(folder / "models/proxy")
-    assignments = ["sft.steps=40", "sft.batch_size=4", "warmup.fraction=0.1", "score.checks=20", "score.shard_size=20"]
+    assignments = ["sft.steps=40", "sft.batch_size=4", "warmup.fraction=0.1", "score.checks=20"]
+    assignments += ["score.shard_size=20", "score.lookahead.most_steps=4"]
     set_params(folder / "params.yaml", assignments)
     return folder
 
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_the_warm_up_leaves_what_adam_scores_by(rank, workspace):
-    set_params(workspace / "params.yaml", [f"warmup.lora_rank={rank}", "score.optimizer=adam"])
+    set_params(workspace / "params.yaml", [f"warmup.lora_rank={rank}", "score.method=gradient", "score.optimizer=adam"])
     execute("warmup", workspace)
     warm = load_checkpoint(workspace / "models/proxy-warm")
     moving = {name for name, weight in warm.model.named_parameters() if weight.requires_grad}
@@ -52,6 +53,8 @@ def test_scoring_again_reuses_the_published_rows(workspace):
     (rows,) = [path for path in (workspace / ".ost/scores").iterdir() if path.is_dir()]
     stamps = {path: path.stat().st_mtime_ns for path in rows.rglob("*.parquet")}
     assert len(stamps) == 4, "three shards, and the check's rows"
+    (walk,) = rows.rglob("*.safetensors")
+    assert read_json(walk.with_suffix(".json"))["steps"] <= 4
     second = execute("score", workspace)
     assert {path: path.stat().st_mtime_ns for path in rows.rglob("*.parquet")} == stamps
     assert second["outputs"] == first["outputs"] and second["flops"] < first["flops"]
@@ -69,6 +72,7 @@ def fill_up(workspace: Path, room: int, said: SimpleQueue) -> None:
 
 
 def test_a_disk_that_is_full_costs_only_what_was_not_written(workspace):
+    set_params(workspace / "params.yaml", ["score.method=gradient"])
     execute("warmup", workspace)
     whole = execute("score", workspace)
     scores = (workspace / "scores/utility.parquet").read_bytes()
