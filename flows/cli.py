@@ -187,6 +187,10 @@ def score(
     optimizer: Annotated[
         Optimizer, typer.Option(help="Whose step is simulated; auto: adam for a proxy that this pipeline warmed up.")
     ] = "auto",
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps on the anchors (lookahead); else as many as help anchors that were left out."),
+    ] = None,
     step: Annotated[float, typer.Option(help="Step length ε (transposed) or step size η (exact).")] = 1e-3,
     reduction: Annotated[Reduction, typer.Option(help="How token losses become a sample's loss.")] = "mean",
     sketch: Annotated[
@@ -209,6 +213,7 @@ def score(
             "method": method,
             "layers": layers,
             "optimizer": optimizer,
+            "lookahead": {"steps": steps},
             "step": step,
             "reduction": reduction,
             "sketch": sketch,

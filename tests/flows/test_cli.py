@@ -26,7 +26,9 @@ def test_help_teaches(command):
 
 def test_score_and_select_work_on_files_alone(curated, tmp_path):
     scores, subset = tmp_path / "utility.parquet", tmp_path / "subset.parquet"
+    steps = f"{curated.manifests()['score']['metrics']['steps']:.0f}"
     files = ["world/pool.parquet", "--anchors", "world/anchors.parquet", "--proxy", "models/proxy-warm"]
+    files += ["--steps", steps]
     curated.run("ost", "score", *files, "--out", str(scores))
     assert read_table(scores).equals(read_table(curated.root / "scores/utility.parquet"))
     curated.run("ost", "select", str(scores), "--fraction", "0.2", "--clean-below", "0", "--out", str(subset))

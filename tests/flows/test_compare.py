@@ -20,7 +20,7 @@ from ost.selection import kept_ids
 from ost.store import read_json, read_table
 from tasks.tracking import Tracker
 
-ARMS = [name for name in KNOWN if name not in ("ost-quota", "ost-vote")]
+ARMS = [name for name in KNOWN if name not in ("ost-quota", "ost-vote", "lookahead-spread", "lookahead-cover")]
 SIZES = {"random-anchors": 60, "anchors": 20}
 """Samples trained on, where that is not 40; the judge and the oracle settle it themselves."""
 

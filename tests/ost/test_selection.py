@@ -19,6 +19,7 @@ from ost.selection import (
     by_utility,
     clean_warnings,
     draw,
+    is_clean,
     kept_ids,
     select,
     select_arm,
@@ -196,3 +197,12 @@ def test_without_standard_errors_no_pool_is_called_clean():
     scores = table(list(np.linspace(1.0, 2.0, 200)))
     for own in (scores, scores.append_column("utility_se", pa.nulls(200, pa.float64()))):
         assert kept_ids(by_utility(own, 0.2, Select(clean_below=1.0, strategy="top"), 0)) == kept_ids(select(own, 0.2))
+
+
+def test_a_walk_tells_a_clean_pool_without_them():
+    scores = table(list(np.linspace(1.0, 2.0, 200)))
+    scores = scores.append_column("utility_se", pa.nulls(200, pa.float64())).append_column(
+        "utility_relative", scores["utility"]
+    )
+    assert is_clean(scores, 0.05)
+    assert kept_ids(by_utility(scores, 0.2, Select(), 0)) == kept_ids(draw(scores, 0.2, 0))

@@ -19,6 +19,7 @@ from ost.training import Recipe, train
 from tasks.stages import execute
 
 SETTINGS = ["sft.steps=40", "sft.batch_size=8", "warmup.fraction=0.1", "score.checks=0", "score.shard_size=20"]
+SETTINGS += ["score.lookahead.most_steps=4"]
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_one_step_keeps_a_method_that_takes_one(workspace):
 
 def test_lookahead_does_without_what_it_cannot_tell(workspace):
     """Utilities by task are something that one step knows."""
-    set_params(workspace / "params.yaml", ["score.detail=groups"])
+    set_params(workspace / "params.yaml", ["score.method=gradient", "score.detail=groups"])
     execute("rate-lookahead", workspace)
     found = read_table(workspace / "ratings/lookahead.parquet")
     assert found.equals(scored(workspace, method="lookahead", detail=None))

@@ -135,6 +135,7 @@ def test_the_git_state_tells_a_changed_file_and_survives_without_git(tmp_path):
 def test_every_world_goes_through_the_stages_up_to_the_scores(world, folder):
     sizes = ["world.pool=40", "world.anchors=10", "world.benchmark=8", "world.errors=rules"]
     settings = ["sft.steps=10", "sft.batch_size=4", "warmup.fraction=0.5", "score.checks=0"]
+    settings += ["score.lookahead.steps=2"]
     set_params(folder / "params.yaml", [f"world.name={world}", *sizes, *settings])
     for stage in ("world", "base@target", "base@proxy", "ingest", "warmup"):
         execute(stage, folder)
