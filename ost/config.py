@@ -154,7 +154,7 @@ class Score(_Section):
     """False-discovery rate at which a sample is called toxic."""
     sketch: int = Field(default=256, ge=0)
     """Numbers, a square, by which each sample is told from others in choosing for breadth: of a sketch of its gradient
-    (`gradient`), or of its mean last hidden state, at most (`transposed`, `lookahead`); 0 for none."""
+    (`gradient`), or at most of its mean hidden state before the answer (`transposed`, `lookahead`); 0 for none."""
     checks: typing.Annotated[int, Field(ge=0)] = 200
     """Random pool samples that the run is checked on, against `exact` in float64; 0 leaves the checks out."""
     precision: Precision = "auto"
@@ -206,9 +206,9 @@ class Select(_Section):
     among: Fraction | None = None
     """Share of the pool, the best by rank, that draw, spread and cover choose among. Null: from the scores, see
     ost/selection/part.py."""
-    purity: Fraction = 0.8
-    """Expected share of right samples in that part where `among` is null. It holds as far as no wrong sample scores
-    like the better half of the right ones; fewer are right where many do."""
+    purity: Fraction = 0.85
+    """Expected share of right samples in that part where `among` is null. Fewer are right where many wrong samples
+    score as right ones do."""
     clean_below: Share = 0.05
     """Share of toxic samples below which a pool counts as clean: then rank says little about harm and narrows the mix,
     so what is kept is drawn at random among the samples that are not toxic. 0: never."""

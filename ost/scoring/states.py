@@ -1,4 +1,8 @@
-"""What a sample is like to the proxy: its mean last hidden state, which breadth in a selection is judged by."""
+"""What a sample asks of the proxy: its mean last hidden state before the answer, which breadth is judged by.
+
+What comes before the answer is untouched by errors in it. States of whole samples set wrong answers apart as unusual,
+and a choice for breadth would take them first.
+"""
 
 import contextlib
 import math
@@ -8,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ost.encoding import Batch
+from ost.encoding import IGNORE, Batch
 
 
 class States:
@@ -23,9 +27,9 @@ class States:
 
     @contextlib.contextmanager
     def heard(self, model: PreTrainedModel, batch: Batch) -> Iterator[list[Tensor]]:
-        """Holds the (B, `size`) states of the samples after a pass within the block; the mean is over all tokens."""
+        """Holds the (B, `size`) states of the samples after a pass within the block."""
         found: list[Tensor] = []
-        mask = batch["attention_mask"].to(torch.float32)
+        mask = (batch["attention_mask"].bool() & (batch["labels"] == IGNORE)).float()
 
         def hook(module: nn.Module, args: tuple, output) -> None:
             states = torch.einsum("bt,btd->bd", mask, output[0].detach().float()) / mask.sum(dim=1, keepdim=True)

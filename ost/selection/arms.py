@@ -27,7 +27,7 @@ def select(
     clean_below: float = 0.0,
     seed: int = 0,
     among: float | None = None,
-    purity: float = 0.8,
+    purity: float = 0.85,
 ) -> pa.Table:
     """The `fraction` of the N scored samples that a strategy chooses, as a selection table (see `select_arm`).
 

@@ -8,7 +8,7 @@ from ost.config import Select
 
 BREADTH = 3
 """Where the scores tell no purity, the part is this many times the subset, if so many have a positive utility."""
-LIKE_ANCHORS = 0.2
+LIKE_ANCHORS = 0.3
 """p_clean above which all samples count as right when the pool's share of them is estimated: Storey's λ."""
 
 

@@ -10,6 +10,7 @@ from specimens import copy_of, drawn
 
 import ost
 from ost.config import Lookahead, Score
+from ost.data import chat
 from ost.encoding import Encoder
 from ost.errors import ConfigError, ModelError
 from ost.models import Checkpoint
@@ -187,13 +188,21 @@ def test_p_clean_ranks_a_sample_among_the_anchors_left_out(pool, anchors, proxy)
     assert scored.table["p_clean"].to_numpy()[:16].mean() > scored.table["p_clean"].to_numpy()[-24:].mean()
 
 
-def test_the_state_is_the_mean_over_a_samples_tokens(pool, anchors, proxy):
+def test_the_state_is_the_mean_over_what_comes_before_the_answer(pool, anchors, proxy):
     table = scores(pool[:10], anchors, proxy, batch_size=4).table
     batch = Encoder(proxy).training([pool[7]])
-    batch.pop("labels")
+    before = batch.pop("labels")[0] == -100
     with torch.no_grad():
-        expected = copy_of(proxy).model(**batch, output_hidden_states=True).hidden_states[-1][0].mean(dim=0).numpy()
+        states = copy_of(proxy).model(**batch, output_hidden_states=True).hidden_states[-1][0]
+    expected = states[before].mean(dim=0).numpy()
     np.testing.assert_allclose(matrix(table, "sketch")[7], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_what_is_answered_leaves_the_state_as_it_is(anchors, proxy):
+    one = anchors[0]
+    other = ost.Sample(one.images, chat(one.question, "something else, and longer"), one.task)
+    states = matrix(scores([one, other], anchors, proxy).table, "sketch").astype(float)
+    np.testing.assert_allclose(*states, atol=2e-3)
 
 
 def test_long_states_are_projected_and_keep_their_angles(pool, anchors, proxy):

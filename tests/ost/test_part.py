@@ -41,7 +41,7 @@ def mixture(rng: np.random.Generator, count: int, wrong_share: float, apart: flo
 def test_above_each_step_it_is_storeys_count_of_right_ones(steps):
     p = np.sort(np.array(steps) / 12)[::-1]
     found = purities(p)
-    low = max((step / 12 for step in steps if step <= 2), default=0.0)
+    low = max((step / 12 for step in steps if step <= 3), default=0.0)
     right = min(len(p), (sum(value > low for value in p) + 1) / (1 - low))
     for step in {0, *steps}:
         above = sum(value > step / 12 for value in p)
