@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -71,9 +72,14 @@ class Production:
         return re.search(r"UUID: ([0-9a-f-]{36})", printed)[1]
 
     def state(self, run: str) -> str:
-        """Name of the state that a run is in."""
-        with urllib.request.urlopen(f"{self.environment['PREFECT_API_URL']}/flow_runs/{run}", timeout=30) as answer:
-            return json.load(answer)["state"]["type"]
+        """Name of the state that a run is in; empty where the server cannot tell, its database being away."""
+        try:
+            with urllib.request.urlopen(f"{self.environment['PREFECT_API_URL']}/flow_runs/{run}", timeout=30) as answer:
+                return json.load(answer)["state"]["type"]
+        except urllib.error.HTTPError as error:
+            if error.code < 500:
+                raise
+            return ""
 
     def finish(self, run: str, seconds: float = 400) -> str:
         """Wait for the end of a run; returns the name of its last state."""
