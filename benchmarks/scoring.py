@@ -107,7 +107,7 @@ def measure(kind: str, folder: Path, samples: int) -> dict[str, Any]:
     slot = method if method in METHODS else "transposed"
     METHODS[slot] = own
     pool = folder / f"pool-{samples}.parquet"
-    settings = Score(method=slot, checks=0, **SETTINGS.get(kind, {}))
+    settings = Score(method=slot, checks=0, **{"sketch": 0} | SETTINGS.get(kind, {}))
     with tempfile.TemporaryDirectory() as store:
         job = Job(pool, folder / "anchors.parquet", folder / "proxy", Path(store), settings)
         result = _timed(job)
