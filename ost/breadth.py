@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from scipy.spatial.distance import cdist
 
 from ost.errors import DataError
+from ost.selection.vectors import unit
 from ost.store import matrix
 
 NARROW = 0.6
@@ -112,9 +113,9 @@ def clusters(scores: pa.Table, seed: int = 0) -> np.ndarray | None:
     if not len(rows):
         return None
     chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:FIT])
-    model = MiniBatchKMeans(_count(len(rows)), n_init=3, random_state=seed).fit(_unit(sketches[chosen]))
+    model = MiniBatchKMeans(_count(len(rows)), n_init=3, random_state=seed).fit(unit(sketches[chosen]))
     starts = range(0, len(rows), FIT)
-    found = np.concatenate([model.predict(_unit(sketches[start : start + FIT])) for start in starts])
+    found = np.concatenate([model.predict(unit(sketches[start : start + FIT])) for start in starts])
     labels = np.full(len(scores), -1)
     labels[rows] = _merged(model.cluster_centers_)[found]
     return labels
@@ -140,11 +141,6 @@ def _sketches(scores: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     sketches = matrix(scores.select(["sketch"]).filter(known), "sketch")
     usable = np.isfinite(sketches).all(axis=1) & sketches.any(axis=1)
     return sketches[usable], rows[usable]
-
-
-def _unit(sketches: np.ndarray) -> np.ndarray:
-    wide = sketches.astype(np.float32)
-    return wide / np.linalg.norm(wide, axis=1, keepdims=True)
 
 
 def _spread(labels: np.ndarray, kept: np.ndarray, seed: int) -> tuple[int, float, float, float]:

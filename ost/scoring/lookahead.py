@@ -53,7 +53,6 @@ class LookaheadScorer(TwoPassScorer):
 
     def prepare(self) -> None:
         """Walk."""
-        self.begin()
         if not self._walked:
             return
         if self._store and self._store.exists():

@@ -38,6 +38,11 @@ class Sketcher:
         key = (name, like.shape[-1], side)
         if key not in self._signs:
             seed = int.from_bytes(hashlib.blake2b(f"{name}/{side}".encode(), digest_size=7).digest())
-            bits = torch.randint(0, 2, (like.shape[-1], self.edge), generator=torch.Generator().manual_seed(seed))
-            self._signs[key] = ((2 * bits - 1) / math.sqrt(self.edge)).float().to(like.device)
+            self._signs[key] = random_signs(like.shape[-1], self.edge, seed).to(like.device)
         return self._signs[key]
+
+
+def random_signs(rows: int, columns: int, seed: int) -> Tensor:
+    """A projection (rows, columns) that keeps inner products in expectation: ±1 / √columns, the same for a seed."""
+    bits = torch.randint(0, 2, (rows, columns), generator=torch.Generator().manual_seed(seed))
+    return ((2 * bits - 1) / math.sqrt(columns)).float()

@@ -5,7 +5,6 @@ and a choice for breadth would take them first.
 """
 
 import contextlib
-import math
 from collections.abc import Iterator
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ost.encoding import IGNORE, Batch
+from ost.scoring.sketch import random_signs
 
 
 class States:
@@ -45,7 +45,5 @@ class States:
         if states.shape[1] <= self.size:
             return states
         if self._signs is None:
-            generator = torch.Generator().manual_seed(states.shape[1])
-            bits = torch.randint(0, 2, (states.shape[1], self.size), generator=generator)
-            self._signs = ((2 * bits - 1) / math.sqrt(self.size)).float().to(states.device)
+            self._signs = random_signs(states.shape[1], self.size, states.shape[1]).to(states.device)
         return states @ self._signs

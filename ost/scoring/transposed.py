@@ -32,7 +32,6 @@ class TransposedScorer(TwoPassScorer):
         cells = (
             {name: stack[index] for name, stack in self._steps.items()} for index in range(len(self.cells.members))
         )
-        self.begin()
         self._directions = [_along(cell) for cell in cells]
         self._moved = moved_copy(self.proxy.model, self.weights)
         self._weights = scored_weights(self._moved, self.settings.layers)

@@ -1,5 +1,6 @@
 """What `transposed` and `lookahead` share: a sample's own loss by the proxy and by moved copies of it."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -23,9 +24,10 @@ class TwoPassScorer(Scorer):
         self.states = States(settings.sketches) if settings.sketches else None
         super().__init__(proxy, anchors, settings, bf16)
 
-    def begin(self) -> None:
-        """Find out what is shared; called by `prepare`."""
-        self.sharing = Sharing(self.proxy.model, self.weights)
+    @functools.cached_property
+    def sharing(self) -> Sharing:
+        """What the proxy and its moved copies have in common."""
+        return Sharing(self.proxy.model, self.weights)
 
     def passing(
         self, model: PreTrainedModel, batch: Batch, memory: Memory, samples: Sequence[Sample] = ()

@@ -39,14 +39,8 @@ def select(
     """
     if strategy not in STRATEGIES:
         raise ConfigError(f"no strategy named {strategy!r}; known: {', '.join(STRATEGIES)}")
-    size = size_of(scores, fraction)
-    settings = parse_section(Select, {"by": by, "among": among, "purity": purity}, "the selection")
-    if is_clean(scores, clean_below):
-        choice = Choice(shuffled(_usable(scores.filter(pc.invert(scores["toxic"]))), seed)[:size], NOT_DRAWN)
-    else:
-        choice = STRATEGIES[strategy](scores, size, settings, seed)
-    toxic = dict.fromkeys(scores.filter(scores["toxic"])["id"].to_pylist(), TOXIC)
-    return _table(scores, replace(choice, exceptions={**choice.exceptions, **toxic}))
+    told = {"strategy": strategy, "by": by, "clean_below": clean_below, "among": among, "purity": purity}
+    return by_utility(scores, fraction, parse_section(Select, told, "the selection"), seed)
 
 
 def is_clean(scores: pa.Table, clean_below: float) -> bool:
@@ -93,16 +87,13 @@ def by_utility(
     scores: pa.Table, fraction: float, settings: Select, seed: int, strategy: Strategy | None = None
 ) -> pa.Table:
     """`select` as the settings say, or with another strategy."""
-    return select(
-        scores,
-        fraction,
-        strategy or settings.strategy,
-        settings.by,
-        settings.clean_below,
-        seed,
-        settings.among,
-        settings.purity,
-    )
+    size = size_of(scores, fraction)
+    if is_clean(scores, settings.clean_below):
+        choice = Choice(shuffled(_usable(scores.filter(pc.invert(scores["toxic"]))), seed)[:size], NOT_DRAWN)
+    else:
+        choice = STRATEGIES[strategy or settings.strategy](scores, size, settings, seed)
+    toxic = dict.fromkeys(scores.filter(scores["toxic"])["id"].to_pylist(), TOXIC)
+    return _table(scores, replace(choice, exceptions={**choice.exceptions, **toxic}))
 
 
 def fraction_of(arm: str, settings: Select) -> float:
