@@ -176,6 +176,10 @@ def score(
     anchors: Annotated[Path, typer.Option(help="Trusted samples, in any of the same forms; about a hundred.")],
     proxy: Annotated[str, typer.Option(help="Warmed-up proxy: a local folder or a hub name.")],
     out: Output,
+    base: Annotated[
+        str | None,
+        typer.Option(help="What the proxy was warmed up from; lookahead then starts there, and ranks more sharply."),
+    ] = None,
     method: Annotated[
         Method,
         typer.Option(
@@ -222,7 +226,7 @@ def score(
             "batch_size": batch_size,
         },
     )
-    score_files(pool, anchors, proxy, out, settings, max_tokens, threads)
+    score_files(pool, anchors, proxy, base, out, settings, max_tokens, threads)
 
 
 @app.command()

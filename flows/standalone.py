@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 
 def score_files(
-    pool: Path, anchors: Path, proxy: str, out: Path, settings: Score, max_tokens: int, threads: int
+    pool: Path,
+    anchors: Path,
+    proxy: str,
+    base: str | None,
+    out: Path,
+    settings: Score,
+    max_tokens: int,
+    threads: int,
 ) -> None:
     """Score a pool file and write the table; what cannot be scored is counted by reason."""
     from ost.config import Data
@@ -31,7 +38,7 @@ def score_files(
     display = Display()
     display.start()
     try:
-        checkpoint = load_checkpoint(proxy, resolve_device("auto"))
+        checkpoint = load_checkpoint(proxy, resolve_device("auto"), base)
         ingested = ingest(pool, anchors, None, checkpoint, max_tokens=max_tokens, max_pixels=Data().max_pixels)
         scored = score(
             ingested.pool,

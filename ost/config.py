@@ -13,7 +13,19 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ost.errors import ConfigError
-from ost.types import Detail, Device, JudgeMode, Method, Optimizer, Precision, Protocol_, Ranking, Reduction, Strategy
+from ost.types import (
+    Detail,
+    Device,
+    JudgeMode,
+    Method,
+    Optimizer,
+    Precision,
+    Protocol_,
+    Ranking,
+    Reduction,
+    Start,
+    Strategy,
+)
 
 Fraction = typing.Annotated[float, Field(gt=0.0, le=1.0)]
 Share = typing.Annotated[float, Field(ge=0.0, le=1.0)]
@@ -116,6 +128,9 @@ class Warmup(_Section):
 class Lookahead(_Section):
     """The walk of the scoring method `lookahead`: optimizer steps of the proxy on all anchors."""
 
+    start: Start = "auto"
+    """Weights that it starts from: those of the `warm` proxy, or of the `base` that was warmed up, which never saw the
+    pool. auto: the base where it is known, as it is in a pipeline, else the warm proxy."""
     steps: Count | None = None
     """How many; null: as many as give anchors that were left out the lowest loss."""
     most_steps: Count = 100

@@ -7,6 +7,7 @@ in scoring also D anchor cells (folds of the groups) and L rows of an activation
 from typing import Literal, Protocol
 
 Method = Literal["exact", "gradient", "transposed", "lookahead"]
+Start = Literal["auto", "base", "warm"]
 Optimizer = Literal["auto", "sgd", "adam"]
 Detail = Literal["total", "groups", "folds"]
 Precision = Literal["auto", "fp32", "bf16"]

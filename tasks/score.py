@@ -21,11 +21,11 @@ def score(ctx: Context) -> Outcome:
 def score_pool(ctx: Context, settings: Score, store: str = ".ost/scores") -> Scored:
     """Score the workspace's pool with its warm proxy, by these settings; `store`: folder that shards are kept in."""
     compute = ctx.params.compute
-    ctx.input("models/proxy")  # an adapter's base
     job = Job(
         pool=ctx.input("data/pool.parquet"),
         anchors=ctx.input("data/anchors.parquet"),
         proxy=ctx.input("models/proxy-warm"),
+        base=ctx.input("models/proxy"),
         store=ctx.root / store,
         settings=settings,
         device=compute.device,

@@ -32,6 +32,8 @@ class Checkpoint:
     second_moment: dict[str, torch.Tensor] | None = None
     """Adam's bias-corrected second moment v̂ (fp32) of each trainable weight, by its name in `model.named_parameters()`,
     where the checkpoint's training left one; a loaded one lies on the CPU."""
+    base: str | Path | None = None
+    """The checkpoint that this one was trained from, a folder or a hub name, where that is known."""
 
     @property
     def tokenizer(self):
@@ -56,20 +58,21 @@ class Checkpoint:
                 save_file(moments, part / SECOND_MOMENT)
 
 
-def load_checkpoint(name: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
+def load_checkpoint(name: str | Path, device: torch.device | str = "cpu", base: str | Path | None = None) -> Checkpoint:
     """Load a hub name or a local folder in fp32, safetensors only and no code from the checkpoint.
 
-    An adapter's folder gives base and adapter as one model. Raises ModelError where nothing loadable is found.
+    An adapter's folder gives base and adapter as one model. `base`: what the checkpoint was trained from, for a proxy
+    that is scored with. Raises ModelError where nothing loadable is found.
     """
-    config, base = load_config(name), base_of(name)
+    config, beneath = load_config(name), base_of(name)
     try:
-        model = _load_weights(base or name, config)
-        if base:
+        model = _load_weights(beneath or name, config)
+        if beneath:
             load_adapter(model, name)
         moments = _load_moments(name)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot load the weights of {name} (safetensors only): {error}") from error
-    return Checkpoint(model.to(device).eval(), load_processor(name, config), moments)
+    return Checkpoint(model.to(device).eval(), load_processor(name, config), moments, base)
 
 
 def checkpoint_folders(name: str | Path) -> list[Path]:

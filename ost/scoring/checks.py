@@ -130,7 +130,7 @@ def _simulated(
     scorer = ExactScorer(_double(proxy), anchors, exact)
     by_cell = matrix(rows_of(scorer, samples, lambda done: progress(done, len(samples), note)), "by_cell")
     halves = np.stack([by_cell @ half for half in _halves(scorer.cells)], axis=1)
-    ahead = settings.lookahead.model_copy(update={"steps": STEPS})
+    ahead = settings.lookahead.model_copy(update={"steps": STEPS, "start": "warm"})
     ahead = settings.model_copy(
         update={"method": "lookahead", "optimizer": "auto", "detail": "total", "lookahead": ahead, "sketch": 0}
     )

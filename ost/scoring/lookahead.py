@@ -15,7 +15,7 @@ from ost.models import Checkpoint
 from ost.scoring.scorer import Chunk
 from ost.scoring.sharing import Memory
 from ost.scoring.two_pass import TwoPassScorer
-from ost.scoring.walk import Walk, draw_up, others
+from ost.scoring.walk import Walk, draw_up, others, start_of
 from ost.scoring.weights import moved_copy
 from ost.store import publish
 
@@ -28,10 +28,14 @@ class LookaheadScorer(TwoPassScorer):
     their disagreement its standard error. k is `score.lookahead.steps`, or, where that is null, the number of steps at
     which anchors that were left out have the lowest loss. Two passes a sample, the second through what moves alone.
 
+    The walk starts from the base that the proxy was warmed up from, where that is known (`score.lookahead.start`): the
+    errors that the warm-up learned from the pool are then in the first loss alone, and count in full.
+
     Neighbours: CoLoR-Filter (arXiv:2406.10670) takes the same difference between a prior and that prior fine-tuned on
     the target data, to the end of a schedule; RHO-LOSS (arXiv:2206.07137) that between the model in training and one
-    trained on holdout data alone. Here the walk is as long as it helps what it has not seen, and the difference may be
-    taken relative to the sample's own loss, so that what the proxy cannot do yet does not rank by its sheer loss.
+    trained on holdout data alone, as a walk from the base is. Here the walk is as long as it helps what it has not
+    seen, and the difference may be taken relative to the sample's own loss, so that what the proxy cannot do yet does
+    not rank by its sheer loss.
     """
 
     def __init__(
@@ -58,8 +62,8 @@ class LookaheadScorer(TwoPassScorer):
         if self._store and self._store.exists():
             self.ends = self._load(self._store)
             return
-        steps = self.settings.lookahead.steps or draw_up(self).steps
-        self.ends = [Walk(self, members).go(steps).model for members in others(self.cells.members)]
+        steps, start = self.settings.lookahead.steps or draw_up(self).steps, start_of(self)
+        self.ends = [Walk(self, members, start).go(steps).model for members in others(self.cells.members)]
         if self._store:
             self._save(self._store)
 

@@ -40,6 +40,8 @@ class Job:
     device: str = "auto"
     threads: int = 1
     bf16: bool = False
+    base: Path | None = None
+    """What the proxy was warmed up from, where that is known."""
     steps: int | None = None
     """Of `lookahead`, once they are known; they follow from all that makes the folder's name."""
 
@@ -48,6 +50,8 @@ class Job:
         """Where the rows of this proxy, these anchors, these settings and this scoring code are kept."""
         parts = [*map(digest, checkpoint_folders(self.proxy)), digest(self.anchors), _code_digest(), str(self.bf16)]
         parts.append(self.settings.model_dump_json(exclude=UNRELATED))
+        if self.base and self.settings.method == "lookahead" and self.settings.lookahead.start != "warm":
+            parts.append(digest(self.base))
         return self.store / hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
 
     @property
@@ -67,7 +71,7 @@ class Job:
 
     def load_proxy(self) -> Checkpoint:
         """The proxy, on the job's device."""
-        return load_checkpoint(self.proxy, resolve_device(self.device))
+        return load_checkpoint(self.proxy, resolve_device(self.device), self.base)
 
     def load_anchors(self) -> list[Sample]:
         """The anchors."""

@@ -1,12 +1,13 @@
 """Walks of the proxy down the anchors' loss, and how far to go: as far as anchors that were left out gain by it."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ost.config import Lookahead
 from ost.cost import BACKWARD
@@ -15,7 +16,7 @@ from ost.errors import ModelError
 from ost.scoring.anchors import folds_of
 from ost.scoring.sharing import Memory
 from ost.scoring.two_pass import TwoPassScorer
-from ost.scoring.weights import moved_copy, scored_weights
+from ost.scoring.weights import before_warmup, moved_copy, scored_weights
 from ost.store import read_json, write_json
 from ost.types import Progress, silent
 
@@ -30,6 +31,8 @@ class Stretch:
     members: tuple[int, ...]
     batch: Batch
     memory: Memory
+    losses: Tensor
+    """(n,) by the proxy as it is."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ def stretches(scorer: TwoPassScorer, members: Sequence[int]) -> list[Stretch]:
     for part in (tuple(members[start : start + size]) for start in range(0, len(members), size)):
         anchors, memory = [scorer.anchors[at] for at in part], Memory()
         batch = scorer.encode(anchors)
-        scorer.passing(scorer.proxy.model, batch, memory, anchors)
-        found.append(Stretch(part, batch, memory))
+        losses, _ = scorer.passing(scorer.proxy.model, batch, memory, anchors)
+        found.append(Stretch(part, batch, memory, losses))
     return found
 
 
@@ -85,17 +88,38 @@ def others(folds: Sequence[Sequence[int]]) -> list[list[int]]:
     ]
 
 
+def start_of(scorer: TwoPassScorer) -> dict[str, Tensor]:
+    """The weights that walks start from, by name; none where those are the proxy's own.
+
+    Raises ModelError where it is the base, and that is not known or not the proxy's.
+    """
+    start, base = scorer.settings.lookahead.start, scorer.proxy.base
+    if start == "warm" or (start == "auto" and base is None):
+        return {}
+    if base is None:
+        raise ModelError(
+            "score.lookahead.start is `base`, and what the proxy was warmed up from is not known: name it (`ost score "
+            "--base`, `load_checkpoint(…, base=…)`), or set it to warm"
+        )
+    return before_warmup(scorer.proxy, scorer.weights)
+
+
 class Walk:
     """A copy of the proxy on its way down the mean loss of some anchors, all of them at every step.
 
     By Adam from a fresh state, or by plain gradient descent where `score.optimizer` is `sgd`.
     """
 
-    def __init__(self, scorer: TwoPassScorer, members: Sequence[int]):
+    def __init__(self, scorer: TwoPassScorer, members: Sequence[int], start: Mapping[str, Tensor]):
+        """`start`: the weights that it starts from, see `start_of`."""
         self._scorer, self._stretches = scorer, stretches(scorer, members)
         self._anchors = len(members)
         self.model = moved_copy(scorer.proxy.model, scorer.weights)
-        self._weights = list(scored_weights(self.model, scorer.settings.layers).values())
+        own = scored_weights(self.model, scorer.settings.layers)
+        self._weights = list(own.values())
+        with torch.no_grad():
+            for name, weight in start.items():
+                own[name].copy_(weight)
         kind = torch.optim.SGD if scorer.settings.optimizer == "sgd" else torch.optim.Adam
         self._optimizer = kind(self._weights, lr=scorer.settings.lookahead.learning_rate)
 
@@ -137,9 +161,11 @@ def draw_up(scorer: TwoPassScorer, store: Path | None = None, progress: Progress
 
 def _plan(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: Progress) -> Plan:
     settings, note = scorer.settings.lookahead, "walking on the anchors, a fold left out"
-    paths, forwards = [], 0.0
-    for own, rest in zip(folds, others(folds), strict=True):
-        path = np.array(list(_watched(Walk(scorer, rest), scorer, stretches(scorer, own), settings)))
+    paths, forwards, start, before = [], 0.0, start_of(scorer), np.empty(len(scorer.anchors))
+    for members, rest in zip(folds, others(folds), strict=True):
+        own = stretches(scorer, members)
+        before[list(members)] = torch.cat([stretch.losses for stretch in own]).cpu().numpy()
+        path = np.array(list(_watched(Walk(scorer, rest, start), scorer, own, settings)))
         paths.append(path)
         progress(len(paths), len(folds), note)
         forwards += path.size + (len(path) - 1) * (1 + BACKWARD) * len(rest)
@@ -150,7 +176,7 @@ def _plan(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: Progr
     curve = losses.mean(axis=1)
     steps = settings.steps or 1 + int(np.argmin(curve[1:]))
     finite = tuple(curve[np.isfinite(curve)].tolist())
-    return Plan(steps, finite, tuple(losses[0].tolist()), tuple(losses[steps].tolist()), forwards)
+    return Plan(steps, finite, tuple(before.tolist()), tuple(losses[steps].tolist()), forwards)
 
 
 @torch.no_grad()

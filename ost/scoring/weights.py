@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ost.errors import ModelError
-from ost.models import Checkpoint
+from ost.models import Checkpoint, load_checkpoint
 from ost.types import Optimizer
 
 DAMPING = 1e-2
@@ -66,6 +66,24 @@ def moved_copy(model: PreTrainedModel, moved: Collection[str]) -> PreTrainedMode
     """A copy of a model with weights of its own where they are to be moved; the others are the very same tensors."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return copy.deepcopy(model, {id(tensor): tensor for name, tensor in tensors.items() if name not in moved})
+
+
+def before_warmup(proxy: Checkpoint, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scored weights of the proxy as its base has them; an adapter's B is zero there, so that its A plays no part.
+
+    Raises ModelError where the base is not one that the proxy can come from.
+    """
+    base = load_checkpoint(proxy.base, proxy.model.device).model
+    known = dict(base.named_parameters(remove_duplicate=False))
+    known |= {name: torch.zeros_like(weight) for name, weight in weights.items() if "lora_B" in name}
+    known |= {name: weight.detach() for name, weight in weights.items() if "lora_A" in name}
+    strange = [name for name, weight in weights.items() if name not in known or known[name].shape != weight.shape]
+    if strange:
+        raise ModelError(
+            f"the proxy was not warmed up from {proxy.base}: {len(strange)} of its weights are not there in the same "
+            f"shape, such as {strange[0]}; name the checkpoint that it was, or set score.lookahead.start to warm"
+        )
+    return {name: known[name].detach() for name in weights}
 
 
 def language_modules(model: PreTrainedModel) -> set[nn.Module]:

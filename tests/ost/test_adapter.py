@@ -16,6 +16,7 @@ import ost
 from ost.encoding import Encoder
 from ost.errors import ModelError
 from ost.models import Checkpoint, add_adapter, checkpoint_folders, load_checkpoint
+from ost.scoring.losses import losses_of
 from ost.training import Recipe, train
 
 
@@ -189,6 +190,14 @@ def test_layers_without_an_adapter_are_refused(folder):
         ost.score(
             drawn("pool", 4), drawn("anchors", 4), load_checkpoint(folder / "proxy-warm"), layers="head", checks=0
         )
+
+
+def test_lookahead_starts_where_the_adapter_did(folder):
+    warm, anchors = load_checkpoint(folder / "proxy-warm", base=folder / "proxy"), drawn("anchors", 8)
+    plan = ost.score(anchors, anchors, warm, lookahead={"steps": 2}, checks=0).plan
+    expected = [losses_of(anchors, one).mean() for one in (warm, load_checkpoint(folder / "proxy"))]
+    np.testing.assert_allclose([np.mean(plan.before), plan.curve[0]], expected, atol=1e-5)
+    assert abs(expected[0] - expected[1]) > 0.01
 
 
 # --- Adam's second moment ---------------------------------------------------------------------------------------------

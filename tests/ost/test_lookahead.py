@@ -1,6 +1,7 @@
 """`lookahead` against plain loops in float64: the walk, its length, the errors; and its kinship with `transposed`."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from ost.config import Lookahead, Score
 from ost.data import chat
 from ost.encoding import Encoder
 from ost.errors import ConfigError, ModelError
-from ost.models import Checkpoint
+from ost.models import Checkpoint, load_checkpoint
+from ost.models.tiny import PROXY, build_model, sized
 from ost.scoring import Job, score_file, shards
 from ost.scoring.anchors import folds_of
 from ost.scoring.lookahead import LookaheadScorer
@@ -103,6 +105,50 @@ def test_only_the_layers_asked_for_move(layers, anchors, proxy):
 def test_a_walk_into_nowhere_is_refused(anchors, proxy):
     with pytest.raises(ModelError, match=r"smaller score\.lookahead\.learning_rate"):
         scores(anchors, anchors, proxy, lookahead={"steps": 60, "learning_rate": 1e30})
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, fresh):
+    """What the proxy was trained from."""
+    folder = tmp_path_factory.mktemp("models") / "proxy"
+    fresh.save(folder)
+    return folder
+
+
+def test_a_walk_starts_from_the_base_where_that_is_known(pool, anchors, proxy64, fresh, base):
+    end = walked(copy_of(fresh, torch.float64), anchors[:8], 4)
+    found = scores(pool[10:26], anchors[:8], dataclasses.replace(proxy64, base=base))
+    np.testing.assert_allclose(found.table["utility"].to_numpy(), gains(proxy64, end, pool[10:26]), atol=2e-5)
+    with torch.no_grad():
+        before, at_base = (losses(c.model, c, anchors[:8]).mean().item() for c in (proxy64, fresh))
+    np.testing.assert_allclose([np.mean(found.plan.before), found.plan.curve[0]], [before, at_base], atol=1e-5)
+    assert before < at_base - 0.1
+
+
+def test_a_walk_may_be_told_to_start_from_the_warm_proxy(pool, anchors, proxy, base):
+    ahead = {"steps": 4, "learning_rate": RATE}
+    known = dataclasses.replace(proxy, base=base)
+    plain, told = (scores(pool[:9], anchors, one, lookahead=ahead | {"start": "warm"}).table for one in (proxy, known))
+    assert told.equals(plain) and plain.equals(scores(pool[:9], anchors, proxy).table)
+    with pytest.raises(ModelError, match="--base"):
+        scores(pool[:9], anchors, proxy, lookahead=ahead | {"start": "base"})
+
+
+def test_a_checkpoint_that_the_proxy_cannot_come_from_is_no_base(anchors, proxy, processor, tmp_path):
+    Checkpoint(build_model(sized(PROXY, 64), processor, 0), processor).save(tmp_path / "other")
+    with pytest.raises(ModelError, match=r"not warmed up from .*other"):
+        scores(anchors, anchors, dataclasses.replace(proxy, base=tmp_path / "other"))
+
+
+def test_what_does_not_move_stays_the_warm_proxys(anchors, proxy, base):
+    """So that what lies below is still computed once."""
+    settings = Score(method="lookahead", layers="last:1", lookahead=Lookahead(steps=1, learning_rate=1e-9))
+    scorer = LookaheadScorer(dataclasses.replace(proxy, base=base), anchors, settings)
+    first = load_checkpoint(base).model
+    there, end = dict(scorer.proxy.model.named_parameters()), dict(scorer.ends[0].named_parameters())
+    for name, weight in end.items():
+        expected = first.get_parameter(name) if name in scorer.weights else there[name]
+        np.testing.assert_allclose(weight.detach().numpy(), expected.detach().numpy(), atol=1e-7, err_msg=name)
 
 
 def test_tasks_cannot_be_told_apart(anchors, proxy):
@@ -246,3 +292,10 @@ def test_a_plan_is_drawn_up_once(job, pool, monkeypatch):
     again = score_file(job)
     assert again.table.equals(first.table) and again.plan.forwards == 0 < first.plan.forwards
     assert again.cost.flops < first.cost.flops
+
+
+def test_scores_from_a_base_are_kept_apart(job, base):
+    plain, known = score_file(job), dataclasses.replace(job, base=base)
+    assert known.folder != job.folder and not score_file(known).table.equals(plain.table)
+    ahead = job.settings.model_copy(update={"lookahead": Lookahead(start="warm")})
+    assert dataclasses.replace(known, settings=ahead).folder == dataclasses.replace(job, settings=ahead).folder
