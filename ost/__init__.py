@@ -2,7 +2,7 @@
 
     import ost
 
-    proxy = ost.load_checkpoint("models/proxy-warm")
+    proxy = ost.load_checkpoint("models/proxy-warm", base="models/proxy")
     pool, anchors = (list(ost.read_samples(f"data/{name}.parquet")) for name in ("pool", "anchors"))
     scored = ost.score(pool, anchors, proxy)
     kept = ost.kept_ids(ost.select(scored.table, fraction=0.2))
