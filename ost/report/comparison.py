@@ -30,7 +30,7 @@ def accuracy_figure(summary: Mapping, protocol: str = "B") -> Figure:
             axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=2, alpha=0.6)
         axes.plot(100 * entry["accuracy"], place, "o", color=colour, markersize=7, markeredgewidth=0)
     axes.set_yticks(range(len(entries)), [entry["label"] for entry in entries], parse_math=False)
-    axes.set(ylim=(len(entries) - 0.5, -0.5), xlabel=f"benchmark accuracy, %, {PROTOCOLS[protocol]}")
+    axes.set(ylim=(len(entries) - 0.5, -0.5), xlabel=f"benchmark accuracy, %\n{PROTOCOLS[protocol]}")
     axes.grid(visible=False, axis="y")
     for full in [entry for entry in entries if entry["arm"] == "full"]:
         axes.axvline(100 * full["accuracy"], color=LIGHT["full"], linewidth=1, linestyle=(0, (3, 3)), zorder=0)
