@@ -39,7 +39,8 @@ def samples(workspace: Path, name: str) -> list[ost.Sample]:
 
 def scored(workspace: Path, **changes) -> pa.Table:
     """What the library says of the workspace's pool."""
-    warm, settings = load_checkpoint(workspace / "models/proxy-warm"), load_params(workspace / "params.yaml").score
+    warm = load_checkpoint(workspace / "models/proxy-warm", base=workspace / "models/proxy")
+    settings = load_params(workspace / "params.yaml").score
     return ost.score(samples(workspace, "pool"), samples(workspace, "anchors"), warm, settings, **changes).table
 
 
@@ -69,6 +70,15 @@ def test_lookahead_does_without_what_it_cannot_tell(workspace):
     execute("rate-lookahead", workspace)
     found = read_table(workspace / "ratings/lookahead.parquet")
     assert found.equals(scored(workspace, method="lookahead", detail=None))
+
+
+def test_the_pipelines_walk_starts_from_the_base(workspace):
+    found = {}
+    for start in ("auto", "base", "warm"):
+        set_params(workspace / "params.yaml", [f"score.lookahead.start={start}"])
+        execute("rate-lookahead", workspace)
+        found[start] = read_table(workspace / "ratings/lookahead.parquet")["utility"]
+    assert found["auto"].equals(found["base"]) and not found["auto"].equals(found["warm"])
 
 
 @pytest.mark.parametrize(("name", "origin"), [("color", "proxy-warm"), ("rho", "proxy")])
