@@ -139,6 +139,10 @@ class Lookahead(_Section):
     offset: Rate = 0.05
     """c of the relative loss reduction (L0 − L1) / (L0 + c), in nats."""
 
+    def from_base(self, base: str | Path | None) -> bool:
+        """Whether the walk of a proxy with this base starts there."""
+        return self.start == "base" or (self.start == "auto" and base is not None)
+
 
 class Score(_Section):
     """Utility scoring."""

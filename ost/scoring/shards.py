@@ -50,7 +50,7 @@ class Job:
         """Where the rows of this proxy, these anchors, these settings and this scoring code are kept."""
         parts = [*map(digest, checkpoint_folders(self.proxy)), digest(self.anchors), _code_digest(), str(self.bf16)]
         parts.append(self.settings.model_dump_json(exclude=UNRELATED))
-        if self.base and self.settings.method == "lookahead" and self.settings.lookahead.start != "warm":
+        if self.base and self.settings.method == "lookahead" and self.settings.lookahead.from_base(self.base):
             parts.append(digest(self.base))
         return self.store / hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
 

@@ -93,8 +93,8 @@ def start_of(scorer: TwoPassScorer) -> dict[str, Tensor]:
 
     Raises ModelError where it is the base, and that is not known or not the proxy's.
     """
-    start, base = scorer.settings.lookahead.start, scorer.proxy.base
-    if start == "warm" or (start == "auto" and base is None):
+    base = scorer.proxy.base
+    if not scorer.settings.lookahead.from_base(base):
         return {}
     if base is None:
         raise ModelError(
