@@ -14,6 +14,8 @@ from ost.types import Ranking, Strategy
 
 Arm = Literal["full", "random", "ost", "ost-wide"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+USUAL = Select()
+"""Defaults of the call are those of the settings."""
 
 TOXIC = "toxic: training on it raises the anchor loss"
 QUARANTINED = "quarantined: its loss is not finite"
@@ -21,16 +23,17 @@ QUARANTINED = "quarantined: its loss is not finite"
 
 def select(
     scores: pa.Table,
-    fraction: float,
-    strategy: Strategy = "top",
-    by: Ranking = "auto",
-    clean_below: float = 0.0,
+    fraction: float = USUAL.fraction,
+    strategy: Strategy = USUAL.strategy,
+    by: Ranking = USUAL.by,
+    clean_below: float = USUAL.clean_below,
     seed: int = 0,
-    among: float | None = None,
-    purity: float = 0.85,
+    among: float | None = USUAL.among,
+    purity: float = USUAL.purity,
 ) -> pa.Table:
     """The `fraction` of the N scored samples that a strategy chooses, as a selection table (see `select_arm`).
 
+    What is not named is as `ost select` has it: for breadth, among the best (`cover`), of scores that have sketches.
     Quarantined samples are never kept. `draw`, `spread` and `cover` choose among the best: a share `among` of the pool,
     or, without one, as many as an expected share `purity` is right of; `expected_purity` of the table tells what that
     comes to. From a pool that is clean (see `is_clean`) the subset is drawn at random among what is not toxic. Raises

@@ -108,7 +108,7 @@ def test_a_part_no_larger_than_the_subset_is_kept_whole(strategy):
     sketch = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float16)
     scores = scores.append_column("sketch", pa.FixedSizeListArray.from_arrays(pa.array(sketch.ravel()), 4))
     kept = kept_ids(select(scores, 0.5, strategy, among=0.1))
-    assert set(kept) == set(kept_ids(select(scores, 0.5)))
+    assert set(kept) == set(kept_ids(select(scores, 0.5, "top")))
 
 
 @pytest.mark.parametrize(("name", "value"), [("among", 0.0), ("among", 1.5), ("purity", 0), ("by", "rank")])
@@ -157,5 +157,5 @@ def test_the_table_states_the_expected_purity(tmp_path):
     assert drawn.mean() == pytest.approx(stated, abs=0.05)
     write_table(tmp_path / "chosen.parquet", chosen)
     assert expected_purity(read_table(tmp_path / "chosen.parquet")) == stated
-    assert expected_purity(select(scores, 0.2)) is None, "the top is not chosen from a part"
+    assert expected_purity(select(scores, 0.2, "top")) is None, "the top is not chosen from a part"
     assert expected_purity(select(scores.drop_columns(["p_clean"]), 0.2, "draw")) is None, "nothing is known of it"

@@ -65,14 +65,16 @@ def test_the_best_are_kept_in_order_and_ties_go_by_id(scores, fraction):
     rows = [row for row in scores.to_pylist() if row["utility"] == row["utility"]]
     best = sorted(rows, key=lambda row: (-row["utility"], row["id"]))
     wanted = max(1, round(fraction * len(scores)))
-    assert kept_ids(select(scores, fraction)) == [row["id"] for row in best[:wanted]]
+    assert kept_ids(select(scores, fraction, "top")) == [row["id"] for row in best[:wanted]]
 
 
 @settings(max_examples=60)
 @given(scores=scores(), fraction=FRACTIONS, seed=st.integers(0, 99))
 def test_the_order_of_the_pool_plays_no_part(scores, fraction, seed):
     other = shuffled(scores, seed)
-    assert by_id(select(scores, fraction)) == by_id(select(other, fraction)), "select breaks ties by row order"
+    assert by_id(select(scores, fraction, "top")) == by_id(select(other, fraction, "top")), (
+        "select breaks ties by row order"
+    )
     assert by_id(draw(scores, fraction, 3)) == by_id(draw(other, fraction, 3)), "draw depends on row order"
 
 
@@ -101,14 +103,14 @@ def test_every_row_has_one_rank_or_a_true_reason(scores, fraction, seed, arm):
 @pytest.mark.parametrize(("count", "fraction", "kept"), [(10, 0.2, 2), (7, 0.5, 4), (3, 0.01, 1), (5, 1.0, 5)])
 def test_the_kept_share_is_of_the_whole_pool(count, fraction, kept):
     scores = table([float(index) for index in range(count)])
-    assert len(kept_ids(select(scores, fraction))) == len(kept_ids(draw(scores, fraction, 0))) == kept
+    assert len(kept_ids(select(scores, fraction, "top"))) == len(kept_ids(draw(scores, fraction, 0))) == kept
 
 
 def test_quarantined_samples_count_in_the_pool_but_are_never_kept():
     scores = table([np.nan] * 6 + [1.0, 2.0, -1.0, 0.0])
-    assert kept_ids(select(scores, 0.2)) == ["007", "006"]
+    assert kept_ids(select(scores, 0.2, "top")) == ["007", "006"]
     assert sorted(kept_ids(draw(scores, 1.0, 0))) == ["006", "007", "008", "009"]
-    assert kept_ids(select(table([np.nan, np.nan]), 1.0)) == []
+    assert kept_ids(select(table([np.nan, np.nan]), 1.0, "top")) == []
 
 
 @settings(max_examples=40)
@@ -143,6 +145,15 @@ def test_a_fraction_out_of_range_is_refused_with_its_value(fraction, chooser):
         chooser(table([1.0, 2.0]), fraction)
 
 
+def test_the_call_chooses_as_the_settings_do():
+    """By default, and where the pool is clean."""
+    sketch = pa.FixedSizeListArray.from_arrays(pa.array(np.random.default_rng(1).normal(size=800)), 4)
+    for toxic in (0, 100):
+        scores = flagged(toxic).append_column("sketch", sketch)
+        assert select(scores).equals(by_utility(scores, Select().fraction, Select(), 0))
+    assert kept_ids(select(scores)) != kept_ids(select(scores, strategy="top")), "the default is for breadth"
+
+
 def test_the_arms_nest():
     scores = table(list(np.random.default_rng(0).normal(size=50)))
     settings_ = Select(fraction=0.2, wide_fraction=0.6, strategy="top")
@@ -175,7 +186,9 @@ def test_from_a_clean_pool_the_subset_is_drawn():
     chosen = by_utility(scores, 0.5, chosen_by, seed=0)
     kept = kept_ids(chosen)
     assert len(kept) == 100 and "000" not in kept, "the one that is toxic is left out all the same"
-    assert 30 < len(set(kept) & set(kept_ids(select(scores, 0.5)))) < 70, "a draw is not the ranking"
+    assert 30 < len(set(kept) & set(kept_ids(select(scores, 0.5, "top", clean_below=0.0)))) < 70, (
+        "a draw is not the ranking"
+    )
     assert by_id(chosen)["000"] == (None, TOXIC)
     assert (
         kept
@@ -189,14 +202,16 @@ def test_from_a_clean_pool_the_subset_is_drawn():
 @pytest.mark.parametrize(("toxic", "clean_below"), [(2, 0.01), (0, 0.0), (150, 0.01)])
 def test_a_pool_with_harm_in_it_is_ranked(toxic, clean_below):
     scores, chosen_by = flagged(toxic), Select(clean_below=clean_below, strategy="top")
-    assert kept_ids(by_utility(scores, 0.2, chosen_by, 0)) == kept_ids(select(scores, 0.2))
+    assert kept_ids(by_utility(scores, 0.2, chosen_by, 0)) == kept_ids(select(scores, 0.2, "top", clean_below=0.0))
     assert clean_warnings(scores, chosen_by) == []
 
 
 def test_without_standard_errors_no_pool_is_called_clean():
     scores = table(list(np.linspace(1.0, 2.0, 200)))
     for own in (scores, scores.append_column("utility_se", pa.nulls(200, pa.float64()))):
-        assert kept_ids(by_utility(own, 0.2, Select(clean_below=1.0, strategy="top"), 0)) == kept_ids(select(own, 0.2))
+        assert kept_ids(by_utility(own, 0.2, Select(clean_below=1.0, strategy="top"), 0)) == kept_ids(
+            select(own, 0.2, "top")
+        )
 
 
 def test_a_walk_tells_a_clean_pool_without_them():

@@ -73,7 +73,7 @@ def rows_of(scores: pa.Table) -> list[dict]:
 )
 def test_every_sample_is_kept_or_told_why_not(strategy, by, scores, more, fraction, among, seed):
     scores = lookahead(scores) if more else scores
-    chosen = select(scores, fraction, strategy, by, seed=seed, among=among)
+    chosen = select(scores, fraction, strategy, by, 0.0, seed, among)
     kept, usable = kept_ids(chosen), {row["id"] for row in rows_of(scores)}
     assert len(kept) == len(set(kept)) == min(max(1, round(fraction * len(scores))), len(usable))
     assert set(kept) <= usable, "a quarantined sample was kept"
@@ -84,18 +84,18 @@ def test_every_sample_is_kept_or_told_why_not(strategy, by, scores, more, fracti
         assert row["reason"] != TOXIC or score["toxic"]
         assert row["rank"] or row["reason"] in REASONS
     other = scores.take(np.random.default_rng(seed).permutation(len(scores)))
-    again = select(other, fraction, strategy, by, seed=seed, among=among)
+    again = select(other, fraction, strategy, by, 0.0, seed, among)
     assert kept_ids(again) == kept, "the pool's order plays a part"
 
 
 def test_what_ranks_is_relative_where_the_scores_have_it():
     bare = pool(np.random.default_rng(4), 60)
     scores = lookahead(bare)
-    relative, absolute = (kept_ids(select(scores, 0.3, by=by)) for by in ("utility_relative", "utility"))
+    relative, absolute = (kept_ids(select(scores, 0.3, "top", by, 0.0)) for by in ("utility_relative", "utility"))
     assert relative != absolute
-    assert (kept_ids(select(scores, 0.3)), kept_ids(select(bare, 0.3))) == (relative, absolute)
+    assert tuple(kept_ids(select(own, 0.3, "top", clean_below=0.0)) for own in (scores, bare)) == (relative, absolute)
     with pytest.raises(DataError, match="no column `utility_relative` to rank by; they have id, utility,"):
-        select(bare, 0.3, by="utility_relative")
+        select(bare, 0.3, "top", "utility_relative")
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
@@ -266,9 +266,9 @@ def test_neighbourhoods_that_are_worlds_apart_cost_nothing(monkeypatch):
 def test_candidates_are_the_best_ranked():
     scores = pool(np.random.default_rng(7), 200)
     chosen = select(scores, 0.1, "cover")
-    best = set(kept_ids(select(scores, 0.1 * BREADTH)))
+    best = set(kept_ids(select(scores, 0.1 * BREADTH, "top")))
     assert set(kept_ids(chosen)) < best
-    assert set(kept_ids(chosen)) != set(kept_ids(select(scores, 0.1)))
+    assert set(kept_ids(chosen)) != set(kept_ids(select(scores, 0.1, "top")))
     passed = {row["id"] for row in chosen.to_pylist() if row["reason"] == COVERED}
     assert passed <= best and passed
 
@@ -279,6 +279,6 @@ def test_harmful_samples_are_no_candidates_while_others_last():
     utility = np.linspace(-1, 1, 200)[np.random.default_rng(9).permutation(200)]
     scores = scores.set_column(1, "utility", pa.array(utility))
     for fraction in (0.5, 0.7):
-        assert set(kept_ids(select(scores, fraction, "cover"))) == set(kept_ids(select(scores, fraction)))
+        assert set(kept_ids(select(scores, fraction, "cover"))) == set(kept_ids(select(scores, fraction, "top")))
     kept = set(kept_ids(select(scores, 0.3, "cover")))
     assert all(row["utility"] > 0 for row in scores.to_pylist() if row["id"] in kept)
