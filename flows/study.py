@@ -3,11 +3,12 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 from flows.compare import FOLDER, compare
 from flows.display import console
-from ost.comparison import ARMS, break_even
+from ost.comparison import ARMS, break_even, mean_interval
 from ost.config import BUILTIN, LLAVA
 from ost.errors import ConfigError
 from ost.report import study_png
@@ -165,7 +166,8 @@ def study(name: str, workspace: Path, like: str | None = None, assignments: list
         for label, found in result["break_even"].items():
             console.print(f"{label} costs less than Full-SFT from {_size(found['seconds'])} on", highlight=False)
     write_json(root / f"docs/studies/{name}.json", result)
-    study_png(_series(plan, points), plan.axis, root / f"docs/studies/{name}.png", plan.logarithmic, plan.ticks)
+    chart = root / f"docs/studies/{name}.png"
+    study_png(_accuracies(plan, points), _aurocs(points), plan.axis, chart, plan.logarithmic, plan.ticks)
     return result
 
 
@@ -187,7 +189,7 @@ def _size(samples: float | None) -> str:
     return "no pool size" if samples is None else f"a pool of {samples:,.0f} samples"
 
 
-def _series(plan: Study, points: list[dict]) -> dict[str, list[dict]]:
+def _accuracies(plan: Study, points: list[dict]) -> dict[str, list[dict]]:
     """A line for each subset over the variants; where there is one variant, for each arm over its fractions."""
     lines: dict[str, list[dict]] = {}
     alone = len(points) == 1
@@ -195,5 +197,22 @@ def _series(plan: Study, points: list[dict]) -> dict[str, list[dict]]:
         for entry in [entry for entry in point["summary"]["entries"] if entry["protocol"] == "B"]:
             line = entry["arm"] if alone and not ARMS[entry["arm"]].whole else entry["label"]
             place = entry["fraction"] if alone else point["place"]
-            lines.setdefault(line, []).append({"place": place, **entry})
-    return {name: sorted(own, key=lambda entry: entry["place"]) for name, own in lines.items()}
+            found = {"place": place, "value": entry["accuracy"], "interval": entry["interval"]}
+            lines.setdefault(line, []).append(found)
+    return {name: sorted(own, key=itemgetter("place")) for name, own in lines.items()}
+
+
+def _aurocs(points: list[dict]) -> dict[str, list[dict]]:
+    """A line for each score over the variants: how well its rank tells right from wrong, where that is known.
+
+    None of a single variant, which has no line, and of one in which all is right.
+    """
+    lines: dict[str, list[dict]] = {}
+    for point in points if len(points) > 1 else []:
+        found: dict[str, list[float]] = {}
+        for one in [one for one in point["summary"]["detection"] if one["auroc"] is not None]:
+            found.setdefault(one["score"], []).append(one["auroc"])
+        for score, values in found.items():
+            mean, interval = mean_interval(values)
+            lines.setdefault(score, []).append({"place": point["place"], "value": mean, "interval": interval})
+    return {score: sorted(own, key=itemgetter("place")) for score, own in lines.items()}

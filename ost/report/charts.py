@@ -188,15 +188,22 @@ def svg(figure: Figure, name: str, description: str) -> Markup:
 
 def canvas(height: float) -> tuple[Figure, Axes]:
     """Figure of `height` inches, narrow enough to be read on a phone, and its axes without a frame."""
+    figure, (axes,) = stacked(height, 1)
+    return figure, axes
+
+
+def stacked(height: float, count: int) -> tuple[Figure, list[Axes]]:
+    """As `canvas`, with so many axes above each other, over one x axis."""
     style = {"font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False}
     tints = dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), LIGHT["muted"])
     with matplotlib.rc_context(style | tints | {"axes.edgecolor": LIGHT["line"], "ytick.labelcolor": LIGHT["ink"]}):
         figure = Figure(figsize=(5.4, height), layout="constrained")
-        axes = figure.add_subplot()
-    axes.set_axisbelow(True)
-    axes.grid(color=LIGHT["line"], linewidth=0.6)
-    axes.tick_params(length=0)
-    return figure, axes
+        panels = list(figure.subplots(count, sharex=True, squeeze=False)[:, 0])
+    for axes in panels:
+        axes.set_axisbelow(True)
+        axes.grid(color=LIGHT["line"], linewidth=0.6)
+        axes.tick_params(length=0)
+    return figure, panels
 
 
 def _colours(shown: Sequence[Standing]) -> dict[str, str]:

@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ost.report.charts import LIGHT, canvas, svg, time_unit
+from ost.report.charts import LIGHT, canvas, stacked, svg, time_unit
 from ost.report.page import environment, palettes
 from ost.store import publish
 
@@ -68,37 +69,60 @@ def costs_png(summary: Mapping, path: str | Path) -> None:
 
 
 def study_png(
-    lines: Mapping[str, Sequence[Mapping]],
+    accuracies: Mapping[str, Sequence[Mapping]],
+    aurocs: Mapping[str, Sequence[Mapping]],
     axis: str,
     path: str | Path,
     logarithmic: bool = False,
     ticks: Sequence[str] = (),
 ) -> None:
-    """Publish a chart of a study: accuracy of each line over `place`, with its 95 % interval, as a PNG on white.
+    """Publish a chart of a study, as a PNG on white: lines over what is varied, with their 95 % intervals.
 
-    `ticks`: what stands at the places 0, 1, 2 …, where they are no numbers.
+    `accuracies`: on the benchmark, by subset. `aurocs`: how well each score tells right from wrong, drawn below where
+    there are any. Each a `place`, a `value` and an `interval`. `ticks`: what stands at the places 0, 1, 2 …, where they
+    are no numbers.
     """
-    figure, axes = canvas(3.6)
+    shown = [
+        (accuracies, "benchmark accuracy, %", 100),
+        *([(aurocs, "AUROC, right against wrong", 1)] if aurocs else []),
+    ]
+    figure, panels = stacked(3.6 if len(shown) == 1 else 5.4, len(shown))
+    for axes, (lines, label, scale) in zip(panels, shown, strict=True):
+        _draw_lines(axes, lines, scale)
+        axes.set_ylabel(label)
+        columns = {"ncols": 3, "columnspacing": 1.2, "fontsize": 8.5}
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.45, 1.0), **columns)
+    panels[-1].set_xlabel(axis)
+    if logarithmic:
+        panels[0].set_xscale("log")
+        places = sorted({point["place"] for own in accuracies.values() for point in own})
+        panels[0].set_xticks(places, [f"{place:g}" for place in places])
+        panels[0].minorticks_off()
+    if ticks:
+        panels[0].set_xticks(range(len(ticks)), ticks, fontsize=8)
+    _png(figure, path)
+
+
+def _draw_lines(axes: Axes, lines: Mapping[str, Sequence[Mapping]], scale: float) -> None:
+    """A line for each name; one of a single point does not change with what is varied, and goes right across.
+
+    An interval that would flatten the lines, as one of two seeds may be, goes beyond the edge.
+    """
+    intervals = []
     palette = itertools.cycle(("ost", "random", "wide", "violet", "full", "sky", "wrong"))
-    for (name, entries), colour in zip(lines.items(), palette, strict=False):
-        places, heights = zip(*((entry["place"], 100 * entry["accuracy"]) for entry in entries), strict=True)
-        if len(places) == 1:  # it does not change with what is varied
+    for (name, points), colour in zip(lines.items(), palette, strict=False):
+        places, heights = zip(*((point["place"], scale * point["value"]) for point in points), strict=True)
+        if len(places) == 1:
             axes.axhline(heights[0], color=LIGHT[colour], linewidth=1, linestyle=(0, (3, 3)), label=name)
             continue
         axes.plot(places, heights, marker="o", markersize=4, linewidth=2, color=LIGHT[colour], label=name)
-        for entry in [entry for entry in entries if entry["interval"][0] is not None]:
-            low, high = (100 * end for end in entry["interval"])
-            axes.plot([entry["place"]] * 2, [low, high], linewidth=1.2, color=LIGHT[colour], alpha=0.6)
-    if logarithmic:
-        axes.set_xscale("log")
-        places = sorted({entry["place"] for own in lines.values() for entry in own})
-        axes.set_xticks(places, [f"{place:g}" for place in places])
-        axes.minorticks_off()
-    if ticks:
-        axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
-    axes.set(xlabel=axis, ylabel="benchmark accuracy, %")
-    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1.0), fontsize=8.5, columnspacing=1.2)
-    _png(figure, path)
+        for point in [point for point in points if point["interval"][0] is not None]:
+            intervals.append((point["place"], *(scale * end for end in point["interval"]), LIGHT[colour]))
+    low, high = axes.get_ylim()
+    for place, *ends, colour in intervals:
+        axes.plot([place] * 2, ends, linewidth=1.2, color=colour, alpha=0.6)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, low - (high - low) / 2), min(top, high + (high - low) / 2))
 
 
 def comparison_page(name: str, summary: Mapping) -> str:

@@ -7,7 +7,7 @@ from PIL import Image
 from tiny_workspace import ROOT, TINY, make_workspace
 
 from flows.parameters import set_params
-from flows.study import STUDIES, _break_even, _series
+from flows.study import STUDIES, _accuracies, _aurocs, _break_even
 from ost.comparison import plan, summarise
 from ost.config import load_params
 from ost.store import read_json
@@ -38,14 +38,26 @@ def test_a_study_of_fractions_has_a_line_for_each_arm_and_others_one_for_each_su
         rows.append({"arm": "full", "subset": "full", "fraction": 1.0, "protocol": "B", "seed": 0} | costs)
         return {"place": value, "summary": summarise([row | {"accuracy": accuracy} for row in rows])}
 
-    alone = _series(STUDIES["fraction"], [point(0, 0.5)])
+    alone = _accuracies(STUDIES["fraction"], [point(0, 0.5)])
     assert {name: [entry["place"] for entry in own] for name, own in alone.items()} == {
         "ost": [0.2, 0.5],
         "Full-SFT": [1.0],
     }
-    several = _series(STUDIES["warmup"], [point(0.25, 0.5), point(0.05, 0.4)])
+    several = _accuracies(STUDIES["warmup"], [point(0.25, 0.5), point(0.05, 0.4)])
     for name in ("OST top 50 %", "OST top 20 %", "Full-SFT"):
-        assert [(entry["place"], entry["accuracy"]) for entry in several[name]] == [(0.05, 0.4), (0.25, 0.5)]
+        assert [(entry["place"], entry["value"]) for entry in several[name]] == [(0.05, 0.4), (0.25, 0.5)]
+
+
+def test_a_study_draws_how_well_each_score_tells_right_from_wrong():
+    def point(place: float, **aurocs: list[float | None]) -> dict:
+        found = [{"score": score, "auroc": value} for score, values in aurocs.items() for value in values]
+        return {"place": place, "summary": {"detection": found}}
+
+    points = [point(20, a=[0.7, 0.9], b=[0.6]), point(1, a=[0.5, 0.7], b=[None])]
+    lines = {score: [(one["place"], one["value"]) for one in own] for score, own in _aurocs(points).items()}
+    assert lines == {"a": [(1, pytest.approx(0.6)), (20, pytest.approx(0.8))], "b": [(20, 0.6)]}
+    assert _aurocs(points)["a"][0]["interval"] == pytest.approx((0.6 - 1.2706, 0.6 + 1.2706), abs=1e-4)
+    assert _aurocs(points[:1]) == {}, "a single variant has no line"
 
 
 def test_a_study_of_pool_sizes_says_from_where_selection_pays():

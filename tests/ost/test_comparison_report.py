@@ -76,9 +76,13 @@ def test_the_line_of_the_cost_chart_joins_what_nothing_beats(summary):
     assert line[-1][1] == pytest.approx(100 * best)
 
 
-def test_a_study_is_drawn_with_numbers_or_with_words_on_its_axis(summary, tmp_path):
-    lines = {"one": [{"place": place, **summary["entries"][place]} for place in (1, 2)]}
-    lines["alone"] = [{"place": 1, **summary["entries"][0]}]
+def test_a_study_is_drawn_with_numbers_or_with_words_on_its_axis(tmp_path):
+    points = [{"place": place, "value": 0.5, "interval": (None, None)} for place in (1, 2)]
+    lines, heights = {"one": points, "alone": points[:1]}, {}
     for name, options in (("log", {"logarithmic": True}), ("words", {"ticks": ("a", "b", "c")})):
-        study_png(lines, "what is varied", tmp_path / f"{name}.png", **options)
-        assert Image.open(tmp_path / f"{name}.png").width > 900
+        for aurocs in ({}, {"one-step": points}):
+            study_png(lines, aurocs, "what is varied", tmp_path / "chart.png", **options)
+            with Image.open(tmp_path / "chart.png") as chart:
+                assert chart.width > 900
+                heights[name, bool(aurocs)] = chart.height
+        assert heights[name, True] > heights[name, False], "the second panel lacks"
