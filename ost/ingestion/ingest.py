@@ -163,7 +163,7 @@ def _pool_warnings(pool: Sequence[Sample], anchors: Sequence[Sample]) -> list[st
     if uncovered:
         found.append(
             f"no anchor is of the pool's task(s) {', '.join(uncovered)}: these samples are scored by what they do for "
-            "other tasks; add anchors of each, or accept that they are likely left out"
+            "other tasks, and likely left out, right or wrong: add anchors of each, or keep those tasks out of the pool"
         )
     if len(pool) < SMALL_POOL:
         found.append(

@@ -150,7 +150,8 @@ class Engine:
           each task, where they are told apart; `utility_relative`, with `lookahead` alone: (L0 − L1) / (L0 + c).
         - `utility_se`: the standard error of utility over anchors; null where all anchors are one cell.
         - `toxic_q`: false-discovery rate at which the sample counts as toxic; `toxic`: it is at most `score.toxic_q`,
-          and the utility is negative.
+          and the utility is negative. Null, and false, for a sample of a task that no anchor has, where harm is told by
+          how anchors fare: it is not like any of them.
         - `p_clean`, where the anchors' own held-out utilities are known: the conformal p-value against them of what
           ranks, uniform for samples that are like anchors.
         - `sketch`, where asked for: what breadth is judged by.
@@ -158,7 +159,7 @@ class Engine:
         found = resolve(matrix(rows, "by_cell"), self.cells)
         loss, freedom = rows["loss"].to_numpy(), degrees_of_freedom(self.cells)
         trusted = self._trusted()
-        q = toxic_q(found, freedom, trusted)
+        q = toxic_q(found, freedom, trusted, self._comparable(rows["task"], trusted))
         columns = {
             "id": rows["id"],
             "utility": pa.array(found.utility),
@@ -200,6 +201,11 @@ class Engine:
             return None
         settings = self.settings.model_copy(update={"detail": "folds", "sketch": 0})
         return METHODS[settings.method](self.proxy, self.anchors, settings, self.bf16).held_out()
+
+    def _comparable(self, tasks: pa.ChunkedArray, trusted: np.ndarray | None) -> np.ndarray:
+        """Which samples (N,) `toxic` may be claimed of: with `trusted` utilities, those of a task that anchors have."""
+        known = {anchor.task for anchor in self.anchors} | {""}
+        return np.array([trusted is None or task in known for task in tasks.to_pylist()], dtype=bool)
 
     def _against_trusted(
         self, utility: np.ndarray, loss: np.ndarray, trusted: np.ndarray | None

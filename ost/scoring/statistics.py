@@ -38,8 +38,10 @@ def degrees_of_freedom(cells: Cells) -> int:
     return sum(len(stratum) - 1 for stratum in _strata(cells))
 
 
-def toxic_q(found: Resolved, freedom: int, trusted: np.ndarray | None) -> np.ndarray:
-    """False-discovery rate (N,) at which each sample counts as toxic (Benjamini and Hochberg, 1995); NaN stays NaN.
+def toxic_q(found: Resolved, freedom: int, trusted: np.ndarray | None, tested: np.ndarray | bool = True) -> np.ndarray:
+    """False-discovery rate (N,) at which each sample counts as toxic (Benjamini and Hochberg, 1995).
+
+    NaN where the utility is, and for samples that are not `tested`, (N,) bool.
 
     What is tested is that the utility is not negative: by a one-sided t-test over the anchors' folds, with `freedom`
     degrees. Where all anchors are one cell nothing is known of their disagreement, and what is tested is that the
@@ -47,14 +49,14 @@ def toxic_q(found: Resolved, freedom: int, trusted: np.ndarray | None) -> np.nda
     the anchors outside its fold (Bates et al. 2023, arXiv:2104.08279). No such p-value is below 1 / (A + 1), so with
     few anchors nothing is named unless much of the pool is toxic.
     """
-    finite = np.isfinite(found.utility)
-    utility, q = found.utility[finite], np.full(len(finite), np.nan)
+    tested = np.isfinite(found.utility) & tested
+    utility, q = found.utility[tested], np.full(len(tested), np.nan)
     if freedom > 0:
-        p = stats.t.cdf(utility / np.maximum(found.error[finite], np.finfo(float).tiny), freedom)
+        p = stats.t.cdf(utility / np.maximum(found.error[tested], np.finfo(float).tiny), freedom)
     else:
         p = conformal_p(utility, trusted)
     if len(p):
-        q[finite] = stats.false_discovery_control(p)
+        q[tested] = stats.false_discovery_control(p)
     return q
 
 

@@ -47,13 +47,14 @@ def select(
 
 
 def is_clean(scores: pa.Table, clean_below: float) -> bool:
-    """Whether a smaller share than this is toxic.
+    """Whether a smaller share than this is toxic, of the samples that are tested for it.
 
     Never by one step without a standard error (`transposed`): there the toxic flag is too blunt to tell.
     """
     known = scores.column_names
     tested = "utility_relative" in known or ("utility_se" in known and scores["utility_se"].null_count < len(scores))
-    return tested and pc.mean(scores["toxic"].cast(pa.float64())).as_py() < clean_below
+    own = scores.filter(pc.is_valid(scores["toxic_q"])) if "toxic_q" in known else scores
+    return bool(tested and len(own)) and pc.mean(own["toxic"].cast(pa.float64())).as_py() < clean_below
 
 
 def clean_warnings(scores: pa.Table, settings: Select) -> list[str]:

@@ -206,6 +206,14 @@ def test_a_pool_with_harm_in_it_is_ranked(toxic, clean_below):
     assert clean_warnings(scores, chosen_by) == []
 
 
+def test_whether_a_pool_is_clean_is_judged_by_the_samples_that_are_tested():
+    scores = flagged(toxic=4)
+    q = pa.array([0.01 if index < 4 else 0.5 if index < 40 else None for index in range(200)])
+    assert is_clean(scores, 0.05) and is_clean(scores.append_column("toxic_q", q), 0.11)
+    assert not is_clean(scores.append_column("toxic_q", q), 0.05), "4 of 40 that are tested are toxic"
+    assert not is_clean(scores.append_column("toxic_q", pa.nulls(200, pa.float64())), 0.05), "none is tested"
+
+
 def test_without_standard_errors_no_pool_is_called_clean():
     scores = table(list(np.linspace(1.0, 2.0, 200)))
     for own in (scores, scores.append_column("utility_se", pa.nulls(200, pa.float64()))):
