@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flows.compare import FOLDER, compare
 from flows.display import console
-from ost.comparison import ARMS, break_even, mean_interval
+from ost.comparison import ARMS, break_even
 from ost.config import BUILTIN, LLAVA
 from ost.errors import ConfigError
 from ost.report import study_png
@@ -197,8 +197,7 @@ def _accuracies(plan: Study, points: list[dict]) -> dict[str, list[dict]]:
         for entry in [entry for entry in point["summary"]["entries"] if entry["protocol"] == "B"]:
             line = entry["arm"] if alone and not ARMS[entry["arm"]].whole else entry["label"]
             place = entry["fraction"] if alone else point["place"]
-            found = {"place": place, "value": entry["accuracy"], "interval": entry["interval"]}
-            lines.setdefault(line, []).append(found)
+            lines.setdefault(line, []).append(_point(place, entry["accuracies"]))
     return {name: sorted(own, key=itemgetter("place")) for name, own in lines.items()}
 
 
@@ -213,6 +212,10 @@ def _aurocs(points: list[dict]) -> dict[str, list[dict]]:
         for one in [one for one in point["summary"]["detection"] if one["auroc"] is not None]:
             found.setdefault(one["score"], []).append(one["auroc"])
         for score, values in found.items():
-            mean, interval = mean_interval(values)
-            lines.setdefault(score, []).append({"place": point["place"], "value": mean, "interval": interval})
+            lines.setdefault(score, []).append(_point(point["place"], values))
     return {score: sorted(own, key=itemgetter("place")) for score, own in lines.items()}
+
+
+def _point(place: float, values: list[float]) -> dict:
+    """A point of a line, by what each seed gave."""
+    return {"place": place, "value": sum(values) / len(values), "range": (min(values), max(values))}

@@ -1,7 +1,7 @@
 """Comparison: the arms, how each of them chooses, and what their results say together."""
 
 from ost.comparison.arms import ARMS, RATINGS, SCORES, Arm, Rating, Subset, Trial, plan
-from ost.comparison.summary import break_even, mean_interval, summarise
+from ost.comparison.summary import break_even, summarise
 
 __all__ = [
     "ARMS",
@@ -12,7 +12,6 @@ __all__ = [
     "Subset",
     "Trial",
     "break_even",
-    "mean_interval",
     "plan",
     "summarise",
 ]

@@ -76,10 +76,10 @@ def study_png(
     logarithmic: bool = False,
     ticks: Sequence[str] = (),
 ) -> None:
-    """Publish a chart of a study, as a PNG on white: lines over what is varied, with their 95 % intervals.
+    """Publish a chart of a study, as a PNG on white: lines over what is varied, with the range of their seeds.
 
     `accuracies`: on the benchmark, by subset. `aurocs`: how well each score tells right from wrong, drawn below where
-    there are any. Each a `place`, a `value` and an `interval`. `ticks`: what stands at the places 0, 1, 2 …, where they
+    there are any. Each a `place`, a `value` and a `range`. `ticks`: what stands at the places 0, 1, 2 …, where they
     are no numbers.
     """
     shown = [
@@ -95,20 +95,14 @@ def study_png(
     panels[-1].set_xlabel(axis)
     if logarithmic:
         panels[0].set_xscale("log")
-        places = sorted({point["place"] for own in accuracies.values() for point in own})
-        panels[0].set_xticks(places, [f"{place:g}" for place in places])
-        panels[0].minorticks_off()
-    if ticks:
-        panels[0].set_xticks(range(len(ticks)), ticks, fontsize=8)
+    places = sorted({point["place"] for own in accuracies.values() for point in own})
+    panels[0].set_xticks(places, ticks or [f"{place:g}" for place in places], fontsize=8 if ticks else None)
+    panels[0].minorticks_off()
     _png(figure, path)
 
 
 def _draw_lines(axes: Axes, lines: Mapping[str, Sequence[Mapping]], scale: float) -> None:
-    """A line for each name; one of a single point does not change with what is varied, and goes right across.
-
-    An interval that would flatten the lines, as one of two seeds may be, goes beyond the edge.
-    """
-    intervals = []
+    """A line for each name; one of a single point does not change with what is varied, and goes right across."""
     palette = itertools.cycle(("ost", "random", "wide", "violet", "full", "sky", "wrong"))
     for (name, points), colour in zip(lines.items(), palette, strict=False):
         places, heights = zip(*((point["place"], scale * point["value"]) for point in points), strict=True)
@@ -116,13 +110,9 @@ def _draw_lines(axes: Axes, lines: Mapping[str, Sequence[Mapping]], scale: float
             axes.axhline(heights[0], color=LIGHT[colour], linewidth=1, linestyle=(0, (3, 3)), label=name)
             continue
         axes.plot(places, heights, marker="o", markersize=4, linewidth=2, color=LIGHT[colour], label=name)
-        for point in [point for point in points if point["interval"][0] is not None]:
-            intervals.append((point["place"], *(scale * end for end in point["interval"]), LIGHT[colour]))
-    low, high = axes.get_ylim()
-    for place, *ends, colour in intervals:
-        axes.plot([place] * 2, ends, linewidth=1.2, color=colour, alpha=0.6)
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(max(bottom, low - (high - low) / 2), min(top, high + (high - low) / 2))
+        for point in points:
+            ends = [scale * end for end in point["range"]]
+            axes.plot([point["place"]] * 2, ends, linewidth=1.2, color=LIGHT[colour], alpha=0.6)
 
 
 def comparison_page(name: str, summary: Mapping) -> str:

@@ -56,7 +56,7 @@ def test_a_study_draws_how_well_each_score_tells_right_from_wrong():
     points = [point(20, a=[0.7, 0.9], b=[0.6]), point(1, a=[0.5, 0.7], b=[None])]
     lines = {score: [(one["place"], one["value"]) for one in own] for score, own in _aurocs(points).items()}
     assert lines == {"a": [(1, pytest.approx(0.6)), (20, pytest.approx(0.8))], "b": [(20, 0.6)]}
-    assert _aurocs(points)["a"][0]["interval"] == pytest.approx((0.6 - 1.2706, 0.6 + 1.2706), abs=1e-4)
+    assert _aurocs(points)["a"][0]["range"] == (0.5, 0.7)
     assert _aurocs(points[:1]) == {}, "a single variant has no line"
 
 

@@ -77,7 +77,7 @@ def test_the_line_of_the_cost_chart_joins_what_nothing_beats(summary):
 
 
 def test_a_study_is_drawn_with_numbers_or_with_words_on_its_axis(tmp_path):
-    points = [{"place": place, "value": 0.5, "interval": (None, None)} for place in (1, 2)]
+    points = [{"place": place, "value": 0.5, "range": (0.4, 0.6)} for place in (1, 2, 3)]
     lines, heights = {"one": points, "alone": points[:1]}, {}
     for name, options in (("log", {"logarithmic": True}), ("words", {"ticks": ("a", "b", "c")})):
         for aurocs in ({}, {"one-step": points}):
