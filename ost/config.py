@@ -230,7 +230,8 @@ class Select(_Section):
     score as right ones do."""
     clean_below: Share = 0.05
     """Share of toxic samples below which a pool counts as clean: then rank says little about harm and narrows the mix,
-    so what is kept is drawn at random among the samples that are not toxic. 0: never."""
+    so what is kept is drawn at random among the samples that are not toxic. As large a share as `purity` must be like
+    trusted samples, where the scores tell: with few anchors no test finds harm. 0: never."""
 
 
 class SFT(_Section):

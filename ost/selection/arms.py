@@ -3,11 +3,13 @@
 from dataclasses import replace
 from typing import Literal, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ost.config import Select, parse_section
 from ost.errors import ConfigError
+from ost.selection.part import purities
 from ost.selection.strategies import STRATEGIES, Choice
 from ost.selection.tables import NOT_DRAWN, selection_table, shuffled, size_of
 from ost.types import Ranking, Strategy
@@ -46,20 +48,25 @@ def select(
     return by_utility(scores, fraction, parse_section(Select, told, "the selection"), seed)
 
 
-def is_clean(scores: pa.Table, clean_below: float) -> bool:
-    """Whether a smaller share than this is toxic, of the samples that are tested for it.
+def is_clean(scores: pa.Table, settings: Select) -> bool:
+    """Whether the pool shows no harm: of the samples that are tested a smaller share than `clean_below` is toxic.
 
-    Never by one step without a standard error (`transposed`): there the toxic flag is too blunt to tell.
+    Where the scores tell how many samples are like trusted ones, the share `purity` of them must be as well: with few
+    anchors, or few steps, no test finds harm. Never by one step without a standard error (`transposed`), which is too
+    blunt to tell.
     """
     known = scores.column_names
     tested = "utility_relative" in known or ("utility_se" in known and scores["utility_se"].null_count < len(scores))
     own = scores.filter(pc.is_valid(scores["toxic_q"])) if "toxic_q" in known else scores
-    return bool(tested and len(own)) and pc.mean(own["toxic"].cast(pa.float64())).as_py() < clean_below
+    if not tested or not len(own) or pc.mean(own["toxic"].cast(pa.float64())).as_py() >= settings.clean_below:
+        return False
+    p = scores["p_clean"].drop_null().to_numpy() if "p_clean" in known else np.empty(0)
+    return not len(p) or bool(purities(p)[-1] >= settings.purity)
 
 
 def clean_warnings(scores: pa.Table, settings: Select) -> list[str]:
     """What a person should know of a selection from a pool that is clean; empty for another."""
-    if not is_clean(scores, settings.clean_below):
+    if not is_clean(scores, settings):
         return []
     toxic = pc.sum(scores["toxic"].cast(pa.int64())).as_py()
     return [
@@ -92,7 +99,7 @@ def by_utility(
 ) -> pa.Table:
     """`select` as the settings say, or with another strategy."""
     size = size_of(scores, fraction)
-    if is_clean(scores, settings.clean_below):
+    if is_clean(scores, settings):
         choice = Choice(shuffled(_usable(scores.filter(pc.invert(scores["toxic"]))), seed)[:size], NOT_DRAWN)
     else:
         choice = STRATEGIES[strategy or settings.strategy](scores, size, settings, seed)

@@ -209,9 +209,24 @@ def test_a_pool_with_harm_in_it_is_ranked(toxic, clean_below):
 def test_whether_a_pool_is_clean_is_judged_by_the_samples_that_are_tested():
     scores = flagged(toxic=4)
     q = pa.array([0.01 if index < 4 else 0.5 if index < 40 else None for index in range(200)])
-    assert is_clean(scores, 0.05) and is_clean(scores.append_column("toxic_q", q), 0.11)
-    assert not is_clean(scores.append_column("toxic_q", q), 0.05), "4 of 40 that are tested are toxic"
-    assert not is_clean(scores.append_column("toxic_q", pa.nulls(200, pa.float64())), 0.05), "none is tested"
+    assert is_clean(scores, Select(clean_below=0.05)) and is_clean(
+        scores.append_column("toxic_q", q), Select(clean_below=0.11)
+    )
+    assert not is_clean(scores.append_column("toxic_q", q), Select(clean_below=0.05)), (
+        "4 of 40 that are tested are toxic"
+    )
+    assert not is_clean(scores.append_column("toxic_q", pa.nulls(200, pa.float64())), Select(clean_below=0.05)), (
+        "none is tested"
+    )
+
+
+@pytest.mark.parametrize(("anchors", "wrong", "clean"), [(100, 0.0, True), (100, 0.5, False), (10, 0.5, False)])
+def test_a_pool_in_which_too_few_are_like_the_anchors_is_not_clean_though_no_test_finds_harm(anchors, wrong, clean):
+    rng = np.random.default_rng(anchors)
+    steps = np.where(rng.random(2000) < wrong, 0, rng.integers(0, anchors + 1, 2000))
+    scores = flagged(toxic=0, count=2000).append_column("p_clean", pa.array((1 + steps) / (1 + anchors)))
+    assert is_clean(scores, Select()) == clean
+    assert not is_clean(scores, Select(clean_below=0.0))
 
 
 def test_without_standard_errors_no_pool_is_called_clean():
@@ -227,5 +242,5 @@ def test_a_walk_tells_a_clean_pool_without_them():
     scores = scores.append_column("utility_se", pa.nulls(200, pa.float64())).append_column(
         "utility_relative", scores["utility"]
     )
-    assert is_clean(scores, 0.05)
+    assert is_clean(scores, Select(clean_below=0.05))
     assert kept_ids(by_utility(scores, 0.2, Select(), 0)) == kept_ids(draw(scores, 0.2, 0))
