@@ -3,15 +3,4 @@
 from ost.comparison.arms import ARMS, RATINGS, SCORES, Arm, Rating, Subset, Trial, plan
 from ost.comparison.summary import break_even, summarise
 
-__all__ = [
-    "ARMS",
-    "RATINGS",
-    "SCORES",
-    "Arm",
-    "Rating",
-    "Subset",
-    "Trial",
-    "break_even",
-    "plan",
-    "summarise",
-]
+__all__ = ["ARMS", "RATINGS", "SCORES", "Arm", "Rating", "Subset", "Trial", "break_even", "plan", "summarise"]

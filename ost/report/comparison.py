@@ -96,8 +96,9 @@ def study_png(
     if logarithmic:
         panels[0].set_xscale("log")
     places = sorted({point["place"] for own in accuracies.values() for point in own})
-    panels[0].set_xticks(places, ticks or [f"{place:g}" for place in places], fontsize=8 if ticks else None)
-    panels[0].minorticks_off()
+    if logarithmic or all(place == round(place) for place in places):
+        panels[0].set_xticks(places, ticks or [f"{place:g}" for place in places], fontsize=8 if ticks else None)
+        panels[0].minorticks_off()
     _png(figure, path)
 
 

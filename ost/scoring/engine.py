@@ -159,7 +159,8 @@ class Engine:
         found = resolve(matrix(rows, "by_cell"), self.cells)
         loss, freedom = rows["loss"].to_numpy(), degrees_of_freedom(self.cells)
         trusted = self._trusted()
-        q = toxic_q(found, freedom, trusted, self._comparable(rows["task"], trusted))
+        tested = True if trusted is None else self._comparable(rows["task"])
+        q = toxic_q(found, freedom, trusted, tested)
         columns = {
             "id": rows["id"],
             "utility": pa.array(found.utility),
@@ -202,10 +203,10 @@ class Engine:
         settings = self.settings.model_copy(update={"detail": "folds", "sketch": 0})
         return METHODS[settings.method](self.proxy, self.anchors, settings, self.bf16).held_out()
 
-    def _comparable(self, tasks: pa.ChunkedArray, trusted: np.ndarray | None) -> np.ndarray:
-        """Which samples (N,) `toxic` may be claimed of: with `trusted` utilities, those of a task that anchors have."""
-        known = {anchor.task for anchor in self.anchors} | {""}
-        return np.array([trusted is None or task in known for task in tasks.to_pylist()], dtype=bool)
+    def _comparable(self, tasks: pa.ChunkedArray) -> np.ndarray:
+        """Which samples (N,) can be held against trusted ones: those of a task that anchors have, or of none."""
+        known = pa.array(sorted({anchor.task for anchor in self.anchors} | {""}))
+        return pc.is_in(tasks, known).to_numpy()
 
     def _against_trusted(
         self, utility: np.ndarray, loss: np.ndarray, trusted: np.ndarray | None

@@ -3,13 +3,12 @@
 from dataclasses import replace
 from typing import Literal, get_args
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ost.config import Select, parse_section
 from ost.errors import ConfigError
-from ost.selection.part import purities
+from ost.selection.part import purities_of
 from ost.selection.strategies import STRATEGIES, Choice
 from ost.selection.tables import NOT_DRAWN, selection_table, shuffled, size_of
 from ost.types import Ranking, Strategy
@@ -51,7 +50,7 @@ def select(
 def is_clean(scores: pa.Table, settings: Select) -> bool:
     """Whether the pool shows no harm: of the samples that are tested a smaller share than `clean_below` is toxic.
 
-    Where the scores tell how many samples are like trusted ones, the share `purity` of them must be as well: with few
+    Where the scores tell how many of the pool are like trusted samples, the share `purity` must be as well: with few
     anchors, or few steps, no test finds harm. Never by one step without a standard error (`transposed`), which is too
     blunt to tell.
     """
@@ -60,8 +59,8 @@ def is_clean(scores: pa.Table, settings: Select) -> bool:
     own = scores.filter(pc.is_valid(scores["toxic_q"])) if "toxic_q" in known else scores
     if not tested or not len(own) or pc.mean(own["toxic"].cast(pa.float64())).as_py() >= settings.clean_below:
         return False
-    p = scores["p_clean"].drop_null().to_numpy() if "p_clean" in known else np.empty(0)
-    return not len(p) or bool(purities(p)[-1] >= settings.purity)
+    expected = purities_of(scores)
+    return expected is None or bool(expected[-1] >= settings.purity)
 
 
 def clean_warnings(scores: pa.Table, settings: Select) -> list[str]:

@@ -19,8 +19,9 @@ def part_of(ranked: pa.Table, size: int, pool: int, settings: Select) -> tuple[i
     the scores have no `p_clean`, BREADTH times the subset, none of a negative utility while others last, and None for
     the share. Never fewer than the subset.
     """
-    p = ranked["p_clean"].to_numpy() if "p_clean" in ranked.column_names else np.full(len(ranked), np.nan)
-    found = purities(p) if len(p) and np.isfinite(p).all() else None
+    found = purities_of(ranked)
+    if found is not None and len(found) < len(ranked):
+        found = None
     if settings.among is not None:
         count = round(settings.among * pool)
     elif found is not None:
@@ -29,6 +30,13 @@ def part_of(ranked: pa.Table, size: int, pool: int, settings: Select) -> tuple[i
         count = min(BREADTH * size, pc.sum(pc.greater(ranked["utility"], 0)).as_py() or 0)
     count = min(max(size, count), len(ranked))
     return count, None if found is None else float(found[count - 1])
+
+
+def purities_of(scores: pa.Table) -> np.ndarray | None:
+    """`purities` of the scores that have a `p_clean`, as those that are not quarantined do; None where none has."""
+    p = scores["p_clean"].to_numpy() if "p_clean" in scores.column_names else np.empty(0)
+    p = p[np.isfinite(p)]
+    return purities(p) if len(p) else None
 
 
 def purities(p: np.ndarray) -> np.ndarray:

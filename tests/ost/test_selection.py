@@ -209,15 +209,11 @@ def test_a_pool_with_harm_in_it_is_ranked(toxic, clean_below):
 def test_whether_a_pool_is_clean_is_judged_by_the_samples_that_are_tested():
     scores = flagged(toxic=4)
     q = pa.array([0.01 if index < 4 else 0.5 if index < 40 else None for index in range(200)])
-    assert is_clean(scores, Select(clean_below=0.05)) and is_clean(
-        scores.append_column("toxic_q", q), Select(clean_below=0.11)
-    )
-    assert not is_clean(scores.append_column("toxic_q", q), Select(clean_below=0.05)), (
-        "4 of 40 that are tested are toxic"
-    )
-    assert not is_clean(scores.append_column("toxic_q", pa.nulls(200, pa.float64())), Select(clean_below=0.05)), (
-        "none is tested"
-    )
+    mixed, untested = (scores.append_column("toxic_q", values) for values in (q, pa.nulls(200, pa.float64())))
+    strict, lax = Select(clean_below=0.05), Select(clean_below=0.11)
+    assert is_clean(scores, strict) and is_clean(mixed, lax)
+    assert not is_clean(mixed, strict), "4 of 40 that are tested are toxic"
+    assert not is_clean(untested, strict), "none is tested"
 
 
 @pytest.mark.parametrize(("anchors", "wrong", "clean"), [(100, 0.0, True), (100, 0.5, False), (10, 0.5, False)])
