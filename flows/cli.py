@@ -1,6 +1,7 @@
 """The `ost` command: the library's calls, and the flow, from a shell."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -304,6 +305,7 @@ def _quiet() -> None:
 
 def main() -> None:
     """Run the command; an error that a user can act on is printed without a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as by Ctrl-C, and so ends the server it started
     try:
         app()
     except OSTError as error:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 Listener = Callable[[str, int, int, str], None]
@@ -20,15 +21,18 @@ class Workers:
 
     def __init__(self, count: int, listener: Listener):
         context = multiprocessing.get_context("spawn")
-        self._queue = context.SimpleQueue()
-        self._pool = ProcessPoolExecutor(count, context, _start, (self._queue, os.getpid()))
+        self._queue, self._cut_short = context.SimpleQueue(), context.Event()
+        self._pool = ProcessPoolExecutor(count, context, _start, (self._queue, os.getpid(), self._cut_short))
         self._reader = threading.Thread(target=self._read, args=(listener,), daemon=True)
 
     def __enter__(self) -> "Workers":
         self._reader.start()
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, kind, error, trace) -> None:
+        """Wait for what runs, also after an error, so as to keep it; a flow that a signal ends takes it along."""
+        if kind and not issubclass(kind, Exception):
+            self._cut_short.set()
         self._pool.shutdown(cancel_futures=True)
         self._queue.put(None)
         self._reader.join()
@@ -45,16 +49,16 @@ class Workers:
 _queue = None
 
 
-def _start(queue, parent: int) -> None:
+def _start(queue, parent: int, cut_short: Event) -> None:
     global _queue
     _queue = queue
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_die_with, args=(parent, cut_short), daemon=True).start()
 
 
-def _die_with(parent: int) -> None:
-    """End this process when its parent is gone: a killed flow must leave nobody who writes into the workspace."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _die_with(parent: int, cut_short: Event) -> None:
+    """End this process when its flow ends early or is gone: nobody may write into a workspace that none runs."""
+    while os.getppid() == parent and not cut_short.wait(0.5):
+        pass
     os._exit(1)
 
 

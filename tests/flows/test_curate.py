@@ -126,8 +126,7 @@ def test_a_killed_flow_goes_on_after_its_last_finished_stage(copied):
 
     process = copied.start("ost", "curate")
     wait_for(finished, "one training finished, the next begun", process)
-    children = children_of(process.pid)
-    workers = [pid for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    children, workers = children_of(process.pid), workers_of(process.pid)
     assert workers, "there is no worker to be orphaned"
     process.kill()
     process.wait()
@@ -147,6 +146,25 @@ def test_a_killed_flow_goes_on_after_its_last_finished_stage(copied):
     assert reused - {f"evaluate@{run.key}" for run in RUNS} == untouched | done, "a finished stage was lost"
     assert "up to date" in copied.run("dvc", "status")
     assert not [path for path in copied.root.rglob("*.part") if ".dvc" not in path.parts]
+
+
+def test_a_flow_that_is_told_to_end_ends_at_once_with_all_that_it_started(copied):
+    set_params(copied.root / "params.yaml", ["sft.steps=1000000"])
+    process = copied.start("ost", "curate")
+    wait_for(lambda: workers_of(process.pid), "a worker", process)
+    children = children_of(process.pid)
+    process.terminate()
+    try:
+        process.wait(timeout=30)
+        wait_for(lambda: not any(alive(pid) for pid in children), "the end of its workers and servers", seconds=20)
+    finally:
+        for pid in filter(alive, [process.pid, *children]):
+            os.kill(pid, signal.SIGKILL)
+
+
+def workers_of(pid: int) -> list[int]:
+    """Process ids of a flow's workers."""
+    return [child for child in children_of(pid) if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
 def children_of(pid: int) -> list[int]:
