@@ -1,7 +1,7 @@
 """Studies: one thing is varied, a comparison is made for each of its values, and the result goes to docs/studies."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -11,7 +11,7 @@ from flows.display import console
 from ost.comparison import ARMS, break_even
 from ost.config import BUILTIN, LLAVA
 from ost.errors import ConfigError
-from ost.report import study_png
+from ost.report import Panel, study_png
 from ost.store import read_json, write_json
 
 
@@ -30,7 +30,7 @@ class Study:
     ticks: tuple[str, ...] = ()
     """What stands at 0, 1, 2 … on an x axis that is none of numbers."""
     of_pool_size: bool = False
-    """Whether the x axis is the pool's size, so that it shows from where on selection pays."""
+    """Whether the x axis is the pool's size, so that costs are drawn, and it is told from where on selection pays."""
     place: Callable[[Path], float] | None = field(default=None, repr=False)
     """Reads the place on the x axis from the variant's folder, where it is only known afterwards."""
 
@@ -112,7 +112,7 @@ STUDIES: dict[str, Study] = {
         "From which pool size on does selection pay?",
         "samples in the pool",
         {
-            float(size): [f"world.pool={size}", f"sft.steps={round(size * PASSES)}", "compare.protocols=[B, A]"]
+            float(size): [f"world.pool={size}", f"sft.steps={round(size * PASSES)}", "compare.protocols=[A]"]
             for size in (500, 1000, 2000, 4000, 8000, 16000)
         },
         fractions=(0.2, 0.5),
@@ -166,9 +166,19 @@ def study(name: str, workspace: Path, like: str | None = None, assignments: list
         for label, found in result["break_even"].items():
             console.print(f"{label} costs less than Full-SFT from {_size(found['seconds'])} on", highlight=False)
     write_json(root / f"docs/studies/{name}.json", result)
-    chart = root / f"docs/studies/{name}.png"
-    study_png(_accuracies(plan, points), _aurocs(points), plan.axis, chart, plan.logarithmic, plan.ticks)
+    draw(result, root / f"docs/studies/{name}.png")
     return result
+
+
+def draw(result: dict, path: Path) -> None:
+    """The chart of a study's result, the content of docs/studies/NAME.json."""
+    plan, points = STUDIES[result["study"]], result["points"]
+    panels = [
+        Panel("benchmark accuracy, %", _accuracies(points), 100),
+        Panel("AUROC, right against wrong", _aurocs(points)),
+        Panel("total FLOPs, Full-SFT = 1", _costs(points) if plan.of_pool_size else {}),
+    ]
+    study_png(panels, plan.axis, path, plan.logarithmic, plan.ticks)
 
 
 def _break_even(points: list[dict]) -> dict[str, dict[str, float | None]]:
@@ -189,16 +199,35 @@ def _size(samples: float | None) -> str:
     return "no pool size" if samples is None else f"a pool of {samples:,.0f} samples"
 
 
-def _accuracies(plan: Study, points: list[dict]) -> dict[str, list[dict]]:
+def _accuracies(points: list[dict]) -> dict[str, list[dict]]:
     """A line for each subset over the variants; where there is one variant, for each arm over its fractions."""
-    lines: dict[str, list[dict]] = {}
     alone = len(points) == 1
-    for point in points:
-        for entry in [entry for entry in point["summary"]["entries"] if entry["protocol"] == "B"]:
-            line = entry["arm"] if alone and not ARMS[entry["arm"]].whole else entry["label"]
-            place = entry["fraction"] if alone else point["place"]
-            lines.setdefault(line, []).append(_point(place, entry["accuracies"]))
-    return {name: sorted(own, key=itemgetter("place")) for name, own in lines.items()}
+
+    def line(entry: dict) -> str:
+        return entry["arm"] if alone and not ARMS[entry["arm"]].whole else entry["label"]
+
+    return _lines(
+        (line(entry), entry["fraction"] if alone else point["place"], entry["accuracies"])
+        for point in points
+        for entry in _entries(point)
+    )
+
+
+def _costs(points: list[dict]) -> dict[str, list[dict]]:
+    """A line for each subset over the variants: what choosing and training cost together, as a share of Full-SFT's."""
+    return _lines(
+        (entry["label"], point["place"], [entry["flops_ratio"]["mean"]])
+        for point in points
+        for entry in _entries(point)
+        if entry["flops_ratio"]
+    )
+
+
+def _entries(point: dict) -> list[dict]:
+    """A variant's arms, under the protocol B where it was asked for, else under A."""
+    entries = point["summary"]["entries"]
+    shown = max(entry["protocol"] for entry in entries)
+    return [entry for entry in entries if entry["protocol"] == shown]
 
 
 def _aurocs(points: list[dict]) -> dict[str, list[dict]]:
@@ -206,16 +235,19 @@ def _aurocs(points: list[dict]) -> dict[str, list[dict]]:
 
     None of a single variant, which has no line, and of one in which all is right.
     """
-    lines: dict[str, list[dict]] = {}
-    for point in points if len(points) > 1 else []:
-        found: dict[str, list[float]] = {}
+    if len(points) == 1:
+        return {}
+    found: dict[tuple[str, float], list[float]] = {}
+    for point in points:
         for one in [one for one in point["summary"]["detection"] if one["auroc"] is not None]:
-            found.setdefault(one["score"], []).append(one["auroc"])
-        for score, values in found.items():
-            lines.setdefault(score, []).append(_point(point["place"], values))
-    return {score: sorted(own, key=itemgetter("place")) for score, own in lines.items()}
+            found.setdefault((one["score"], point["place"]), []).append(one["auroc"])
+    return _lines((score, place, values) for (score, place), values in found.items())
 
 
-def _point(place: float, values: list[float]) -> dict:
-    """A point of a line, by what each seed gave."""
-    return {"place": place, "value": sum(values) / len(values), "range": (min(values), max(values))}
+def _lines(found: Iterable[tuple[str, float, list[float]]]) -> dict[str, list[dict]]:
+    """Lines by name, from (name, place, what each seed gave)."""
+    lines: dict[str, list[dict]] = {}
+    for name, place, values in found:
+        point = {"place": place, "value": sum(values) / len(values), "range": (min(values), max(values))}
+        lines.setdefault(name, []).append(point)
+    return {name: sorted(own, key=itemgetter("place")) for name, own in lines.items()}

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -68,51 +69,52 @@ def costs_png(summary: Mapping, path: str | Path) -> None:
     _png(cost_figure(summary), path)
 
 
-def study_png(
-    accuracies: Mapping[str, Sequence[Mapping]],
-    aurocs: Mapping[str, Sequence[Mapping]],
-    axis: str,
-    path: str | Path,
-    logarithmic: bool = False,
-    ticks: Sequence[str] = (),
-) -> None:
-    """Publish a chart of a study, as a PNG on white: lines over what is varied, with the range of their seeds.
+@dataclass(frozen=True)
+class Panel:
+    """One y axis of a study's chart."""
 
-    `accuracies`: on the benchmark, by subset. `aurocs`: how well each score tells right from wrong, drawn below where
-    there are any. Each a `place`, a `value` and a `range`. `ticks`: what stands at the places 0, 1, 2 …, where they
-    are no numbers.
+    label: str
+    lines: Mapping[str, Sequence[Mapping]]
+    """Name → its points, each a `place` on the x axis, a `value` and the `range` of the seeds."""
+    scale: float = 1
+    """What values are multiplied by."""
+
+
+def study_png(
+    panels: Sequence[Panel], axis: str, path: str | Path, logarithmic: bool = False, ticks: Sequence[str] = ()
+) -> None:
+    """Publish a chart of a study, as a PNG on white: panels above each other, of lines over what is varied.
+
+    Panels without lines are left out. `ticks`: what stands at the places 0, 1, 2 …, where they are no numbers.
     """
-    shown = [
-        (accuracies, "benchmark accuracy, %", 100),
-        *([(aurocs, "AUROC, right against wrong", 1)] if aurocs else []),
-    ]
-    figure, panels = stacked(3.6 if len(shown) == 1 else 5.4, len(shown))
-    for axes, (lines, label, scale) in zip(panels, shown, strict=True):
-        _draw_lines(axes, lines, scale)
-        axes.set_ylabel(label)
+    shown = [panel for panel in panels if panel.lines]
+    figure, drawn = stacked(1.2 + 2.3 * len(shown), len(shown))
+    for axes, panel in zip(drawn, shown, strict=True):
+        _draw_lines(axes, panel)
+        axes.set_ylabel(panel.label)
         columns = {"ncols": 3, "columnspacing": 1.2, "fontsize": 8.5}
         axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.45, 1.0), **columns)
-    panels[-1].set_xlabel(axis)
+    drawn[-1].set_xlabel(axis)
     if logarithmic:
-        panels[0].set_xscale("log")
-    places = sorted({point["place"] for own in accuracies.values() for point in own})
+        drawn[0].set_xscale("log")
+    places = sorted({point["place"] for panel in shown for own in panel.lines.values() for point in own})
     if logarithmic or all(place == round(place) for place in places):
-        panels[0].set_xticks(places, ticks or [f"{place:g}" for place in places], fontsize=8 if ticks else None)
-        panels[0].minorticks_off()
+        drawn[0].set_xticks(places, ticks or [f"{place:g}" for place in places], fontsize=8 if ticks else None)
+        drawn[0].minorticks_off()
     _png(figure, path)
 
 
-def _draw_lines(axes: Axes, lines: Mapping[str, Sequence[Mapping]], scale: float) -> None:
+def _draw_lines(axes: Axes, panel: Panel) -> None:
     """A line for each name; one of a single point does not change with what is varied, and goes right across."""
     palette = itertools.cycle(("ost", "random", "wide", "violet", "full", "sky", "wrong"))
-    for (name, points), colour in zip(lines.items(), palette, strict=False):
-        places, heights = zip(*((point["place"], scale * point["value"]) for point in points), strict=True)
+    for (name, points), colour in zip(panel.lines.items(), palette, strict=False):
+        places, heights = zip(*((point["place"], panel.scale * point["value"]) for point in points), strict=True)
         if len(places) == 1:
             axes.axhline(heights[0], color=LIGHT[colour], linewidth=1, linestyle=(0, (3, 3)), label=name)
             continue
         axes.plot(places, heights, marker="o", markersize=4, linewidth=2, color=LIGHT[colour], label=name)
         for point in points:
-            ends = [scale * end for end in point["range"]]
+            ends = [panel.scale * end for end in point["range"]]
             axes.plot([point["place"]] * 2, ends, linewidth=1.2, color=LIGHT[colour], alpha=0.6)
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from tiny_workspace import ROOT, TINY, make_workspace
 
 from flows.parameters import set_params
-from flows.study import STUDIES, _accuracies, _aurocs, _break_even
+from flows.study import STUDIES, _accuracies, _aurocs, _break_even, _costs
 from ost.comparison import plan, summarise
 from ost.config import load_params
 from ost.store import read_json
@@ -38,12 +38,12 @@ def test_a_study_of_fractions_has_a_line_for_each_arm_and_others_one_for_each_su
         rows.append({"arm": "full", "subset": "full", "fraction": 1.0, "protocol": "B", "seed": 0} | costs)
         return {"place": value, "summary": summarise([row | {"accuracy": accuracy} for row in rows])}
 
-    alone = _accuracies(STUDIES["fraction"], [point(0, 0.5)])
+    alone = _accuracies([point(0, 0.5)])
     assert {name: [entry["place"] for entry in own] for name, own in alone.items()} == {
         "ost": [0.2, 0.5],
         "Full-SFT": [1.0],
     }
-    several = _accuracies(STUDIES["warmup"], [point(0.25, 0.5), point(0.05, 0.4)])
+    several = _accuracies([point(0.25, 0.5), point(0.05, 0.4)])
     for name in ("OST top 50 %", "OST top 20 %", "Full-SFT"):
         assert [(entry["place"], entry["value"]) for entry in several[name]] == [(0.05, 0.4), (0.25, 0.5)]
 
@@ -63,14 +63,17 @@ def test_a_study_draws_how_well_each_score_tells_right_from_wrong():
 def test_a_study_of_pool_sizes_says_from_where_selection_pays():
     def point(size: int) -> dict:
         rows = []
-        for subset, protocol, fixed, share in (("full", "B", 0, 1.0), ("ost-50", "A", 300, 0.5)):
+        for subset, protocol, fixed, share in (("full", "A", 0, 1.0), ("ost-50", "A", 300, 0.5)):
             costs = dict.fromkeys(("select_seconds", "train_seconds", "select_flops", "train_flops"), 0.0)
             costs |= {"total_seconds": fixed + share * size, "total_flops": 2 * fixed + share * size}
             known = {"arm": subset.removesuffix("-50"), "fraction": share, "protocol": protocol, "seed": 0}
             rows.append({"subset": subset, "accuracy": 0.5, **known, **costs})
         return {"place": size, "summary": summarise(rows)}
 
-    found = _break_even([point(500), point(2000)])
+    points = [point(500), point(2000)]
+    costs = {name: [(one["place"], one["value"]) for one in own] for name, own in _costs(points).items()}
+    assert costs == {"Full-SFT": [(500, 1), (2000, 1)], "OST top 50 %": [(500, 1.7), (2000, pytest.approx(0.8))]}
+    found = _break_even(points)
     assert set(found) == {"OST top 50 %"}
     assert found["OST top 50 %"] == {"seconds": pytest.approx(600), "flops": pytest.approx(1200)}
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ost.comparison import ARMS, Subset, summarise
-from ost.report import accuracies_png, comparison_page, costs_png, study_png
+from ost.report import Panel, accuracies_png, comparison_page, costs_png, study_png
 from ost.report.comparison import cost_figure
 
 COSTS = ("select_seconds", "train_seconds", "total_seconds", "select_flops", "train_flops", "total_flops")
@@ -81,7 +81,8 @@ def test_a_study_is_drawn_with_numbers_or_with_words_on_its_axis(tmp_path):
     lines, heights = {"one": points, "alone": points[:1]}, {}
     for name, options in (("log", {"logarithmic": True}), ("words", {"ticks": ("a", "b", "c")})):
         for aurocs in ({}, {"one-step": points}):
-            study_png(lines, aurocs, "what is varied", tmp_path / "chart.png", **options)
+            panels = [Panel("accuracy", lines, 100), Panel("AUROC", aurocs)]
+            study_png(panels, "what is varied", tmp_path / "chart.png", **options)
             with Image.open(tmp_path / "chart.png") as chart:
                 assert chart.width > 900
                 heights[name, bool(aurocs)] = chart.height
