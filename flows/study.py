@@ -105,7 +105,7 @@ STUDIES: dict[str, Study] = {
     "proxy-size": Study(
         "How small may the proxy be?",
         "hidden size of the proxy; the target's is 128",
-        _each("base.proxy_width", 32, 64, 96, 128, 192),
+        _each("base.proxy_width", 32, 64, 96, 128),
         logarithmic=True,
     ),
     "pool-size": Study(
