@@ -14,6 +14,7 @@ from ost.config import Params
 from ost.errors import ConfigError
 from ost.report import accuracies_png, comparison_page, costs_png
 from ost.store import publish, read_json, write_json
+from tasks.arms import row_of
 from tasks.context import git_state
 from tasks.harm import audit_trials
 from tasks.tracking import Tracker
@@ -95,7 +96,7 @@ def publish_summary(folder: Path, done: dict[int, list[Trial]]) -> dict:
     `done`: seed → its trials that are.
     """
     places = {seed: folder / f"seed-{seed}" for seed in done}
-    rows = [read_json(places[seed] / f"trials/{trial.key}.json") for seed, own in done.items() for trial in own]
+    rows = [row_of(places[seed], trial) for seed, own in done.items() for trial in own]
     audits = {seed: audit_trials(places[seed], {trial.subset.key for trial in own}) for seed, own in done.items()}
     bases = [place / "evaluations/base.json" for place in places.values()]
     summary = summarise(rows, [read_json(path)["accuracy"] for path in bases if path.exists()], audits)

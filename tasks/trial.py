@@ -3,20 +3,21 @@
 `trial-anchored@KEY` trains on the anchors as well, and so depends on them.
 """
 
-from ost.comparison import ARMS, RATINGS, Trial
+from ost.comparison import ARMS, Trial
 from ost.cost import Cost, Stopwatch
 from ost.data import Sample, content_digest
 from ost.evaluation import evaluate
 from ost.models import load_checkpoint, resolve_device
 from ost.selection import kept_ids
-from ost.store import read_json, read_table, write_json
+from ost.store import read_table, write_json
 from ost.training import train
+from tasks.arms import priced
 from tasks.context import Context, Outcome
 from tasks.sft import sft_recipe
 
 
 def trial(ctx: Context) -> Outcome:
-    """A row of metrics/arms.json: accuracy, and what choosing and training cost."""
+    """Writes trials/KEY.json: accuracy, and what training cost."""
     watch, plan = Stopwatch(), Trial.parse(ctx.key)
     samples, share = _lessons(ctx, plan)
     target = load_checkpoint(ctx.input("models/target"), resolve_device(ctx.params.compute.device))
@@ -25,27 +26,16 @@ def trial(ctx: Context) -> Outcome:
     benchmark = ctx.samples("data/benchmark.parquet")
     settings = ctx.params.evaluate.model_dump()
     result = evaluate(target, benchmark, **settings, progress=ctx.progress)
-    row = _row(ctx, plan, share) | {"accuracy": result.accuracy, "by_task": result.by_task}
-    row |= {"samples": len(samples), "steps": recipe.steps}
-    row |= _cost(choosing_cost(ctx, plan), trained.cost)
-    write_json(ctx.output(f"trials/{plan.key}.json"), row)
-    metrics = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
+    record = _named(ctx, plan, share) | {"accuracy": result.accuracy, "by_task": result.by_task}
+    record |= {"samples": len(samples), "steps": recipe.steps}
+    record |= {"train_seconds": trained.cost.seconds, "train_flops": trained.cost.flops}
+    write_json(ctx.output(f"trials/{plan.key}.json"), record)
+    metrics = {name: float(v) for name, v in priced(record, ctx.root, plan).items() if isinstance(v, int | float)}
     metrics |= {f"accuracy/{task or 'untitled'}": value for task, value in result.by_task.items()}
     labels = {"arm": plan.subset.arm, "protocol": plan.protocol, "subset": plan.subset.key}
     read = {"benchmark": benchmark, plan.subset.key: samples}
     digests = {name: content_digest(sample.id for sample in own) for name, own in read.items()}
     return Outcome(metrics | {"loss": trained.loss}, Cost(watch.seconds), datasets=digests, labels=labels)
-
-
-def choosing_cost(ctx: Context, plan: Trial) -> Cost:
-    """All that choosing took: warm-up, scoring or judging, and the choice itself.
-
-    Read beside what the stage depends on: nothing is trained again because choosing took longer this time.
-    """
-    arm = ARMS[plan.subset.arm]
-    paths = (*RATINGS[arm.rating].manifests, f"selections/{plan.subset.key}.manifest.json")
-    manifests = [read_json(ctx.root / path) for path in paths]
-    return sum((Cost(one["seconds"], one["flops"]) for one in manifests), Cost())
 
 
 def _lessons(ctx: Context, plan: Trial) -> tuple[list[Sample], float]:
@@ -57,7 +47,7 @@ def _lessons(ctx: Context, plan: Trial) -> tuple[list[Sample], float]:
     return samples, len(samples) / len(pool)
 
 
-def _row(ctx: Context, plan: Trial, share: float) -> dict:
+def _named(ctx: Context, plan: Trial, share: float) -> dict:
     subset = plan.subset
     fraction = share if ARMS[subset.arm].whole else subset.fraction
     return {
@@ -66,13 +56,4 @@ def _row(ctx: Context, plan: Trial, share: float) -> dict:
         "fraction": fraction,
         "protocol": plan.protocol,
         "seed": ctx.params.seed,
-    }
-
-
-def _cost(choosing: Cost, training: Cost) -> dict[str, float]:
-    both = choosing + training
-    return {
-        f"{name}_{unit}": getattr(cost, unit)
-        for name, cost in (("select", choosing), ("train", training), ("total", both))
-        for unit in ("seconds", "flops")
     }

@@ -10,8 +10,9 @@ from ost.comparison import Trial
 from ost.data import content_digest, write_samples
 from ost.errors import DataError, WorkspaceError
 from ost.selection import kept_ids
-from ost.store import read_json, read_table, write_table
+from ost.store import read_json, read_table, write_json, write_table
 from ost.training import train
+from tasks.arms import row_of
 from tasks.harm import audit_trials
 from tasks.stages import execute
 
@@ -69,7 +70,7 @@ def ready(folder, proxy, monkeypatch):
         manifest = execute(one.stage, folder)
         assert manifest["datasets"][one.subset.key] == content_digest(seen[-1])
         assert ("data/anchors.parquet" in manifest["inputs"]) == one.stage.startswith("trial-anchored@")
-        return read_json(folder / f"trials/{key}.json"), seen[-1]
+        return row_of(folder, one), seen[-1]
 
     return run
 
@@ -86,6 +87,17 @@ def test_the_floor_trains_on_the_anchors_and_nothing_else(folder, ready):
     assert ready("anchors-B")[0]["steps"] == 10
     table = read_table(folder / "selections/anchors.parquet")
     assert len(table) == 20 and set(table["reason"].to_pylist()) == {"only the anchors are trained on"}
+
+
+def test_a_training_that_is_kept_stands_beside_what_choosing_takes_now(folder, ready):
+    row, _ = ready("random-30-A")
+    path = folder / "selections/random-30.manifest.json"
+    write_json(path, read_json(path) | {"seconds": 7.0, "flops": 9e9})
+    now = row_of(folder, Trial.parse("random-30-A"))
+    assert (now["select_seconds"], now["select_flops"]) == (7.0, 9e9)
+    assert (now["total_seconds"], now["total_flops"]) == (7.0 + row["train_seconds"], 9e9 + row["train_flops"])
+    priced = {f"{name}_{unit}" for name in ("select", "total") for unit in ("seconds", "flops")}
+    assert {name: now[name] for name in now.keys() - priced} == {name: row[name] for name in row.keys() - priced}
 
 
 def test_the_anchors_come_on_top_of_a_random_draw(folder, ready):
