@@ -224,10 +224,9 @@ def _costs(points: list[dict]) -> dict[str, list[dict]]:
 
 
 def _entries(point: dict) -> list[dict]:
-    """A variant's arms, under the protocol B where it was asked for, else under A."""
-    entries = point["summary"]["entries"]
-    shown = max(entry["protocol"] for entry in entries)
-    return [entry for entry in entries if entry["protocol"] == shown]
+    """A variant's arms under protocol B, or under A where only that was asked for; Full-SFT stands under both."""
+    under = {name: [one for one in point["summary"]["entries"] if one["protocol"] == name] for name in "BA"}
+    return max(under.values(), key=len)
 
 
 def _aurocs(points: list[dict]) -> dict[str, list[dict]]:

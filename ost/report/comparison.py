@@ -92,8 +92,9 @@ def study_png(
     for axes, panel in zip(drawn, shown, strict=True):
         _draw_lines(axes, panel)
         axes.set_ylabel(panel.label)
-        columns = {"ncols": 3, "columnspacing": 1.2, "fontsize": 8.5}
-        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.45, 1.0), **columns)
+        if axes is drawn[0] or panel.lines.keys() != shown[0].lines.keys():
+            columns = {"ncols": 3 if len(panel.lines) <= 3 else 2, "columnspacing": 1.2, "fontsize": 8.5}
+            axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.45, 1.0), **columns)
     drawn[-1].set_xlabel(axis)
     if logarithmic:
         drawn[0].set_xscale("log")

@@ -63,7 +63,7 @@ def test_a_study_draws_how_well_each_score_tells_right_from_wrong():
 def test_a_study_of_pool_sizes_says_from_where_selection_pays():
     def point(size: int) -> dict:
         rows = []
-        for subset, protocol, fixed, share in (("full", "A", 0, 1.0), ("ost-50", "A", 300, 0.5)):
+        for subset, protocol, fixed, share in (("full", "B", 0, 1.0), ("ost-50", "A", 300, 0.5)):
             costs = dict.fromkeys(("select_seconds", "train_seconds", "select_flops", "train_flops"), 0.0)
             costs |= {"total_seconds": fixed + share * size, "total_flops": 2 * fixed + share * size}
             known = {"arm": subset.removesuffix("-50"), "fraction": share, "protocol": protocol, "seed": 0}
@@ -71,6 +71,7 @@ def test_a_study_of_pool_sizes_says_from_where_selection_pays():
         return {"place": size, "summary": summarise(rows)}
 
     points = [point(500), point(2000)]
+    assert set(_accuracies(points)) == {"Full-SFT", "OST top 50 %"}
     costs = {name: [(one["place"], one["value"]) for one in own] for name, own in _costs(points).items()}
     assert costs == {"Full-SFT": [(500, 1), (2000, 1)], "OST top 50 %": [(500, 1.7), (2000, pytest.approx(0.8))]}
     found = _break_even(points)
