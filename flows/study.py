@@ -131,7 +131,7 @@ STUDIES: dict[str, Study] = {
             ]
             for place, (target, proxy) in enumerate(itertools.product((BUILTIN, LLAVA), repeat=2))
         },
-        ticks=("Qwen3-VL ← Qwen3-VL", "Qwen3-VL ← LLaVA", "LLaVA ← Qwen3-VL", "LLaVA ← LLaVA"),
+        ticks=("Qwen3-VL\n← Qwen3-VL", "Qwen3-VL\n← LLaVA", "LLaVA\n← Qwen3-VL", "LLaVA\n← LLaVA"),
     ),
     "judge": Study(
         "How good must a judge be to beat utility?",

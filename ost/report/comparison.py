@@ -83,14 +83,15 @@ class Panel:
 def study_png(
     panels: Sequence[Panel], axis: str, path: str | Path, logarithmic: bool = False, ticks: Sequence[str] = ()
 ) -> None:
-    """Publish a chart of a study, as a PNG on white: panels above each other, of lines over what is varied.
+    """Publish a chart of a study, as a PNG on white: panels above each other, over what is varied.
 
-    Panels without lines are left out. `ticks`: what stands at the places 0, 1, 2 …, where they are no numbers.
+    Panels without lines are left out. `ticks`: what stands at the places 0, 1, 2 …, where they are no numbers; points
+    are not joined then.
     """
     shown = [panel for panel in panels if panel.lines]
     figure, drawn = stacked(1.2 + 2.3 * len(shown), len(shown))
     for axes, panel in zip(drawn, shown, strict=True):
-        _draw_lines(axes, panel)
+        _draw_lines(axes, panel, joined=not ticks)
         axes.set_ylabel(panel.label)
         if axes is drawn[0] or panel.lines.keys() != shown[0].lines.keys():
             columns = {"ncols": 3 if len(panel.lines) <= 3 else 2, "columnspacing": 1.2, "fontsize": 8.5}
@@ -100,12 +101,12 @@ def study_png(
         drawn[0].set_xscale("log")
     places = sorted({point["place"] for panel in shown for own in panel.lines.values() for point in own})
     if logarithmic or all(place == round(place) for place in places):
-        drawn[0].set_xticks(places, ticks or [f"{place:g}" for place in places], fontsize=8 if ticks else None)
+        drawn[-1].set_xticks(places, ticks or [f"{place:g}" for place in places], fontsize=8 if ticks else None)
         drawn[0].minorticks_off()
     _png(figure, path)
 
 
-def _draw_lines(axes: Axes, panel: Panel) -> None:
+def _draw_lines(axes: Axes, panel: Panel, joined: bool) -> None:
     """A line for each name; one of a single point does not change with what is varied, and goes right across."""
     palette = itertools.cycle(("ost", "random", "wide", "violet", "full", "sky", "wrong"))
     for (name, points), colour in zip(panel.lines.items(), palette, strict=False):
@@ -113,7 +114,8 @@ def _draw_lines(axes: Axes, panel: Panel) -> None:
         if len(places) == 1:
             axes.axhline(heights[0], color=LIGHT[colour], linewidth=1, linestyle=(0, (3, 3)), label=name)
             continue
-        axes.plot(places, heights, marker="o", markersize=4, linewidth=2, color=LIGHT[colour], label=name)
+        width = 2 if joined else 0
+        axes.plot(places, heights, marker="o", markersize=4, linewidth=width, color=LIGHT[colour], label=name)
         for point in points:
             ends = [panel.scale * end for end in point["range"]]
             axes.plot([point["place"]] * 2, ends, linewidth=1.2, color=LIGHT[colour], alpha=0.6)
