@@ -14,8 +14,8 @@ from ost.config import Params
 from ost.errors import ConfigError
 from ost.report import accuracies_png, comparison_page, costs_png
 from ost.store import publish, read_json, write_json
-from tasks.arms import row_of
 from tasks.context import git_state
+from tasks.costs import row_of
 from tasks.harm import audit_trials
 from tasks.tracking import Tracker
 

@@ -16,6 +16,7 @@ from ost.scoring import read_scores
 from ost.selection import ARMS, arm_label, fraction_of
 from ost.store import publish, read_json, read_table, write_json
 from tasks.context import Context, Outcome, git_state
+from tasks.costs import cost_of, priced
 from tasks.harm import audit_scores, truth_of
 from tasks.runs import BASE, RUNS
 
@@ -53,7 +54,7 @@ def _metrics(arms: list[dict], audited: dict | None, breadth: Mapping[str, Bread
 
 def _arms(ctx: Context, breadth: Mapping[str, Breadth]) -> list[dict]:
     """Rows of metrics/arms.json; base and Full-SFT stand under both protocols, being the same run in both."""
-    choosing = _choosing_cost(ctx)
+    choosing = cost_of(_manifests(ctx, CHOOSING))
     keys = {("base", protocol): BASE for protocol in "BA"} | {("full", "A"): "full-B"}
     keys |= {(run.arm, run.protocol): run.key for run in RUNS}
     records = {key: read_json(ctx.input(f"evaluations/{key}.json")) for key in dict.fromkeys(keys.values())}
@@ -68,21 +69,13 @@ def _arms(ctx: Context, breadth: Mapping[str, Breadth]) -> list[dict]:
 
 
 def _row(ctx: Context, arm: str, protocol: str, record: dict, choosing: Cost) -> dict:
-    return {
+    named = {
         "arm": arm.removesuffix("-wide"),
         "fraction": fraction_of(arm, ctx.params.select),
         "protocol": protocol,
         "seed": ctx.params.seed,
-        **record,
-        "select_seconds": choosing.seconds,
-        "total_seconds": choosing.seconds + record["train_seconds"],
-        "select_flops": choosing.flops,
-        "total_flops": choosing.flops + record["train_flops"],
     }
-
-
-def _choosing_cost(ctx: Context) -> Cost:
-    return sum((Cost(one["seconds"], one["flops"]) for one in _manifests(ctx, CHOOSING)), Cost())
+    return named | priced(record, choosing)
 
 
 def _manifests(ctx: Context, paths: Sequence[str]) -> list[dict]:

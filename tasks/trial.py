@@ -11,8 +11,8 @@ from ost.models import load_checkpoint, resolve_device
 from ost.selection import kept_ids
 from ost.store import read_table, write_json
 from ost.training import train
-from tasks.arms import priced
 from tasks.context import Context, Outcome
+from tasks.costs import choosing_cost, priced
 from tasks.sft import sft_recipe
 
 
@@ -30,7 +30,8 @@ def trial(ctx: Context) -> Outcome:
     record |= {"samples": len(samples), "steps": recipe.steps}
     record |= {"train_seconds": trained.cost.seconds, "train_flops": trained.cost.flops}
     write_json(ctx.output(f"trials/{plan.key}.json"), record)
-    metrics = {name: float(v) for name, v in priced(record, ctx.root, plan).items() if isinstance(v, int | float)}
+    row = priced(record, choosing_cost(ctx.root, plan))
+    metrics = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
     metrics |= {f"accuracy/{task or 'untitled'}": value for task, value in result.by_task.items()}
     labels = {"arm": plan.subset.arm, "protocol": plan.protocol, "subset": plan.subset.key}
     read = {"benchmark": benchmark, plan.subset.key: samples}

@@ -12,7 +12,7 @@ from ost.errors import DataError, WorkspaceError
 from ost.selection import kept_ids
 from ost.store import read_json, read_table, write_json, write_table
 from ost.training import train
-from tasks.arms import row_of
+from tasks.costs import row_of
 from tasks.harm import audit_trials
 from tasks.stages import execute
 
