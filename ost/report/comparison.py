@@ -108,14 +108,16 @@ def study_png(
 
 def _draw_lines(axes: Axes, panel: Panel, joined: bool) -> None:
     """A line for each name; one of a single point does not change with what is varied, and goes right across."""
-    palette = itertools.cycle(("ost", "random", "wide", "violet", "full", "sky", "wrong"))
-    for (name, points), colour in zip(panel.lines.items(), palette, strict=False):
+    colours = ("ost", "random", "wide", "violet", "full", "sky", "wrong")
+    looks = itertools.cycle(itertools.product(("-", "--"), colours))
+    for (name, points), (line, colour) in zip(panel.lines.items(), looks, strict=False):
         places, heights = zip(*((point["place"], panel.scale * point["value"]) for point in points), strict=True)
         if len(places) == 1:
             axes.axhline(heights[0], color=LIGHT[colour], linewidth=1, linestyle=(0, (3, 3)), label=name)
             continue
         width = 2 if joined else 0
-        axes.plot(places, heights, marker="o", markersize=4, linewidth=width, color=LIGHT[colour], label=name)
+        look = {"linestyle": line, "linewidth": width, "color": LIGHT[colour]}
+        axes.plot(places, heights, marker="o", markersize=4, label=name, **look)
         for point in points:
             ends = [panel.scale * end for end in point["range"]]
             axes.plot([point["place"]] * 2, ends, linewidth=1.2, color=LIGHT[colour], alpha=0.6)
