@@ -1,0 +1,68 @@
+"""What the pages promise: their links lead somewhere, and the commands and parameters that they name are known."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from flows.cli import app
+from flows.study import STUDIES
+from ost.comparison import ARMS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = typer.main.get_command(app).commands
+
+
+def headings(page: Path) -> set[str]:
+    """The names that a link into a Markdown page may have after its `#`."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_of_the_project(page):
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in link]
+    for link in links:
+        path, _, heading = link.partition("#")
+        place = page.parent / path if path else page
+        assert place.is_file(), f"{page.name} links to {link}"
+        assert not heading or heading in headings(place), f"{page.name} links to {link}"
+
+
+def commands(page: Path) -> list[str]:
+    """Those in code blocks, a line each unless it ends in a backslash, and those in backticks, over lines or not."""
+    text = page.read_text().replace("\\\n", " ")
+    fenced = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+    blocks = [line.partition("#")[0] for block in fenced.findall(text) for line in block.splitlines()]
+    return [line for line in [*blocks, *re.findall(r"`([^`]+)`", fenced.sub("", text))] if line.startswith("ost ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_those_of_the_command_line(page):
+    for line in commands(page):
+        _, command, *words = line.split()
+        assert command in COMMANDS, line
+        options = {option for one in COMMANDS[command].params for option in one.opts}
+        assert {word for word in words if word.startswith("--")} <= options, line
+        if command == "study" and words and words[0] != "NAME":
+            assert words[0] in {*STUDIES, "list"}, line
+        if "--arms" in words:
+            assert set(words[words.index("--arms") + 1].split(",")) <= {*ARMS, "all"}, line
+
+
+def test_there_are_commands_to_look_at():
+    assert {line.split()[1] for page in PAGES for line in commands(page)} >= {"curate", "compare", "study", "recurate"}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "LOG"], ids=lambda page: page.name)
+def test_parameters_that_are_named_stand_in_params_yaml(page):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    sections = "|".join(params)
+    for name in re.findall(rf"[`\s]((?:{sections})\.[a-z_.]+)", page.read_text()):
+        known = params
+        for part in name.split("."):
+            assert part in known, f"{page.name} names {name}"
+            known = known[part]
