@@ -97,7 +97,7 @@ def publish_summary(folder: Path, done: dict[int, list[Trial]]) -> dict:
     """
     places = {seed: folder / f"seed-{seed}" for seed in done}
     rows = [row_of(places[seed], trial) for seed, own in done.items() for trial in own]
-    audits = {seed: audit_trials(places[seed], {trial.subset.key for trial in own}) for seed, own in done.items()}
+    audits = {seed: audit_trials(places[seed], {trial.subset for trial in own}) for seed, own in done.items()}
     bases = [place / "evaluations/base.json" for place in places.values()]
     summary = summarise(rows, [read_json(path)["accuracy"] for path in bases if path.exists()], audits)
     write_json(folder / "metrics/arms.json", rows)

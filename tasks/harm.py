@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ost.audit import audit
-from ost.comparison import RATINGS, SCORES
+from ost.comparison import ARMS, RATINGS, SCORES, Subset
 from ost.errors import DataError
 from ost.selection import kept_ids
 from ost.store import read_table
@@ -52,22 +52,23 @@ def audit_scores(scores: pa.Table, wrong: np.ndarray, selections: Mapping[str, p
     return audit(value, toxic, wrong, kept, tasks=tasks)
 
 
-def audit_trials(root: Path, subsets: Collection[str]) -> dict | None:
+def audit_trials(root: Path, subsets: Collection[Subset]) -> dict | None:
     """What a seed's workspace knows of harm; None where the truth is not known.
 
     - `wrong_share` of the pool; `purity`: subset → share of what it keeps of the pool that is right, None of nothing.
-    - `scores`: score table → how well its ranking and toxic flag tell it: `auroc`, `flagged`, `precision`, `recall`.
+    - `scores`: score table → how well its ranking and toxic flag tell it: `auroc`, `flagged`, `precision`, `recall`. Of
+      those that the subsets were chosen by: others that lie there may be of another pool or setting.
     """
     known = _known(root / "data/truth.parquet")
     if not known:
         return None
-    paths = {key: path for key in subsets if (path := root / f"selections/{key}.parquet").exists()}
-    kept = {key: kept_ids(read_table(path)) for key, path in paths.items()}
-    tables = {name: root / RATINGS[name].table for name in SCORES}
+    kept = {subset.key: kept_ids(read_table(root / f"selections/{subset.key}.parquet")) for subset in subsets}
+    used = {ARMS[subset.arm].rating for subset in subsets}
+    tables = {name: read_table(root / RATINGS[name].table) for name in SCORES if name in used}
     return {
         "wrong_share": float(np.mean(list(known.values()))),
         "purity": {key: 1 - float(np.mean(_wrong(known, ids))) if ids else None for key, ids in kept.items()},
-        "scores": {name: _told_by(read_table(path), known) for name, path in tables.items() if path.exists()},
+        "scores": {name: _told_by(table, known) for name, table in tables.items()},
     }
 
 

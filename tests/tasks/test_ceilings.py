@@ -6,7 +6,7 @@ from specimens import drawn
 
 import tasks.trial
 from flows.parameters import set_params
-from ost.comparison import Trial
+from ost.comparison import Subset, Trial
 from ost.data import content_digest, write_samples
 from ost.errors import DataError, WorkspaceError
 from ost.selection import kept_ids
@@ -116,7 +116,7 @@ def test_what_keeps_nothing_of_the_pool_has_no_purity(folder, ready):
     write_table(folder / "data/truth.parquet", pa.table({"id": list(truth), "wrong": list(truth.values())}))
     for key in ("anchors", "random-100"):
         execute(f"choose@{key}", folder)
-    found = audit_trials(folder, {"anchors", "random-100", "never-run"})
+    found = audit_trials(folder, {Subset.parse("anchors"), Subset.parse("random-100")})
     assert found == {"wrong_share": 0.5, "purity": {"anchors": None, "random-100": 0.5}, "scores": {}}
 
 
@@ -129,6 +129,10 @@ def test_each_score_table_is_audited_by_what_it_ranks_by(folder, truth):
     write_table(folder / "ratings/one-step.parquet", table)
     relative = table.append_column("utility_relative", pa.array([-1.0, -2.0, 1.0, 2.0, 3.0, 4.0]))
     write_table(folder / "ratings/lookahead.parquet", relative)
-    found = audit_trials(folder, set())["scores"]
+    subsets = [Subset.parse("ost-50"), Subset.parse("lookahead-50")]
+    for subset in subsets:
+        execute(f"choose@{subset.key}", folder)
+    found = audit_trials(folder, subsets)["scores"]
     assert {name: one["auroc"] for name, one in found.items()} == {"one-step": 0.5, "lookahead": 1.0}
     assert all((one["flagged"], one["precision"], one["recall"]) == (2, 0.5, 0.5) for one in found.values())
+    assert audit_trials(folder, subsets[1:])["scores"].keys() == {"lookahead"}, "the other may be of another pool"
