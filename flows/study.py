@@ -11,7 +11,7 @@ from flows.display import console
 from ost.comparison import ARMS, break_even
 from ost.config import BUILTIN, LLAVA
 from ost.errors import ConfigError
-from ost.report import Panel, study_png
+from ost.report import Line, Panel, study_png
 from ost.store import read_json, write_json
 
 
@@ -173,7 +173,7 @@ def draw(result: dict, path: Path) -> None:
     panels = [
         Panel("benchmark accuracy, %", _accuracies(points), 100),
         Panel("AUROC, right against wrong", _aurocs(points)),
-        Panel("total FLOPs, Full-SFT = 1", _costs(points) if plan.of_pool_size else {}),
+        Panel("total FLOPs, Full-SFT = 1", _costs(points) if plan.of_pool_size else []),
     ]
     study_png(panels, plan.axis, path, plan.logarithmic, plan.ticks)
 
@@ -196,24 +196,24 @@ def _size(samples: float | None) -> str:
     return "no pool size" if samples is None else f"a pool of {samples:,.0f} samples"
 
 
-def _accuracies(points: list[dict]) -> dict[str, list[dict]]:
+def _accuracies(points: list[dict]) -> list[Line]:
     """A line for each subset over the variants; where there is one variant, for each arm over its fractions."""
     alone = len(points) == 1
 
-    def line(entry: dict) -> str:
+    def name(entry: dict) -> str:
         return entry["arm"] if alone and not ARMS[entry["arm"]].whole else entry["label"]
 
     return _lines(
-        (line(entry), entry["fraction"] if alone else point["place"], entry["accuracies"])
+        (name(entry), entry["arm"], entry["fraction"] if alone else point["place"], entry["accuracies"])
         for point in points
         for entry in _entries(point)
     )
 
 
-def _costs(points: list[dict]) -> dict[str, list[dict]]:
+def _costs(points: list[dict]) -> list[Line]:
     """A line for each subset over the variants: what choosing and training cost together, as a share of Full-SFT's."""
     return _lines(
-        (entry["label"], point["place"], [entry["flops_ratio"]["mean"]])
+        (entry["label"], entry["arm"], point["place"], [entry["flops_ratio"]["mean"]])
         for point in points
         for entry in _entries(point)
         if entry["flops_ratio"]
@@ -226,24 +226,24 @@ def _entries(point: dict) -> list[dict]:
     return max(under.values(), key=len)
 
 
-def _aurocs(points: list[dict]) -> dict[str, list[dict]]:
+def _aurocs(points: list[dict]) -> list[Line]:
     """A line for each score over the variants: how well its rank tells right from wrong, where that is known.
 
     None of a single variant, which has no line, and of one in which all is right.
     """
     if len(points) == 1:
-        return {}
+        return []
     found: dict[tuple[str, float], list[float]] = {}
     for point in points:
         for one in [one for one in point["summary"]["detection"] if one["auroc"] is not None]:
             found.setdefault((one["score"], point["place"]), []).append(one["auroc"])
-    return _lines((score, place, values) for (score, place), values in found.items())
+    return _lines((score, score, place, values) for (score, place), values in found.items())
 
 
-def _lines(found: Iterable[tuple[str, float, list[float]]]) -> dict[str, list[dict]]:
-    """Lines by name, from (name, place, what each seed gave)."""
-    lines: dict[str, list[dict]] = {}
-    for name, place, values in found:
+def _lines(found: Iterable[tuple[str, str, float, list[float]]]) -> list[Line]:
+    """Lines in the order of their kinds and names, from (name, kind, place, what each seed gave)."""
+    lines: dict[tuple[str, str], list[dict]] = {}
+    for name, kind, place, values in found:
         point = {"place": place, "value": sum(values) / len(values), "range": (min(values), max(values))}
-        lines.setdefault(name, []).append(point)
-    return {name: sorted(own, key=itemgetter("place")) for name, own in lines.items()}
+        lines.setdefault((kind, name), []).append(point)
+    return [Line(name, kind, sorted(own, key=itemgetter("place"))) for (kind, name), own in sorted(lines.items())]

@@ -1,7 +1,7 @@
 """A comparison in pictures and on a page: accuracy with its interval, and what it cost."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from ost.store import publish
 COLOURS = {
     "full": "full", "random": "random", "anchors": "random", "random-anchors": "random", "oracle": "base",
     "clean": "base", "judge": "violet", "deita": "sky", "less": "right", "color": "right", "rho": "right",
-    "low-loss": "wrong", "ost": "ost", "lookahead": "wide",
+    "low-loss": "wrong", "ost": "ost", "one-step": "ost", "lookahead": "wide",
 }  # fmt: skip
-"""Colour of each arm; those of one score of ours have one."""
+"""Colour of each arm, and of each score of ours: all that is chosen by one has its colour."""
+DASHES = ("-", "--", ":", "-.")
+"""What tells lines of one colour apart."""
 PROTOCOLS = {"B": "protocol B: as many steps as Full-SFT", "A": "protocol A: as many epochs"}
 
 
@@ -26,7 +28,7 @@ def accuracy_figure(summary: Mapping, protocol: str = "B") -> Figure:
     entries = _entries(summary, protocol)
     figure, axes = canvas(0.9 + 0.3 * len(entries))
     for place, entry in enumerate(entries):
-        colour, (low, high) = _colour(entry), entry["interval"]
+        colour, (low, high) = _colour(entry["arm"]), entry["interval"]
         axes.plot([100 * value for value in entry["accuracies"]], [place] * len(entry["accuracies"]), "|", color=colour)
         if low is not None:
             axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=2, alpha=0.6)
@@ -50,7 +52,7 @@ def cost_figure(summary: Mapping) -> Figure:
     axes.plot(*zip(*(places[id(entry)] for entry in best), strict=True), color=LIGHT["line"], linewidth=6, zorder=0)
     for entry in entries:
         alpha = 0.45 if entry["protocol"] == "A" else 1.0
-        axes.plot(*places[id(entry)], "o", color=_colour(entry), alpha=alpha, markersize=8, markeredgewidth=0)
+        axes.plot(*places[id(entry)], "o", color=_colour(entry["arm"]), alpha=alpha, markersize=8, markeredgewidth=0)
         note = {"textcoords": "offset points", "xytext": (6, 4), "fontsize": 8, "color": LIGHT["ink"]}
         if entry["front"] or entry["protocol"] == "B":
             axes.annotate(f"{entry['label']}, {entry['protocol']}", places[id(entry)], parse_math=False, **note)
@@ -70,57 +72,75 @@ def costs_png(summary: Mapping, path: str | Path) -> None:
 
 
 @dataclass(frozen=True)
+class Line:
+    """What one subset or score comes to, over what is varied."""
+
+    name: str
+    kind: str
+    """The arm or score that it is of, which settles its colour."""
+    points: Sequence[Mapping]
+    """Each a `place` on the x axis, a `value` and the `range` of the seeds."""
+
+
+@dataclass(frozen=True)
 class Panel:
     """One y axis of a study's chart."""
 
     label: str
-    lines: Mapping[str, Sequence[Mapping]]
-    """Name → its points, each a `place` on the x axis, a `value` and the `range` of the seeds."""
+    lines: Sequence[Line]
     scale: float = 1
     """What values are multiplied by."""
 
+    @property
+    def names(self) -> list[str]:
+        """Its lines', in their order."""
+        return [line.name for line in self.lines]
 
-def study_png(
-    panels: Sequence[Panel], axis: str, path: str | Path, logarithmic: bool = False, ticks: Sequence[str] = ()
-) -> None:
-    """Publish a chart of a study, as a PNG on white: panels above each other, over what is varied.
 
-    Panels without lines are left out. `ticks`: what stands at the places 0, 1, 2 …, where they are no numbers; points
-    are not joined then.
+def study_figure(panels: Sequence[Panel], axis: str, logarithmic: bool = False, ticks: Sequence[str] = ()) -> Figure:
+    """The chart of a study: panels above each other, over what is varied; those without lines are left out.
+
+    `ticks`: what stands at the places 0, 1, 2 …, where they are no numbers; points are not joined then.
     """
     shown = [panel for panel in panels if panel.lines]
     figure, drawn = stacked(1.2 + 2.3 * len(shown), len(shown))
     for axes, panel in zip(drawn, shown, strict=True):
         _draw_lines(axes, panel, joined=not ticks)
         axes.set_ylabel(panel.label)
-        if axes is drawn[0] or panel.lines.keys() != shown[0].lines.keys():
+        if axes is drawn[0] or panel.names != shown[0].names:
             columns = {"ncols": 3 if len(panel.lines) <= 3 else 2, "columnspacing": 1.2, "fontsize": 8.5}
             axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.45, 1.0), **columns)
     drawn[-1].set_xlabel(axis)
     if logarithmic:
         drawn[0].set_xscale("log")
-    places = sorted({point["place"] for panel in shown for own in panel.lines.values() for point in own})
+    places = sorted({point["place"] for panel in shown for line in panel.lines for point in line.points})
     if logarithmic or all(place == round(place) for place in places):
         drawn[-1].set_xticks(places, ticks or [f"{place:g}" for place in places], fontsize=8 if ticks else None)
         drawn[0].minorticks_off()
-    _png(figure, path)
+    return figure
+
+
+def study_png(
+    panels: Sequence[Panel], axis: str, path: str | Path, logarithmic: bool = False, ticks: Sequence[str] = ()
+) -> None:
+    """Publish the chart of a study (see `study_figure`) as a PNG on white."""
+    _png(study_figure(panels, axis, logarithmic, ticks), path)
 
 
 def _draw_lines(axes: Axes, panel: Panel, joined: bool) -> None:
-    """A line for each name; one of a single point does not change with what is varied, and goes right across."""
-    colours = ("ost", "random", "wide", "violet", "full", "sky", "wrong")
-    looks = itertools.cycle(itertools.product(("-", "--"), colours))
-    for (name, points), (line, colour) in zip(panel.lines.items(), looks, strict=False):
-        places, heights = zip(*((point["place"], panel.scale * point["value"]) for point in points), strict=True)
+    """Each line in its kind's colour; one of a single point does not change with what is varied, and goes across."""
+    dashes: dict[str, Iterator[str]] = {}
+    for line in panel.lines:
+        look = {"color": (colour := _colour(line.kind)), "label": line.name}
+        dash = next(dashes.setdefault(colour, itertools.cycle(DASHES)))
+        places, heights = zip(*((at["place"], panel.scale * at["value"]) for at in line.points), strict=True)
         if len(places) == 1:
-            axes.axhline(heights[0], color=LIGHT[colour], linewidth=1, linestyle=(0, (3, 3)), label=name)
+            axes.axhline(heights[0], linewidth=1, linestyle=(0, (3, 3)), **look)
             continue
-        width = 2 if joined else 0
-        look = {"linestyle": line, "linewidth": width, "color": LIGHT[colour]}
-        axes.plot(places, heights, marker="o", markersize=4, label=name, **look)
-        for point in points:
-            ends = [panel.scale * end for end in point["range"]]
-            axes.plot([point["place"]] * 2, ends, linewidth=1.2, color=LIGHT[colour], alpha=0.6)
+        axes.plot(places, heights, marker="o", markersize=4, linewidth=2 if joined else 0, linestyle=dash, **look)
+        for at in line.points:
+            ends = [panel.scale * end for end in at["range"]]
+            axes.plot([at["place"]] * 2, ends, linewidth=1.2, color=colour, alpha=0.6)
 
 
 def comparison_page(name: str, summary: Mapping) -> str:
@@ -152,8 +172,9 @@ def _protocols(summary: Mapping) -> list[str]:
     return [name for name in PROTOCOLS if _entries(summary, name)]
 
 
-def _colour(entry: Mapping) -> str:
-    return LIGHT[COLOURS[entry["arm"].partition("-")[0] if entry["ours"] else entry["arm"]]]
+def _colour(kind: str) -> str:
+    """Colour of an arm or a score; an arm of ours, such as `ost-cover`, has that of its score."""
+    return LIGHT[COLOURS.get(kind) or COLOURS[kind.partition("-")[0]]]
 
 
 def _beats(entry: Mapping, other: Mapping) -> bool:

@@ -10,6 +10,7 @@ from flows.parameters import set_params
 from flows.study import STUDIES, _accuracies, _aurocs, _break_even, _costs
 from ost.comparison import plan, summarise
 from ost.config import load_params
+from ost.report import Line
 from ost.store import read_json
 
 
@@ -26,6 +27,11 @@ def test_every_variant_is_a_valid_comparison(name, value, tmp_path):
     assert not study.ticks or len(study.ticks) == len(study.variants)
 
 
+def values(lines: list[Line]) -> dict[str, list[tuple[float, float]]]:
+    """Name → (place, value) of each point."""
+    return {line.name: [(point["place"], point["value"]) for point in line.points] for line in lines}
+
+
 def test_a_study_of_fractions_has_a_line_for_each_arm_and_others_one_for_each_subset():
     costs = dict.fromkeys(("select_seconds", "train_seconds", "total_seconds", "select_flops", "train_flops"), 1.0)
     costs["total_flops"] = 2.0
@@ -39,13 +45,10 @@ def test_a_study_of_fractions_has_a_line_for_each_arm_and_others_one_for_each_su
         return {"place": value, "summary": summarise([row | {"accuracy": accuracy} for row in rows])}
 
     alone = _accuracies([point(0, 0.5)])
-    assert {name: [entry["place"] for entry in own] for name, own in alone.items()} == {
-        "ost": [0.2, 0.5],
-        "Full-SFT": [1.0],
-    }
+    assert values(alone) == {"Full-SFT": [(1.0, 0.5)], "ost": [(0.2, 0.5), (0.5, 0.5)]}
     several = _accuracies([point(0.25, 0.5), point(0.05, 0.4)])
-    for name in ("OST top 50 %", "OST top 20 %", "Full-SFT"):
-        assert [(entry["place"], entry["value"]) for entry in several[name]] == [(0.05, 0.4), (0.25, 0.5)]
+    assert values(several) == {key: [(0.05, 0.4), (0.25, 0.5)] for key in ("Full-SFT", "OST top 20 %", "OST top 50 %")}
+    assert [line.kind for line in several] == ["full", "ost", "ost"]
 
 
 def test_a_study_draws_how_well_each_score_tells_right_from_wrong():
@@ -54,10 +57,10 @@ def test_a_study_draws_how_well_each_score_tells_right_from_wrong():
         return {"place": place, "summary": {"detection": found}}
 
     points = [point(20, a=[0.7, 0.9], b=[0.6]), point(1, a=[0.5, 0.7], b=[None])]
-    lines = {score: [(one["place"], one["value"]) for one in own] for score, own in _aurocs(points).items()}
-    assert lines == {"a": [(1, pytest.approx(0.6)), (20, pytest.approx(0.8))], "b": [(20, 0.6)]}
-    assert _aurocs(points)["a"][0]["range"] == (0.5, 0.7)
-    assert _aurocs(points[:1]) == {}, "a single variant has no line"
+    lines = _aurocs(points)
+    assert values(lines) == {"a": [(1, pytest.approx(0.6)), (20, pytest.approx(0.8))], "b": [(20, 0.6)]}
+    assert lines[0].points[0]["range"] == (0.5, 0.7) and lines[0].kind == "a"
+    assert _aurocs(points[:1]) == [], "a single variant has no line"
 
 
 def test_a_study_of_pool_sizes_says_from_where_selection_pays():
@@ -71,9 +74,11 @@ def test_a_study_of_pool_sizes_says_from_where_selection_pays():
         return {"place": size, "summary": summarise(rows)}
 
     points = [point(500), point(2000)]
-    assert set(_accuracies(points)) == {"Full-SFT", "OST top 50 %"}
-    costs = {name: [(one["place"], one["value"]) for one in own] for name, own in _costs(points).items()}
-    assert costs == {"Full-SFT": [(500, 1), (2000, 1)], "OST top 50 %": [(500, 1.7), (2000, pytest.approx(0.8))]}
+    assert values(_accuracies(points)).keys() == {"Full-SFT", "OST top 50 %"}
+    assert values(_costs(points)) == {
+        "Full-SFT": [(500, 1), (2000, 1)],
+        "OST top 50 %": [(500, 1.7), (2000, pytest.approx(0.8))],
+    }
     found = _break_even(points)
     assert set(found) == {"OST top 50 %"}
     assert found["OST top 50 %"] == {"seconds": pytest.approx(600), "flops": pytest.approx(1200)}

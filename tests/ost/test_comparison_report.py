@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from ost.comparison import ARMS, Subset, summarise
-from ost.report import Panel, accuracies_png, comparison_page, costs_png, study_png
-from ost.report.comparison import cost_figure
+from ost.report import Line, Panel, accuracies_png, comparison_page, costs_png, study_png
+from ost.report.comparison import cost_figure, study_figure
 
 COSTS = ("select_seconds", "train_seconds", "total_seconds", "select_flops", "train_flops", "total_flops")
 
@@ -78,12 +78,23 @@ def test_the_line_of_the_cost_chart_joins_what_nothing_beats(summary):
 
 def test_a_study_is_drawn_with_numbers_or_with_words_on_its_axis(tmp_path):
     points = [{"place": place, "value": 0.5, "range": (0.4, 0.6)} for place in (1, 2, 3)]
-    lines, heights = {"one": points, "alone": points[:1]}, {}
+    lines, heights = [Line("one", "ost", points), Line("alone", "full", points[:1])], {}
     for name, options in (("log", {"logarithmic": True}), ("words", {"ticks": ("a", "b", "c")})):
-        for aurocs in ({}, {"one-step": points}):
+        for aurocs in ([], [Line("one-step", "one-step", points)]):
             panels = [Panel("accuracy", lines, 100), Panel("AUROC", aurocs)]
             study_png(panels, "what is varied", tmp_path / "chart.png", **options)
             with Image.open(tmp_path / "chart.png") as chart:
                 assert chart.width > 900
                 heights[name, bool(aurocs)] = chart.height
         assert heights[name, True] > heights[name, False], "the second panel lacks"
+
+
+def test_lines_of_a_study_have_their_kinds_colour_and_a_dash_of_their_own():
+    points = [{"place": place, "value": 0.5, "range": (0.4, 0.6)} for place in (1, 2)]
+    kinds = {"ost": "one step", "lookahead": "further", "lookahead-cover": "for breadth", "one-step": "another step"}
+    panel = Panel("accuracy", [Line(name, kind, points) for kind, name in kinds.items()])
+    (axes,) = study_figure([panel], "what is varied").axes
+    drawn = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axes.lines}
+    colours, looks = {name: drawn[name][0] for name in kinds.values()}, {drawn[name] for name in kinds.values()}
+    assert len(looks) == 4, "no two look the same"
+    assert colours["one step"] == colours["another step"] != colours["further"] == colours["for breadth"]
