@@ -18,6 +18,10 @@ COLOURS = {
     "low-loss": "wrong", "ost": "ost", "one-step": "ost", "lookahead": "wide",
 }  # fmt: skip
 """Colour of each arm, and of each score of ours: all that is chosen by one has its colour."""
+LEGEND = {
+    "frameon": False, "loc": "lower center", "bbox_to_anchor": (0.45, 1.0), "columnspacing": 1.2, "handlelength": 3,
+    "fontsize": 8.5,
+}  # fmt: skip
 DASHES = ("-", "--", ":", "-.")
 """What tells lines of one colour apart."""
 PROTOCOLS = {"B": "protocol B: as many steps as Full-SFT", "A": "protocol A: as many epochs"}
@@ -108,8 +112,7 @@ def study_figure(panels: Sequence[Panel], axis: str, logarithmic: bool = False, 
         _draw_lines(axes, panel, joined=not ticks)
         axes.set_ylabel(panel.label)
         if axes is drawn[0] or panel.names != shown[0].names:
-            columns = {"ncols": 3 if len(panel.lines) <= 3 else 2, "columnspacing": 1.2, "fontsize": 8.5}
-            axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.45, 1.0), **columns)
+            axes.legend(ncols=3 if len(panel.lines) <= 3 else 2, **LEGEND)
     drawn[-1].set_xlabel(axis)
     if logarithmic:
         drawn[0].set_xscale("log")
