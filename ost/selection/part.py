@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.optimize import isotonic_regression
 
 from ost.config import Select
 
@@ -34,9 +35,14 @@ def part_of(ranked: pa.Table, size: int, pool: int, settings: Select) -> tuple[i
 
 def purities_of(scores: pa.Table) -> np.ndarray | None:
     """`purities` of the scores that have a `p_clean`, as those that are not quarantined do; None where none has."""
-    p = scores["p_clean"].to_numpy() if "p_clean" in scores.column_names else np.empty(0)
-    p = p[np.isfinite(p)]
+    p = _known(scores)
     return purities(p) if len(p) else None
+
+
+def p_right_of(scores: pa.Table) -> np.ndarray | None:
+    """`p_right` (n,) of the n scores; None where one has no `p_clean`."""
+    p = _known(scores)
+    return p_right(p) if len(p) == len(scores) > 0 else None
 
 
 def purities(p: np.ndarray) -> np.ndarray:
@@ -48,8 +54,31 @@ def purities(p: np.ndarray) -> np.ndarray:
     1 / √A. It is too high by as many wrong samples as lie above λ: an upper bound where scores tell right from wrong
     badly.
     """
+    shares, at, _ = _right_shares(p)
+    return np.minimum(1.0, np.cumsum(shares[at]) / np.arange(1, len(p) + 1))
+
+
+def p_right(p: np.ndarray) -> np.ndarray:
+    """Probability that each of n samples is right, (n,), from their p_clean (n,).
+
+    One less the local false-discovery rate (Efron 2001): of the samples with the same p the expected share of right
+    ones, counted as for `purities`, made to rise with p by isotonic regression.
+    """
+    shares, at, counts = _right_shares(p)
+    return np.clip(isotonic_regression(shares, weights=counts).x, 0, 1)[at]
+
+
+def _right_shares(p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each level of p: how many right samples are expected, for one that is there; where each sample stands among
+    the levels, and how many stand at each."""
     levels, at, counts = np.unique(p, return_inverse=True, return_counts=True)
     low = levels[levels <= LIKE_ANCHORS].max(initial=0.0)
     right = min(len(p), (np.sum(p > low) + 1) / (1 - low))
     steps = np.diff(levels[:-1], prepend=0.0, append=1.0)
-    return np.minimum(1.0, np.cumsum((right * steps / counts)[at]) / np.arange(1, len(p) + 1))
+    return right * steps / counts, at, counts
+
+
+def _known(scores: pa.Table) -> np.ndarray:
+    """Each finite p_clean, in the table's order."""
+    p = scores["p_clean"].to_numpy() if "p_clean" in scores.column_names else np.empty(0)
+    return p[np.isfinite(p)]

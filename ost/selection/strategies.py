@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from ost.config import Select
 from ost.errors import DataError
 from ost.selection.cover import cover as cover_by
-from ost.selection.part import part_of
+from ost.selection.part import p_right_of, part_of
 from ost.selection.spread import spread as spread_by
 from ost.selection.tables import NOT_DRAWN, shuffled
 from ost.store import matrix
@@ -92,12 +92,13 @@ def spread(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
 
 
 def cover(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
-    """Of the part, those that stand for all of it; see `ost.selection.cover`.
+    """Of the part, those that stand for all of it and are likely right; see `ost.selection.cover`.
 
     Raises DataError where the scores have no sketches.
     """
     part, purity = _part(scores, size, settings)
-    ids, kept = part["id"].to_pylist(), cover_by(_sketches(scores, part, "cover"), size)
+    ids, sketches = part["id"].to_pylist(), _sketches(scores, part, "cover")
+    kept = cover_by(sketches, size, part["p_right"].to_numpy() if "p_right" in part.column_names else None)
     return Choice([ids[index] for index in kept], BELOW, dict.fromkeys(ids, COVERED), purity)
 
 
@@ -129,10 +130,15 @@ def _ranked(scores: pa.Table, by: Ranking) -> pa.Table:
 
 
 def _part(scores: pa.Table, size: int, settings: Select) -> tuple[pa.Table, float | None]:
-    """The ranked samples that a subset of this size is chosen among, and the expected share of right ones."""
+    """The ranked samples that a subset of this size is chosen among, and the expected share of right ones.
+
+    The column `p_right` tells how likely each is right, where the scores do.
+    """
     ranked = _ranked(scores, settings.by)
     count, purity = part_of(ranked, size, len(scores), settings)
-    return ranked.slice(0, count), purity
+    right = p_right_of(ranked)
+    known = ranked if right is None else ranked.append_column("p_right", pa.array(right))
+    return known.slice(0, count), purity
 
 
 def _sketches(scores: pa.Table, part: pa.Table, strategy: Strategy) -> np.ndarray:

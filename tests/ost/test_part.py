@@ -10,7 +10,7 @@ from scipy.stats import chi2
 from ost.config import Select
 from ost.errors import ConfigError
 from ost.selection import NOT_DRAWN, expected_purity, kept_ids, select
-from ost.selection.part import BREADTH, part_of, purities
+from ost.selection.part import BREADTH, p_right, part_of, purities
 from ost.selection.strategies import BELOW
 from ost.store import read_table, write_table
 
@@ -72,6 +72,32 @@ def test_wrong_samples_that_look_like_right_ones_are_taken_for_such():
     true = np.cumsum(right) / np.arange(1, 6001)
     assert (purities(p)[500:] > true[500:] - 0.03).all()
     assert purities(p)[-1] < 0.85
+
+
+# --- how likely each is right -----------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=60))
+def test_a_chance_rises_with_p_and_is_one_for_all_of_the_same(steps):
+    p = np.array(steps) / 12
+    found = p_right(p)
+    order = np.argsort(p, kind="stable")
+    assert (np.diff(found[order]) >= 0).all() and (found >= 0).all() and (found <= 1).all()
+    assert len({(a, b) for a, b in zip(p, found, strict=True)}) == len(set(steps))
+    assert p_right(p[::-1]).tolist() == found[::-1].tolist(), "the order of the pool plays no part"
+
+
+@pytest.mark.parametrize("wrong_share", [0.3, 0.6, 0.85])
+def test_of_those_with_a_chance_as_many_are_right(wrong_share):
+    """In mixtures of known truth, apart enough that few wrong ones look like anchors."""
+    rng = np.random.default_rng(5)
+    right, p = mixture(rng, 20_000, wrong_share, apart=3.0, anchors=3000)
+    found = p_right(p)
+    for low in np.arange(0, 1, 0.2):
+        some = (found >= low) & (found < low + 0.2)
+        if some.sum() > 500:
+            assert right[some].mean() == pytest.approx(found[some].mean(), abs=0.1), f"chances from {low:.1f} on"
 
 
 # --- the part ---------------------------------------------------------------------------------------------------------

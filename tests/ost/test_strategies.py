@@ -213,6 +213,37 @@ def test_the_lazy_greedy_is_the_greedy(seed):
     assert found.tolist() == plain_greedy(sketches, 9)
 
 
+def likely_greedy(sketches: np.ndarray, size: int, right: np.ndarray) -> list[int]:
+    """Every candidate is tried at every step, by what it adds, times its chance squared and those of what it covers."""
+    similarity, chosen = cosines(sketches), []
+    for _ in range(size):
+        known = similarity[chosen].max(axis=0, initial=0)
+        gains = right**2 * (np.maximum(similarity - known, 0) @ right)
+        chosen.append(max(set(range(len(right))) - set(chosen), key=lambda index: gains[index]))
+    return chosen
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_added_counts_by_the_chance_that_it_is_right(seed):
+    rng = np.random.default_rng(seed)
+    sketches, right = rng.normal(size=(30, 6)).astype(np.float32), rng.random(30)
+    found = cover.cover(sketches, 9, right)
+    assert found.tolist() == likely_greedy(sketches, 9, right)
+    alike = cover.cover(sketches, 9, np.full(30, 0.25))
+    assert alike.tolist() == cover.cover(sketches, 9).tolist(), "one chance for all tells nothing"
+
+
+def test_unusual_samples_that_are_likely_wrong_are_passed_over():
+    """Thirty likely wrong samples that nothing is like: breadth alone takes each of them before any kind twice."""
+    sketches, right = np.eye(40)[[*np.repeat(np.arange(10), 6), *range(10, 40)]], np.repeat([0.9, 0.2], [60, 30])
+    sketches += 0.05 * np.random.default_rng(0).normal(size=sketches.shape)
+    kept = {
+        name: cover.cover(sketches.astype(np.float32), 20, odds) for name, odds in (("blind", None), ("told", right))
+    }
+    assert (kept["blind"] >= 60).sum() >= 8
+    assert (kept["told"] < 60).all() and len({index // 6 for index in kept["told"]}) == 10
+
+
 @settings(max_examples=25)
 @given(seed=st.integers(0, 999), size=st.integers(1, 4))
 def test_it_is_worth_nearly_as_much_as_the_best_set(seed, size):
