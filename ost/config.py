@@ -217,8 +217,8 @@ class Select(_Section):
     strategy: Strategy = "cover"
     """How the OST arms choose. `top`: by rank. `quota`: by rank within each task, to the pool's mix. `vote`: by the
     mean rank over the anchors' tasks. For breadth, of the best part: `draw`, at random; `spread`, passing over
-    near-duplicates of better ones (ost/selection/spread.py); `cover`, those that stand for the others
-    (ost/selection/cover.py)."""
+    near-duplicates of better ones (ost/selection/spread.py); `cover`, those that stand for the others and
+    are likely right (ost/selection/cover.py)."""
     by: Ranking = "auto"
     """What ranks: utility, utility_relative (to the sample's own loss), or utility_per_token, which counts what
     training on a sample costs. auto: utility_relative where the scores have it, else utility."""
