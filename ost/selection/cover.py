@@ -26,7 +26,9 @@ def cover(sketches: np.ndarray, size: int, right: np.ndarray | None = None) -> n
     vectors, chosen, gained = unit(sketches), [], []
     right = np.ones(len(vectors), np.float32) if right is None else right.astype(np.float32)
     for rows in neighbourhoods(vectors):
-        own, gains = _greedy(_similarity(vectors[rows]) * right[rows], right[rows] ** 2, min(size, len(rows)))
+        similarity = _similarity(vectors[rows])
+        similarity *= right[rows]  # in place: it may be a quarter of a gigabyte
+        own, gains = _greedy(similarity, right[rows] ** 2, min(size, len(rows)))
         chosen.append(rows[own])
         gained.append(np.minimum.accumulate(gains))
     order = np.argsort(-np.concatenate(gained), kind="stable")
