@@ -201,7 +201,7 @@ def _accuracies(points: list[dict]) -> list[Line]:
     alone = len(points) == 1
 
     def name(entry: dict) -> str:
-        return entry["arm"] if alone and not ARMS[entry["arm"]].whole else entry["label"]
+        return ARMS[entry["arm"]].label.replace(" {share}", "") if alone else entry["label"]
 
     return _lines(
         (name(entry), entry["arm"], entry["fraction"] if alone else point["place"], entry["accuracies"])

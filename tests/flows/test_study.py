@@ -45,7 +45,7 @@ def test_a_study_of_fractions_has_a_line_for_each_arm_and_others_one_for_each_su
         return {"place": value, "summary": summarise([row | {"accuracy": accuracy} for row in rows])}
 
     alone = _accuracies([point(0, 0.5)])
-    assert values(alone) == {"Full-SFT": [(1.0, 0.5)], "ost": [(0.2, 0.5), (0.5, 0.5)]}
+    assert values(alone) == {"Full-SFT": [(1.0, 0.5)], "OST top": [(0.2, 0.5), (0.5, 0.5)]}
     several = _accuracies([point(0.25, 0.5), point(0.05, 0.4)])
     assert values(several) == {key: [(0.05, 0.4), (0.25, 0.5)] for key in ("Full-SFT", "OST top 20 %", "OST top 50 %")}
     assert [line.kind for line in several] == ["full", "ost", "ost"]
