@@ -45,6 +45,12 @@ def _judge_accuracy(folder: Path) -> float:
     return sum(found) / len(found)
 
 
+def _wrong_share(folder: Path) -> float:
+    """Mean share of the pool that is wrong over seeds: a world whose errors run out has fewer than it was asked for."""
+    found = [one["wrong_share"] for one in read_json(folder / "metrics/audit.json").values()]
+    return sum(found) / len(found)
+
+
 PASSES = 600 / 8000
 """SFT steps for each sample of the pool: a study of its size keeps the epochs."""
 
@@ -98,6 +104,7 @@ STUDIES: dict[str, Study] = {
         _each("world.wrong_share", 0.0, 0.2, 0.4, 0.6, 0.8),
         arms=("full", "random", "ost", "lookahead-cover", "clean"),
         fractions=(0.5,),
+        place=_wrong_share,
     ),
     "proxy-size": Study(
         "How small may the proxy be?",
