@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
+from statistics import fmean
 
 from flows.compare import FOLDER, compare
 from flows.display import console
-from ost.comparison import ARMS, break_even
+from ost.comparison import ARMS, SCORES, break_even
 from ost.config import BUILTIN, LLAVA
 from ost.errors import ConfigError
 from ost.report import Line, Panel, study_png
@@ -41,14 +42,12 @@ def _each(name: str, *values: float) -> dict[float, list[str]]:
 
 def _judge_accuracy(folder: Path) -> float:
     """Mean benchmark accuracy of the judge over seeds."""
-    found = [read_json(path)["accuracy"] for path in sorted(folder.glob("seed-*/evaluations/judge.json"))]
-    return sum(found) / len(found)
+    return fmean(read_json(path)["accuracy"] for path in folder.glob("seed-*/evaluations/judge.json"))
 
 
 def _wrong_share(folder: Path) -> float:
     """Mean share of the pool that is wrong over seeds: a world whose errors run out has fewer than it was asked for."""
-    found = [one["wrong_share"] for one in read_json(folder / "metrics/audit.json").values()]
-    return sum(found) / len(found)
+    return fmean(one["wrong_share"] for one in read_json(folder / "metrics/audit.json").values())
 
 
 PASSES = 600 / 8000
@@ -94,7 +93,7 @@ STUDIES: dict[str, Study] = {
         "What should be kept of what is likely useful?",
         "share of the pool that is kept",
         {0.0: []},
-        arms=("full", *(arm for arm, own in ARMS.items() if own.rating in ("one-step", "lookahead"))),
+        arms=("full", *(arm for arm, own in ARMS.items() if own.rating in SCORES)),
         fractions=(0.1, 0.2, 0.5),
         logarithmic=True,
     ),
@@ -251,6 +250,6 @@ def _lines(found: Iterable[tuple[str, str, float, list[float]]]) -> list[Line]:
     """Lines in the order of their kinds and names, from (name, kind, place, what each seed gave)."""
     lines: dict[tuple[str, str], list[dict]] = {}
     for name, kind, place, values in found:
-        point = {"place": place, "value": sum(values) / len(values), "range": (min(values), max(values))}
+        point = {"place": place, "value": fmean(values), "range": (min(values), max(values))}
         lines.setdefault((kind, name), []).append(point)
     return [Line(name, kind, sorted(own, key=itemgetter("place"))) for (kind, name), own in sorted(lines.items())]
