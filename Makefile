@@ -9,7 +9,7 @@ UV := uv==0.13.9
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo test stack stack-test lint lock peer deita bench-scoring bench-selection bench-kills bench-ray bench-storage bench-recuration clean
+.PHONY: install demo test stack stack-test lint lock peer deita clients bench-ingest bench-scoring bench-selection bench-kills bench-ray bench-storage bench-recuration clean
 
 install: $(VENV)/installed
 
@@ -24,14 +24,21 @@ $(VENV)/installed: requirements.lock pyproject.toml
 demo: install ## the whole curation on the built-in world
 	@$(BIN)/ost curate
 
-test: install ## linters, import contract, all tests
+test: install ## linters, import contract, all tests, the trainers' own code
 	@$(BIN)/pytest
+	@$(MAKE) --no-print-directory clients
 
 stack: install ## PostgreSQL, S3, MLflow, Prefect and a worker on loopback, until Ctrl-C
 	@$(BIN)/python -m stack
 
 stack-test: install ## the tests that need all of these servers; they start their own
 	@$(BIN)/pytest tests/integration
+
+clients: install ## what `ost export` writes, loaded by the trainers' own code, each in an environment of its own
+	@$(BIN)/pytest -n 2 tests/clients
+
+bench-ingest: install ## reading a pool beside the build before and beside bare decoding, into metrics/bench_ingest.json
+	@$(BIN)/python -m benchmarks.ingest
 
 bench-scoring: install peer ## scoring methods beside each other and beside bergson, into metrics/bench_scoring.json
 	@$(BIN)/python -m benchmarks.scoring

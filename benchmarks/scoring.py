@@ -27,7 +27,7 @@ from rich.table import Table
 
 from flows.display import console
 from ost.config import Score, World
-from ost.data import Sample, SampleFile, read_samples, write_samples
+from ost.data import Dataset, Sample, write_samples
 from ost.encoding import Batch
 from ost.models import Checkpoint, load_checkpoint
 from ost.models.tiny import PROXY, build_model
@@ -163,7 +163,7 @@ def truth(folder: Path) -> dict[str, list[float]]:
         model.lm_head.weight.detach().clone()
     )  # its own use, apart from the table's
     names = [name for name, _ in model.named_parameters()]
-    scorer = Forward(proxy, list(read_samples(folder / "anchors.parquet")), Score(method="transposed"))
+    scorer = Forward(proxy, list(Dataset(folder / "anchors.parquet")), Score(method="transposed"))
 
     def gradient(sample: Sample) -> list[torch.Tensor]:
         return list(torch.autograd.grad(scorer.losses(scorer.encode([sample]))[0].sum(), list(model.parameters())))
@@ -174,7 +174,7 @@ def truth(folder: Path) -> dict[str, list[float]]:
             into += part / len(scorer.anchors)
     head, table = names.index("lm_head.weight"), names.index("model.language_model.embed_tokens.weight")
     found: dict[str, list[float]] = {"all": [], "bergson": []}
-    for sample in SampleFile(folder / f"pool-{POOL}.parquet").take(range(CHECKED)):
+    for sample in Dataset(folder / f"pool-{POOL}.parquet").take(range(CHECKED)):
         own = gradient(sample)
         products = [(mine * theirs).sum().item() for mine, theirs in zip(own, total, strict=True)]
         tied = (own[head] * total[table]).sum().item() + (own[table] * total[head]).sum().item()
@@ -185,7 +185,7 @@ def truth(folder: Path) -> dict[str, list[float]]:
 
 def shares(folder: Path) -> dict[str, float]:
     """Layers → share of a forward pass's FLOPs that is above what both passes have in common."""
-    proxy, anchors = load_checkpoint(folder / "proxy"), list(read_samples(folder / "anchors.parquet"))
+    proxy, anchors = load_checkpoint(folder / "proxy"), list(Dataset(folder / "anchors.parquet"))
     settings = [Score(method="lookahead", layers=layers) for layers in ("all", "language", "last:1", "head")]
     return {
         own.layers: moved_share(LookaheadScorer(proxy, anchors, own, walked=False), anchors[:16]) for own in settings

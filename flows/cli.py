@@ -4,13 +4,13 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from ost.config import Params, Score, Select, load_params, parse_section
+from flows import cli_files
+from ost.config import load_params
 from ost.errors import OSTError
-from ost.types import Method, Optimizer, Ranking, Reduction, Strategy
 
 app = typer.Typer(
     name="ost",
@@ -21,7 +21,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
-DEFAULTS = Params()
+for command in (cli_files.check, cli_files.score, cli_files.select, cli_files.export):
+    app.command()(command)
 
 QUIET = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
@@ -34,7 +35,7 @@ QUIET = {
 start: 20 seconds, its default, is too short for a first start on a busy machine. The environment wins."""
 
 Workspace = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that holds params.yaml and dvc.yaml.")]
-Output = Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")]
+Until = Literal["ingest", "warmup", "score", "select", "sft", "evaluate", "report"]
 
 
 @app.command()
@@ -44,6 +45,9 @@ def curate(
         list[str] | None,
         typer.Option("--set", help="Change params.yaml first: NAME=VALUE, such as select.fraction=0.1; repeatable."),
     ] = None,
+    until: Annotated[
+        Until, typer.Option(help="Last stage to run: `select` gives the subset, without any training of the target.")
+    ] = "report",
     force: Annotated[bool, typer.Option(help="Run every stage again, up to date or not.")] = False,
 ) -> None:
     """Run the whole curation: ingest, warm up, score, select, fine-tune, evaluate, report.
@@ -59,11 +63,14 @@ def curate(
         set_params(workspace / "params.yaml", assignments)
     params = load_params(workspace / "params.yaml")
     from flows.curate import curate as run  # slow to load: what is wrong with the parameters is told before
-    from flows.summary import show_curation
+    from flows.summary import show_curation, show_stage
     from tasks.tracking import tracking_uri
 
-    run(str(workspace), force)
-    show_curation(workspace.resolve(), tracking_uri(workspace, params.tracking.uri))
+    run(str(workspace), force, until)
+    if until == "report":
+        show_curation(workspace.resolve(), tracking_uri(workspace, params.tracking.uri))
+    else:
+        show_stage(workspace.resolve(), until)
 
 
 @app.command()
@@ -172,110 +179,6 @@ def study(
 
 
 @app.command()
-def score(
-    pool: Annotated[Path, typer.Argument(help="Pool: JSONL, Parquet, a folder of Parquet, or a `datasets` folder.")],
-    anchors: Annotated[Path, typer.Option(help="Trusted samples, in any of the same forms; about a hundred.")],
-    proxy: Annotated[str, typer.Option(help="Warmed-up proxy: a local folder or a hub name.")],
-    out: Output,
-    base: Annotated[
-        str | None,
-        typer.Option(help="What the proxy was warmed up from; lookahead then starts there, and ranks more sharply."),
-    ] = None,
-    method: Annotated[
-        Method,
-        typer.Option(
-            help="lookahead: many steps on the anchors; by one step: gradient: a forward and a backward pass; "
-            "transposed: two forward passes; exact: the paper's."
-        ),
-    ] = DEFAULTS.score.method,
-    layers: Annotated[str, typer.Option(help="Weights that move: all, language, last:N or head.")] = "all",
-    optimizer: Annotated[
-        Optimizer, typer.Option(help="Whose step is simulated; auto: adam for a proxy that this pipeline warmed up.")
-    ] = "auto",
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Steps on the anchors (lookahead); else as many as help anchors that were left out."),
-    ] = None,
-    step: Annotated[float, typer.Option(help="Step length ε (transposed) or step size η (exact).")] = 1e-3,
-    reduction: Annotated[Reduction, typer.Option(help="How token losses become a sample's loss.")] = "mean",
-    sketch: Annotated[
-        int, typer.Option(help="Numbers that `ost select` tells samples apart by in choosing for breadth; 0: none.")
-    ] = 256,
-    checks: Annotated[
-        int, typer.Option(help="Random samples to check against float64 and against another anchor set; 0: none.")
-    ] = 200,
-    toxic_q: Annotated[float, typer.Option(help="False-discovery rate of the toxic flag.")] = 0.1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in one pass.")] = 64,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest sample in tokens; longer ones are left out.")] = 4096,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads; the same number gives the same bytes.")] = 1,
-) -> None:
-    """Score a pool: for each sample, would one gradient step on it lower the loss on the anchors?"""
-    from flows.standalone import score_files
-
-    settings = parse_section(
-        Score,
-        {
-            "method": method,
-            "layers": layers,
-            "optimizer": optimizer,
-            "lookahead": {"steps": steps},
-            "step": step,
-            "reduction": reduction,
-            "sketch": sketch,
-            "checks": checks,
-            "toxic_q": toxic_q,
-            "batch_size": batch_size,
-        },
-    )
-    score_files(pool, anchors, proxy, base, out, settings, max_tokens, threads)
-
-
-@app.command()
-def select(
-    scores: Annotated[Path, typer.Argument(help="Score table that `ost score` wrote.")],
-    out: Output,
-    fraction: Annotated[float, typer.Option(help="Share of the pool to keep.")] = 0.2,
-    strategy: Annotated[
-        Strategy,
-        typer.Option(
-            help="top: by rank; quota: within each task; vote: over the anchors' tasks; for breadth, among the best: "
-            "draw: at random; spread: no near-duplicates; cover: those that stand for the others."
-        ),
-    ] = DEFAULTS.select.strategy,
-    by: Annotated[
-        Ranking,
-        typer.Option(
-            help="What ranks: utility; relative to the sample's loss, which is auto where the scores have it; or with "
-            "what training on it costs."
-        ),
-    ] = "auto",
-    among: Annotated[
-        float | None,
-        typer.Option(help="Share of the pool, the best, that draw, spread and cover choose among; else by --purity."),
-    ] = None,
-    purity: Annotated[
-        float, typer.Option(help="Expected share of right samples in that part.")
-    ] = DEFAULTS.select.purity,
-    clean_below: Annotated[
-        float, typer.Option(help="Share of toxic samples below which the pool counts as clean, and is drawn from.")
-    ] = DEFAULTS.select.clean_below,
-    seed: Annotated[int, typer.Option(help="Of any draw.")] = 0,
-) -> None:
-    """Choose a part of a scored pool; every sample left out is given a reason."""
-    from flows.standalone import select_file
-
-    settings = {
-        "fraction": fraction,
-        "strategy": strategy,
-        "by": by,
-        "among": among,
-        "purity": purity,
-        "clean_below": clean_below,
-    }
-    select_file(scores, out, parse_section(Select, settings), seed)
-
-
-@app.command()
 def report(workspace: Workspace = Path()) -> None:
     """Bring the report of a curation up to date, and show the arms."""
     from flows.session import Session
@@ -309,9 +212,8 @@ def main() -> None:
     try:
         app()
     except OSTError as error:
+        from rich.console import Console
         from rich.markup import escape
 
-        from flows.display import console
-
-        console.print("[red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+        Console(stderr=True).print("[red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(1)

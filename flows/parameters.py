@@ -15,6 +15,10 @@ def set_params(path: Path, assignments: list[str]) -> None:
 
     Raises ConfigError, and leaves the file alone, where one is not.
     """
+    if not path.is_file():
+        raise ConfigError(
+            f"no {path.name} in {path.parent.resolve()}; run in a workspace, or name one with --workspace"
+        )
     yaml = YAML()
     yaml.preserve_quotes = True
     document = yaml.load(path.read_text()) or {}

@@ -13,6 +13,7 @@ from ost.errors import WorkspaceError
 from tasks import versioning
 from tasks.context import git_state
 from tasks.outbox import Outbox
+from tasks.pipeline import watch_inputs
 from tasks.tracking import Tracker
 from tasks.workers import Workers
 
@@ -77,6 +78,7 @@ class Session:
             self.display.finish(stage, None)
             return False
         manifest = self._workers.submit(stage, self.root).result()
+        watch_inputs(self.root, self.params, manifest)
         versioning.commit(self.root, stage)
         parent = self._above if self._above and stage.startswith("trial") else self.parent
         self._outbox.record(manifest, parent, self.flow_run)

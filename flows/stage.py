@@ -8,6 +8,7 @@ from ost.config import load_params
 from ost.errors import OSTError
 from ost.store import digest
 from tasks.context import git_state
+from tasks.pipeline import watch_inputs
 from tasks.stages import execute
 from tasks.tracking import Tracker
 
@@ -21,6 +22,7 @@ def run(stage: str, root: Path) -> dict:
     finally:
         display.stop()
     display.finish(stage, manifest)
+    watch_inputs(root, load_params(root / "params.yaml"), manifest)
     _record(manifest, root)
     return manifest
 

@@ -7,30 +7,34 @@ from rich.markup import escape
 
 from flows.display import Display, console
 from flows.summary import lineage_tree, uses_table
-from ost.config import Score, Select, load_params
+from ost.config import SFT, Data, Score, Select, Warmup, load_params
+from ost.data import content_digest
 from ost.errors import WorkspaceError
 from tasks.lineage import chain, find_version, uses
 from tasks.tracking import Tracker
 
 if TYPE_CHECKING:
+    from ost.data import Dataset
     from ost.scoring.checks import Checks
 
 
 def score_files(
-    pool: Path,
-    anchors: Path,
-    proxy: str,
-    base: str | None,
+    sources: tuple[str, str],
+    models: tuple[str, str | None],
     out: Path,
+    work: Path,
+    data: Data,
+    warmup: tuple[Warmup, int],
     settings: Score,
-    max_tokens: int,
+    workers: int,
     threads: int,
 ) -> None:
-    """Score a pool file and write the table; what cannot be scored is counted by reason."""
-    from ost.config import Data
-    from ost.ingestion import ingest
-    from ost.models import load_checkpoint, resolve_device
-    from ost.scoring import score
+    """Score a pool against anchors (`sources`) with a proxy and its base (`models`), and write the table.
+
+    `warmup`: how the proxy is trained first, and for how many steps. What a later run can take over lies in `work`.
+    """
+    from ost.ingestion import ingest, write_quarantine
+    from ost.scoring import Job, score_file
     from ost.store import write_table
     from tasks.stages import settle
 
@@ -38,27 +42,64 @@ def score_files(
     display = Display()
     display.start()
     try:
-        checkpoint = load_checkpoint(proxy, resolve_device("auto"), base)
-        ingested = ingest(pool, anchors, None, checkpoint, max_tokens=max_tokens, max_pixels=Data().max_pixels)
-        scored = score(
-            ingested.pool,
-            ingested.anchors,
-            checkpoint,
-            settings,
-            progress=lambda done, total, note="": display.advance("score", done, total, note),
+        read, scored = (
+            lambda done, total, note="", stage=stage: display.advance(stage, done, total, note)
+            for stage in ("ingest", "score")
         )
+        proxy, base = models
+        memory = work / "ingest"
+        ingested = ingest(*sources, None, proxy, work / "data", data, memory=memory, workers=workers, progress=read)
+        write_quarantine(work / "quarantine.parquet", ingested.quarantine)
+        if warmup[1]:
+            base, proxy = proxy, _warmed_up(proxy, ingested["pool"], *warmup, work, display)
+        job = Job(
+            pool=work / "data/pool",
+            anchors=work / "data/anchors",
+            proxy=proxy,
+            base=base,
+            store=work / "scores",
+            settings=settings,
+            threads=threads,
+        )
+        result = score_file(job, progress=scored)
     finally:
         display.stop()
-    write_table(out, scored.table)
-    for warning in [*ingested.warnings, *scored.warnings]:
+    write_table(out, result.table)
+    for warning in [*ingested.warnings, *result.warnings]:
         console.print("[yellow]![/]", escape(warning))
-    for source, counts in ingested.counts.items():
+    for name, counts in ingested.counts.items():
         if counts["quarantined"]:
-            console.print(f"{source}: {counts['quarantined']} left out {counts['reasons']}", markup=False)
-    console.print(_checks_line(scored.checks))
+            console.print(f"{name}: {counts['quarantined']} left out {counts['reasons']}", markup=False)
+    console.print(_checks_line(result.checks))
     console.print(
-        f"{len(scored.table):,} samples scored, {scored.toxic_share:.1%} toxic, {scored.cost.seconds:.1f} s → {out}"
+        f"{len(result.table):,} samples scored, {result.toxic_share:.1%} toxic, {result.cost.seconds:.1f} s → {out}\n"
+        f"next: ost select {out} --out subset.parquet\n"
+        f"      ost export subset.parquet --data {work / 'data/pool'} --form trl --out subset",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
+
+
+def _warmed_up(proxy: str, pool: "Dataset", settings: Warmup, steps: int, work: Path, display: Display) -> Path:
+    """Folder of the proxy after a short training on the pool; one that lies there from before is taken over."""
+    from ost.models import add_adapter, load_checkpoint, resolve_device
+    from ost.store import read_json, write_json
+    from ost.training import Recipe, train
+
+    folder, record = work / "proxy-warm", work / "proxy-warm.json"
+    recipe = Recipe(steps=steps, batch_size=SFT().batch_size, learning_rate=settings.learning_rate)
+    told = {"proxy": proxy, "lora_rank": settings.lora_rank, "pool": content_digest(pool.ids())} | vars(recipe)
+    if folder.is_dir() and record.is_file() and read_json(record) == told:
+        return folder
+    checkpoint = load_checkpoint(proxy, resolve_device("auto"))
+    if settings.lora_rank:
+        add_adapter(checkpoint.model, settings.lora_rank, 0)
+    trained = train(checkpoint, pool, recipe, lambda done, total, note="": display.advance("warmup", done, total, note))
+    checkpoint.second_moment = trained.moments.corrected_second()
+    checkpoint.save(folder)
+    write_json(record, told)
+    return folder
 
 
 def _checks_line(checks: "Checks | None") -> str:
@@ -100,6 +141,6 @@ def show_lineage(name: str, workspace: Path) -> None:
     if not found:
         raise WorkspaceError(
             f"{name!r} is neither the registered model {tracker.model_name!r} nor a sample of a recorded selection; "
-            "ids stand in data/pool.parquet, and refused samples in data/quarantine.parquet"
+            "ids stand in data/pool, and refused samples in data/quarantine.parquet"
         )
     console.print(uses_table(name, found))

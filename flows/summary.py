@@ -61,6 +61,26 @@ def show_curation(root: Path, tracking: str) -> None:
         console.print(f"  {what:<25} {where}", highlight=False, soft_wrap=True)
 
 
+def show_stage(root: Path, stage: str) -> None:
+    """Print what a curation that ended at a stage has left, and what to do with it."""
+    left = {
+        "ingest": [("the samples", "data/pool"), ("what was left out, and why", "data/quarantine.parquet")],
+        "warmup": [("the warm proxy", "models/proxy-warm")],
+        "score": [("the scores", "scores/utility.parquet")],
+        "select": [
+            ("the subset", "selections/ost.parquet"),
+            ("the harmful samples", "selections/toxic.parquet"),
+            ("as your own records", "ost export selections/ost.parquet --form same --out subset"),
+            ("as a trainer takes it", "ost export selections/ost.parquet --form trl --out subset"),
+        ],
+        "sft": [("the models", "models/sft")],
+        "evaluate": [("the answers", "evaluations")],
+    }
+    for what, where in left[stage]:
+        shown = where if where.startswith("ost ") else root / where
+        console.print(f"  {what:<27} {shown}", highlight=False, soft_wrap=True)
+
+
 def show_recuration(summary: dict) -> None:
     """Print what a recuration changed, and what came of its challenger."""
     if not summary["changed"]:

@@ -10,6 +10,7 @@ from ost.comparison import ARMS, RATINGS, Trial, plan
 from ost.config import Params, load_params
 from ost.store import publish
 from tasks import versioning
+from tasks.pipeline import NOWHERE
 
 
 def prepare(folder: Path, origin: Path, assignments: list[str], like: Path | None = None) -> Params:
@@ -72,7 +73,8 @@ def _write_stages(path: Path, pipeline: Path, params: Params) -> None:
     ratings = {ARMS[subset.arm].rating for subset in subsets.values()}
     used = {stage for rating in ratings for stage in RATINGS[rating].stages}
     stages = {name: known[name] for name in ("world", "base", "ingest", "warmup") if name in known}
-    stages["base"]["matrix"]["role"] = roles(params)
+    stages["ingest"]["deps"] = _watched(path, known["ingest"]["deps"])
+    stages["base"]["foreach"] = {role: {"weights": _weights_of(role, params)} for role in roles(params)}
     stages |= {name: stage for name, stage in _rating_stages(params).items() if name in used}
     stages["choose"] = _each(
         {key: {"rating": RATINGS[ARMS[subset.arm].rating].table} for key, subset in subsets.items()},
@@ -95,13 +97,26 @@ def roles(params: Params) -> list[str]:
     return ["target", "proxy", *(["judge"] if judged else [])]
 
 
+def _watched(path: Path, listed: list[str]) -> list[str]:
+    """What ingestion depends on: as it was found when it ran here, else what does not follow from what it reads."""
+    if path.exists():
+        return YAML(typ="safe").load(path.read_text())["stages"]["ingest"]["deps"]
+    return [one for one in listed if one.startswith(("${", "models/"))]
+
+
+def _weights_of(role: str, params: Params) -> str:
+    """The folder that a model comes from, or what stands for one."""
+    name = getattr(params.models, role)
+    return name if name and Path(name).is_dir() else NOWHERE
+
+
 def _each(items: dict[str, dict], stage: str, **rest: list[str]) -> dict:
     return {"foreach": items, "do": {"cmd": f"python -m flows.stage {stage}@${{key}}", **rest}}
 
 
 def _trial_stages(trials: list[Trial]) -> dict[str, dict]:
     """Two kinds, for a stage of many has one list of dependencies, and few of the trials depend on the anchors."""
-    deps = ["data/pool.parquet", "data/benchmark.parquet", "models/target", "selections/${item.subset}.parquet"]
+    deps = ["data/pool", "data/benchmark", "models/target", "selections/${item.subset}.parquet"]
     kinds: dict[str, dict] = {}
     for trial in trials:
         kinds.setdefault(trial.stage.partition("@")[0], {})[trial.key] = {"subset": trial.subset.key}
@@ -109,7 +124,7 @@ def _trial_stages(trials: list[Trial]) -> dict[str, dict]:
         kind: _each(
             own,
             kind,
-            deps=[*deps, "data/anchors.parquet"] if kind == "trial-anchored" else deps,
+            deps=[*deps, "data/anchors"] if kind == "trial-anchored" else deps,
             params=["seed", "sft", "evaluate"],
             outs=["trials/${key}.json", "trials/${key}.manifest.json"],
         )
@@ -118,7 +133,7 @@ def _trial_stages(trials: list[Trial]) -> dict[str, dict]:
 
 
 def _rating_stages(params: Params) -> dict[str, dict]:
-    pool, anchors = "data/pool.parquet", "data/anchors.parquet"
+    pool, anchors = "data/pool", "data/anchors"
     warmup = ["seed", "warmup", "sft.steps", "sft.batch_size", "score.batch_size"]
     judge = "models/judge" if "judge" in roles(params) else "models/target"
     proxies = ["models/proxy", "models/proxy-warm"]
@@ -131,6 +146,7 @@ def _rating_stages(params: Params) -> dict[str, dict]:
         "rho": ([pool, anchors, *proxies], [*reference, "warmup.lora_rank"]),
         "less": ([pool, anchors, "models/proxy"], ["less", *warmup]),
         "deita": ([pool], ["deita"]),
+        "rated": ([pool], []),
         "truth": ([pool, "data/truth.parquet"], []),
         "judge": ([pool, anchors, judge], ["models.judge", "judge", "evaluate.match", "evaluate.batch_size"]),
     }

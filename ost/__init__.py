@@ -3,7 +3,7 @@
     import ost
 
     proxy = ost.load_checkpoint("models/proxy-warm", base="models/proxy")
-    pool, anchors = (list(ost.read_samples(f"data/{name}.parquet")) for name in ("pool", "anchors"))
+    pool, anchors = (ost.Dataset(f"data/{name}") for name in ("pool", "anchors"))
     scored = ost.score(pool, anchors, proxy)
     kept = ost.kept_ids(ost.select(scored.table, fraction=0.2))
 
@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ost.data import Sample, chat, read_samples, write_samples
+    from ost.data import Dataset, Sample, chat, write_samples
     from ost.errors import OSTError
     from ost.ingestion import ingest
     from ost.models import Checkpoint, load_checkpoint
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint",
+    "Dataset",
     "OSTError",
     "Sample",
     "Scored",
@@ -30,7 +31,6 @@ __all__ = [
     "ingest",
     "kept_ids",
     "load_checkpoint",
-    "read_samples",
     "read_scores",
     "score",
     "select",
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "ost.data": ("Sample", "chat", "read_samples", "write_samples"),
+    "ost.data": ("Dataset", "Sample", "chat", "write_samples"),
     "ost.errors": ("OSTError",),
     "ost.ingestion": ("ingest",),
     "ost.models": ("Checkpoint", "load_checkpoint"),

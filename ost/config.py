@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ost.errors import ConfigError
 from ost.types import (
+    Column,
     Detail,
     Device,
     JudgeMode,
@@ -82,6 +83,15 @@ class Data(_Section):
     """Longest sample in tokens, image tokens included; longer ones are quarantined, never cut."""
     max_pixels: Count = 16_777_216
     """Largest image that is decoded, in pixels; larger ones are quarantined undecoded."""
+    max_image_tokens: Count | None = None
+    """Most tokens that one image may take: the processors' own resolution setting is lowered until none takes more,
+    and saved with the checkpoints. Null: as the checkpoints have it."""
+    train_on: Literal["all", "last"] = "all"
+    """Which of an assistant's turns are learned and scored, in pool, anchors and benchmark alike: all, or the last."""
+    columns: dict[Column, str] = {}
+    """Our name of a field → the source's own, where that is none that is known, such as {messages: dialogue}."""
+    image_roots: tuple[str, ...] = ()
+    """Folders beside the sources' own in which images may lie, or into which links may lead."""
 
 
 class Models(_Section):
@@ -341,7 +351,7 @@ class Compute(_Section):
     threads: Count = 1
     """CPU threads of one stage. Scores are reproducible bit by bit at the same number."""
     workers: Count = 2
-    """Stages that the flow runs at the same time."""
+    """Processes: stages that the flow runs at the same time, and those that read, check and decode a pool."""
     ray: str | None = None
     """Where a pool's shards are scored: null for the stage's own process, `local` for a Ray of this machine, or the
     address of a running Ray cluster."""

@@ -72,13 +72,14 @@ def generate(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Generated:
-    """The model's answer to each sample's prompt: greedy, or sampled at a temperature from a seed."""
-    encoder, model = Encoder(checkpoint), checkpoint.model
+    """The model's answer to each sample's prompt, without its reasoning: greedy, or sampled at a temperature."""
+    encoder, model = Encoder(checkpoint.processor), checkpoint.model
     config = model.config
     special = (getattr(config, f"{name}_token_id", None) for name in ("image", "video"))
     settings = {
         "max_new_tokens": max_new_tokens,
-        "pad_token_id": checkpoint.tokenizer.pad_token_id,
+        "pad_token_id": encoder.pad_token_id,
+        "eos_token_id": sorted({*encoder.end_token_ids, *_listed(model.generation_config.eos_token_id)}),
         # A placeholder among the generated tokens would ask the next forward pass for an image that isn't there.
         "suppress_tokens": [token for token in special if token is not None] or None,
     }
@@ -93,7 +94,11 @@ def generate(
         tokens = model.generate(**batch, **settings, **sampling)
         fresh = tokens[:, batch["input_ids"].shape[1] :]
         read += int(batch["attention_mask"].sum())
-        written += int((fresh != checkpoint.tokenizer.pad_token_id).sum())
-        texts += [text.strip() for text in checkpoint.tokenizer.batch_decode(fresh, skip_special_tokens=True)]
+        written += int((fresh != encoder.pad_token_id).sum())
+        texts += encoder.answers(fresh.tolist())
         progress(len(texts), len(samples), "generating")
     return Generated(texts, read, written)
+
+
+def _listed(tokens: int | list[int] | None) -> list[int]:
+    return [] if tokens is None else [tokens] if isinstance(tokens, int) else tokens

@@ -16,7 +16,7 @@ def forward_flops(checkpoint: Checkpoint, samples: Sequence[Sample], probe: int 
     Counts matrix products, convolutions and attention, as torch's FlopCounterMode does; padding is included.
     """
     some = samples[:: max(1, len(samples) // probe)][:probe]
-    batch = to_device(Encoder(checkpoint).prompts(some), checkpoint.model.device)
+    batch = to_device(Encoder(checkpoint.processor).prompts(some), checkpoint.model.device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         checkpoint.model(**batch)
     return counter.get_total_flops() / len(some)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +48,23 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text())
 
 
-def digest(path: str | Path) -> str:
-    """MD5 of a file, or of a folder's listing with `.dir` appended: the digests that DVC writes into `dvc.lock`."""
+def digest(path: str | Path, of_file: Callable[[Path], str] | None = None) -> str:
+    """MD5 of a file, or of a folder's listing with `.dir` appended: the digests that DVC writes into `dvc.lock`.
+
+    `of_file`: how the digest of one file is found, where that is not by reading it.
+    """
     path = Path(path)
     if path.is_file():
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, md5).hexdigest()
+        return (of_file or _md5_of)(path)
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
     # Sorted as text, "a-b/c" before "a/c": the order that DVC hashes them in.
-    listing = [{"md5": digest(files[name]), "relpath": name} for name in sorted(files)]
+    listing = [{"md5": digest(files[name], of_file), "relpath": name} for name in sorted(files)]
     return md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+def _md5_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, md5).hexdigest()
 
 
 def md5(data: bytes = b"") -> "hashlib._Hash":

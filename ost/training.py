@@ -72,8 +72,8 @@ def train(checkpoint: Checkpoint, samples: Sequence[Sample], recipe: Recipe, pro
         trainer = _FiniteTrainer(
             model=checkpoint.model,
             args=_arguments(recipe, scratch, checkpoint.model.device),
-            train_dataset=list(samples),
-            data_collator=Encoder(checkpoint).training,
+            train_dataset=samples,
+            data_collator=Encoder(checkpoint.processor).training,
             callbacks=[watcher],
         )
         trainer.remove_callback(PrinterCallback)

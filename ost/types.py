@@ -16,6 +16,11 @@ Ranking = Literal["auto", "utility", "utility_relative", "utility_per_token"]
 JudgeMode = Literal["answer", "grade"]
 Reduction = Literal["mean", "sum"]
 Protocol_ = Literal["A", "B"]
+Column = Literal[
+    *("messages", "conversations", "texts", "prompt", "completion", "query", "response", "context", "answers"),
+    *("images", "image", "system", "history", "id", "task"),
+]
+"""Our name of a field that a source may call otherwise (ost/formats/fields.py)."""
 Device = Literal["auto", "cpu", "cuda"]
 
 

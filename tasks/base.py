@@ -4,7 +4,7 @@ from typing import Literal
 
 from ost.config import BUILTIN, LLAVA
 from ost.cost import Cost, Stopwatch
-from ost.models import Checkpoint, load_checkpoint
+from ost.models import Checkpoint, limit_image_tokens, load_checkpoint
 from ost.models.tiny import PROXY, TARGET, build, sized
 from ost.training import Recipe, train
 from ost.worlds import WORLDS
@@ -20,13 +20,20 @@ def base(ctx: Context) -> Outcome:
     """Fetch the named checkpoint, or pretrain the built-in world's own on clean samples of some tasks."""
     role: Role = ctx.key
     name = getattr(ctx.params.models, role)
-    watch = Stopwatch()
-    if name not in (BUILTIN, LLAVA):
-        load_checkpoint(name).save(ctx.output(f"models/{role}"))
-        return Outcome(cost=Cost(watch.seconds))
-    checkpoint, outcome = _pretrained(ctx, role)
+    if name in (BUILTIN, LLAVA):
+        checkpoint, outcome = _pretrained(ctx, role)
+    else:
+        checkpoint, outcome = _fetched(ctx, name)
+    if most := ctx.params.data.max_image_tokens:
+        limit_image_tokens(checkpoint.processor, most, checkpoint.model.config)
     checkpoint.save(ctx.output(f"models/{role}"))
     return outcome
+
+
+def _fetched(ctx: Context, name: str) -> tuple[Checkpoint, Outcome]:
+    watch = Stopwatch()
+    checkpoint = load_checkpoint(ctx.input(name) if (ctx.root / name).is_dir() else name)
+    return checkpoint, Outcome(cost=Cost(watch.seconds), warnings=list(checkpoint.notes))
 
 
 def _pretrained(ctx: Context, role: Role) -> tuple[Checkpoint, Outcome]:

@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from ost.comparison import ARMS, RATINGS, Subset
 from ost.cost import Cost, Stopwatch
-from ost.data import SampleFile
+from ost.data import Dataset
 from ost.selection import kept_ids
 from ost.store import read_table, write_table
 from tasks.context import Context, Outcome
@@ -23,4 +23,4 @@ def choose(ctx: Context) -> Outcome:
 
 def _read(ctx: Context, path: str) -> pa.Table:
     full = ctx.input(path)
-    return pa.table({"id": SampleFile(full).ids()}) if path == "data/pool.parquet" else read_table(full)
+    return Dataset(full).table(["id"]) if path == "data/pool" else read_table(full)

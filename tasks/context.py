@@ -10,10 +10,11 @@ from pathlib import Path
 
 from ost.config import Params, load_params
 from ost.cost import Cost
-from ost.data import Sample, read_samples
+from ost.data import Dataset
 from ost.errors import WorkspaceError
-from ost.store import digest, write_json
+from ost.store import write_json
 from ost.types import Progress, silent
+from tasks.digests import Digests
 
 MANIFEST = ".manifest.json"
 """Suffix of the manifest that stands beside an artifact."""
@@ -66,18 +67,19 @@ class Context:
         self.outputs[path] = self.root / path
         return self.outputs[path]
 
-    def samples(self, path: str) -> list[Sample]:
-        """An input table of samples, in full."""
-        return list(read_samples(self.input(path)))
+    def samples(self, name: str) -> Dataset:
+        """The sample set `data/NAME`, an input: `pool`, `anchors` or `benchmark`."""
+        return Dataset(self.input(f"data/{name}"))
 
     def write_manifest(self, path: str, outcome: Outcome, started: datetime.datetime) -> Path:
         """Publish the manifest: what reruns the stage, what it read and wrote, what it found and cost."""
+        digests = Digests(self.root / ".ost/digests.db")
         manifest = {
             "stage": self.stage,
             "seed": self.params.seed,
             "params": self.params.model_dump(mode="json"),
-            "inputs": {name: digest(full) for name, full in sorted(self.inputs.items())},
-            "outputs": {name: digest(full) for name, full in sorted(self.outputs.items())},
+            "inputs": {name: digests.of(full) for name, full in sorted(self.inputs.items())},
+            "outputs": {name: digests.of(full) for name, full in sorted(self.outputs.items())},
             "metrics": outcome.metrics,
             "warnings": outcome.warnings,
             "datasets": outcome.datasets,

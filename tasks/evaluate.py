@@ -21,7 +21,7 @@ def evaluate(ctx: Context) -> Outcome:
     folder = FOLDERS.get(ctx.key, f"models/sft/{ctx.key}")
     manifest = read_json(ctx.input(folder + MANIFEST))
     model = load_checkpoint(ctx.input(folder), resolve_device(ctx.params.compute.device))
-    benchmark = ctx.samples("data/benchmark.parquet")
+    benchmark = ctx.samples("benchmark")
     result = run_benchmark(
         model,
         benchmark,
@@ -31,13 +31,13 @@ def evaluate(ctx: Context) -> Outcome:
         progress=ctx.progress,
     )
     hits = [matches(text, s.answer, settings.match) for text, s in zip(result.predictions, benchmark, strict=True)]
-    predictions = {"id": [sample.id for sample in benchmark], "prediction": result.predictions, "correct": hits}
+    predictions = {"id": benchmark.ids(), "prediction": result.predictions, "correct": hits}
     write_table(ctx.output(f"evaluations/{ctx.key}.parquet"), pa.table(predictions))
     training = _training({} if ctx.key in FOLDERS else manifest)
     record = {"accuracy": result.accuracy, "by_task": result.by_task, **training}
     write_json(ctx.output(f"evaluations/{ctx.key}.json"), record)
     by_task = {f"accuracy/{task or 'untitled'}": value for task, value in result.by_task.items()}
-    digests = {"benchmark": content_digest(sample.id for sample in benchmark)}
+    digests = {"benchmark": content_digest(benchmark.ids())}
     return Outcome({"accuracy": result.accuracy} | by_task, Cost(watch.seconds), datasets=digests)
 
 

@@ -92,9 +92,9 @@ def rollback(tracker: Tracker) -> tuple[str, str]:
 def _recorded_answers(tracker: Tracker, champion: ModelVersion) -> pa.Table | None:
     """What the champion answered on the benchmark as it is now, if that is on record."""
     run = champion.tags["ost.run"]
-    benchmark = digest(tracker.root / "data/benchmark.parquet")
+    benchmark = digest(tracker.root / "data/benchmark")
     for record in tracker.runs_with(f"dvc.in.models/sft/{run}", champion.tags["ost.digest"]):
-        if record.data.tags.get("dvc.in.data/benchmark.parquet") == benchmark:
+        if record.data.tags.get("dvc.in.data/benchmark") == benchmark:
             return read_table(tracker.artifact(record.info.run_id, f"evaluations/{run}.parquet"))
     return None
 

@@ -1,4 +1,7 @@
-"""Stages `rate-*`: what the arms have to know about each pool sample before they can choose."""
+"""Stages `rate-*`: what the arms have to know about each pool sample before they can choose.
+
+The pool is read as it is gone through; of all of it, numbers and texts are held, and no images.
+"""
 
 import math
 import shutil
@@ -8,13 +11,14 @@ import pyarrow as pa
 
 from ost.baselines.deita import load_embedder, load_rater
 from ost.baselines.deita import rate as rate_by_deita
-from ost.baselines.judge import LocalChat, judge
+from ost.baselines.finevision import rated
+from ost.baselines.judge import Chat, LocalChat, Verdicts, judge
 from ost.baselines.less import less
 from ost.baselines.low_loss import low_loss
 from ost.baselines.reference_models import color, rho
 from ost.config import Params
 from ost.cost import Cost, Stopwatch
-from ost.data import Sample, content_digest
+from ost.data import Dataset, content_digest
 from ost.models import Checkpoint, add_adapter, load_checkpoint, resolve_device
 from ost.store import lists, write_table
 from ost.training import Recipe, train
@@ -39,38 +43,37 @@ def rate_lookahead(ctx: Context) -> Outcome:
 
 def rate_loss(ctx: Context) -> Outcome:
     """The warm proxy's loss on each sample."""
-    pool, proxy = ctx.samples("data/pool.parquet"), _warm_proxy(ctx)
+    pool, proxy = ctx.samples("pool"), _warm_proxy(ctx)
     scores, cost = low_loss(pool, proxy, ctx.params.score.batch_size, ctx.progress)
-    _write(ctx, "loss", pool, score=scores)
-    return Outcome({"loss": -float(np.mean(scores))}, cost, datasets=_digest(pool))
+    return Outcome({"loss": -float(np.mean(scores))}, cost, datasets=_write(ctx, "loss", pool.ids(), score=scores))
 
 
 def rate_color(ctx: Context) -> Outcome:
     """CoLoR-Filter: what the warm proxy's loss on each sample falls by once it is trained on the anchors."""
-    pool, anchors = ctx.samples("data/pool.parquet"), ctx.samples("data/anchors.parquet")
+    pool, anchors = ctx.samples("pool"), ctx.samples("anchors")
     recipe, batch_size = _anchor_recipe(ctx.params, len(anchors)), ctx.params.score.batch_size
     scores, cost = color(pool, anchors, _warm_proxy(ctx), recipe, batch_size=batch_size, progress=ctx.progress)
-    _write(ctx, "color", pool, score=scores)
-    return Outcome({"reducible": float(np.mean(scores))}, cost, datasets=_digest(pool))
+    digest = _write(ctx, "color", pool.ids(), score=scores)
+    return Outcome({"reducible": float(np.mean(scores))}, cost, datasets=digest)
 
 
 def rate_rho(ctx: Context) -> Outcome:
     """RHO-LOSS: the warm proxy's loss on each sample beyond that of the base proxy trained on the anchors alone."""
     params, base = ctx.params, load_checkpoint(ctx.input("models/proxy"), resolve_device(ctx.params.compute.device))
-    pool, anchors = ctx.samples("data/pool.parquet"), ctx.samples("data/anchors.parquet")
+    pool, anchors = ctx.samples("pool"), ctx.samples("anchors")
     if params.warmup.lora_rank:
         add_adapter(base.model, params.warmup.lora_rank, params.seed)
     recipe, batch_size = _anchor_recipe(params, len(anchors)), params.score.batch_size
     scores, cost = rho(pool, anchors, _warm_proxy(ctx), base, recipe, batch_size=batch_size, progress=ctx.progress)
-    _write(ctx, "rho", pool, score=scores)
-    return Outcome({"reducible": float(np.mean(scores))}, cost, datasets=_digest(pool))
+    digest = _write(ctx, "rho", pool.ids(), score=scores)
+    return Outcome({"reducible": float(np.mean(scores))}, cost, datasets=digest)
 
 
 def rate_less(ctx: Context) -> Outcome:
     """LESS on an adapter of the proxy that is warmed up here: it needs Adam's whole state."""
     watch, params = Stopwatch(), ctx.params
     proxy = load_checkpoint(ctx.input("models/proxy"), resolve_device(params.compute.device))
-    pool, anchors = ctx.samples("data/pool.parquet"), ctx.samples("data/anchors.parquet")
+    pool, anchors = ctx.samples("pool"), ctx.samples("anchors")
     recipe, seen = warmup_lessons(params, pool)
     add_adapter(proxy.model, params.less.lora_rank, params.seed)
     trained = train(proxy, seen, recipe, ctx.progress)
@@ -83,44 +86,59 @@ def rate_less(ctx: Context) -> Outcome:
         batch_size=params.score.batch_size,
         progress=ctx.progress,
     )
-    _write(ctx, "less", pool, score=scores)
-    return Outcome({"loss": trained.loss}, Cost(watch.seconds, trained.cost.flops + cost.flops), datasets=_digest(pool))
+    digest = _write(ctx, "less", pool.ids(), score=scores)
+    return Outcome({"loss": trained.loss}, Cost(watch.seconds, trained.cost.flops + cost.flops), datasets=digest)
 
 
 def rate_deita(ctx: Context) -> Outcome:
     """Complexity times quality by a language model, and embeddings for the diversity filter."""
     watch, settings = Stopwatch(), ctx.params.deita
-    pool = ctx.samples("data/pool.parquet")
-    found = rate_by_deita(pool, load_rater(settings.rater), load_embedder(settings.embedder), ctx.progress)
+    pool, device = ctx.samples("pool"), resolve_device(ctx.params.compute.device)
+    rater, embedder = load_rater(settings.rater, device), load_embedder(settings.embedder, device)
+    found = rate_by_deita(pool, rater, embedder, ctx.progress)
     columns = {name: getattr(found, name) for name in ("score", "complexity", "quality")}
-    _write(ctx, "deita", pool, **columns, embedding=lists(found.embeddings.astype(np.float16)))
+    digest = _write(ctx, "deita", pool.ids(), **columns, embedding=lists(found.embeddings.astype(np.float16)))
     metrics = {name: float(np.mean(getattr(found, name))) for name in ("complexity", "quality")}
-    return Outcome(metrics, Cost(watch.seconds, found.flops), datasets=_digest(pool))
+    return Outcome(metrics, Cost(watch.seconds, found.flops), datasets=digest)
 
 
 def rate_judge(ctx: Context) -> Outcome:
     """What the judge says of each sample, and how it does on the anchors, whose answers are trusted."""
     settings, match = ctx.params.judge, ctx.params.evaluate.match
     model = _judge(ctx)
-    pool, anchors = ctx.samples("data/pool.parquet"), ctx.samples("data/anchors.parquet")
+    pool, anchors = ctx.samples("pool"), ctx.samples("anchors")
     watch = Stopwatch()
     said = judge(pool, model, settings.mode, match, ctx.progress)
     cost = Cost(watch.seconds, model.flops)
-    _write(ctx, "judge", pool, reply=said.replies, agrees=said.agrees)
-    metrics = {
-        name: float(getattr(model, name)) for name in ("prompt_tokens", "completion_tokens")
-    }  # of the pool alone
+    tokens = {name: float(getattr(model, name)) for name in ("prompt_tokens", "completion_tokens")}  # of the pool alone
+    digest = _write(ctx, "judge", pool.ids(), reply=pa.array(said.replies, pa.string()), agrees=said.agrees)
+    warnings = _unanswered(said, pool, model, "pool samples")
     trusted = judge(anchors, model, settings.mode, match)
-    metrics = {"kept": said.share, **metrics, "agrees_with_anchors": trusted.share}
-    return Outcome(metrics, cost, datasets=_digest(pool))
+    warnings += _unanswered(trusted, anchors, model, "anchors")
+    shares = {"kept": said.share, "unanswered": len(said.unanswered) / len(pool), "agrees_with_anchors": trusted.share}
+    return Outcome(shares | tokens, cost, warnings, digest)
+
+
+def rate_rated(ctx: Context) -> Outcome:
+    """The ratings that came with the pool."""
+    watch = Stopwatch()
+    table = rated(ctx.samples("pool").table(["id", "ratings"]))
+    ids, least = table["id"].to_pylist(), table["least"].to_numpy()
+    digest = _write(ctx, "rated", ids, **{name: table[name] for name in table.column_names[1:]})
+    known = np.isfinite(least)
+    warnings = []
+    if not known.all():
+        warnings.append(f"{(~known).sum():,} of {len(ids):,} samples came without ratings; `rated` keeps none of them")
+    metrics = {"rated": float(known.mean()), "least": float(least[known].mean())}
+    return Outcome(metrics, Cost(watch.seconds), warnings, digest)
 
 
 def rate_truth(ctx: Context) -> Outcome:
     """Which of the samples that ingestion let through are wrong: for the arms that are ceilings, and for no other."""
-    watch, pool = Stopwatch(), ctx.samples("data/pool.parquet")
-    wrong = truth_of(ctx.input("data/truth.parquet"), [sample.id for sample in pool])
-    _write(ctx, "truth", pool, wrong=wrong)
-    return Outcome({"wrong": float(np.mean(wrong))}, Cost(watch.seconds), datasets=_digest(pool))
+    watch, pool = Stopwatch(), ctx.samples("pool")
+    wrong = truth_of(ctx.input("data/truth.parquet"), pool.ids())
+    digest = _write(ctx, "truth", pool.ids(), wrong=wrong)
+    return Outcome({"wrong": float(np.mean(wrong))}, Cost(watch.seconds), datasets=digest)
 
 
 def _rate_by_score(ctx: Context, name: str, method: Method) -> Outcome:
@@ -151,7 +169,7 @@ def _anchor_recipe(params: Params, anchors: int) -> Recipe:
     )
 
 
-def _judge(ctx: Context) -> LocalChat | ChatServer:
+def _judge(ctx: Context) -> Chat:
     settings, name = ctx.params.judge, ctx.params.models.judge
     if settings.server:
         return ChatServer(
@@ -167,9 +185,18 @@ def _judge(ctx: Context) -> LocalChat | ChatServer:
     return LocalChat(checkpoint, ctx.params.evaluate.batch_size, settings.max_tokens)
 
 
-def _write(ctx: Context, name: str, pool: list[Sample], **columns) -> None:
-    write_table(ctx.output(f"ratings/{name}.parquet"), pa.table({"id": [sample.id for sample in pool], **columns}))
+def _unanswered(said: Verdicts, samples: Dataset, model: Chat, named: str) -> list[str]:
+    """What a person should know of samples that the judge gave no answer to."""
+    if not said.unanswered:
+        return []
+    first = samples[said.unanswered[0]].id
+    return [
+        f"the judge gave no answer to {len(said.unanswered):,} of {len(samples):,} {named}, such as {first}: these "
+        f"count as not agreed with; the last time: {model.refusal}"
+    ]
 
 
-def _digest(pool: list[Sample]) -> dict[str, str]:
-    return {"pool": content_digest(sample.id for sample in pool)}
+def _write(ctx: Context, name: str, ids: list[str], **columns) -> dict[str, str]:
+    """Publish a rating of the pool, a row for each of its ids; returns the pool's digest by its name."""
+    write_table(ctx.output(f"ratings/{name}.parquet"), pa.table({"id": ids, **columns}))
+    return {"pool": content_digest(ids)}

@@ -62,7 +62,7 @@ class Recuration:
 
     def changed_for_proxy(self) -> set[str]:
         """What the warm-up depends on and has changed, beside the pool, which it may outlive."""
-        return versioning.changed_inputs(self.root, "warmup") - {"data/pool.parquet"}
+        return versioning.changed_inputs(self.root, "warmup") - {"data/pool"}
 
     def past(self, name: str | None = None) -> Past | None:
         """The run of this name, or the last one; None where there is none."""

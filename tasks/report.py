@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ost.breadth import Breadth, breadths, narrow_warnings
 from ost.cost import Cost, Stopwatch
-from ost.data import Sample
+from ost.data import Dataset
 from ost.report import Example, ReportData, render
 from ost.scoring import read_scores
 from ost.selection import ARMS, arm_label, fraction_of
@@ -111,7 +111,7 @@ def _page(
     order = np.argsort(-utility, kind="stable")
     order = order[np.isfinite(utility[order])]
     ends = (order[:EXAMPLES], order[::-1][:EXAMPLES])
-    pool = ctx.samples("data/pool.parquet")
+    pool = ctx.samples("pool")
     useful, harmful = (_examples(pool, end, utility, wrong) for end in ends)
     return ReportData(
         title="Data selection by one-step-train utility",
@@ -130,8 +130,8 @@ def _page(
     )
 
 
-def _examples(pool: list[Sample], rows: np.ndarray, utility: np.ndarray, wrong: np.ndarray | None) -> list[Example]:
-    return [Example(pool[row], float(utility[row]), None if wrong is None else bool(wrong[row])) for row in rows]
+def _examples(pool: Dataset, rows: np.ndarray, utility: np.ndarray, wrong: np.ndarray | None) -> list[Example]:
+    return [Example(pool[int(row)], float(utility[row]), None if wrong is None else bool(wrong[row])) for row in rows]
 
 
 def _facts(ctx: Context) -> dict[str, str]:

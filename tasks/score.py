@@ -1,7 +1,7 @@
 """Stage `score`: the utility of every pool sample."""
 
 from ost.config import Score
-from ost.data import SampleFile, content_digest
+from ost.data import content_digest
 from ost.scoring import Job, Scored, score_file
 from ost.store import write_json, write_table
 from tasks.context import Context, Outcome
@@ -22,8 +22,8 @@ def score_pool(ctx: Context, settings: Score, store: str = ".ost/scores") -> Sco
     """Score the workspace's pool with its warm proxy, by these settings; `store`: folder that shards are kept in."""
     compute = ctx.params.compute
     job = Job(
-        pool=ctx.input("data/pool.parquet"),
-        anchors=ctx.input("data/anchors.parquet"),
+        pool=ctx.input("data/pool"),
+        anchors=ctx.input("data/anchors"),
         proxy=ctx.input("models/proxy-warm"),
         base=ctx.input("models/proxy"),
         store=ctx.root / store,
@@ -36,8 +36,5 @@ def score_pool(ctx: Context, settings: Score, store: str = ".ost/scores") -> Sco
 
 def scoring_outcome(ctx: Context, scored: Scored) -> Outcome:
     """What a scoring run reports: its figures, cost and warnings, and the digests of pool and anchors."""
-    digests = {
-        name: content_digest(SampleFile(ctx.root / f"data/{name}.parquet").ids().to_pylist())
-        for name in ("pool", "anchors")
-    }
+    digests = {name: content_digest(ctx.samples(name).ids()) for name in ("pool", "anchors")}
     return Outcome(scored.figures, scored.cost, scored.warnings, digests)

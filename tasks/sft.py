@@ -14,11 +14,11 @@ from tasks.runs import Run
 def sft(ctx: Context) -> Outcome:
     """Protocol B takes as many steps as Full-SFT; protocol A as many epochs, so fewer steps for a smaller subset."""
     run = Run.parse(ctx.key)
-    pool = {sample.id: sample for sample in ctx.samples("data/pool.parquet")}
+    pool = ctx.samples("pool")
     kept = kept_ids(read_table(ctx.input(f"selections/{run.arm}.parquet")))
     target = load_checkpoint(ctx.input("models/target"), resolve_device(ctx.params.compute.device))
     recipe = sft_recipe(ctx.params, run.protocol, len(kept) / len(pool))
-    trained = train(target, [pool[name] for name in kept], recipe, ctx.progress)
+    trained = train(target, pool.subset(kept), recipe, ctx.progress)
     target.save(ctx.output(f"models/sft/{run.key}"))
     metrics = {"loss": trained.loss, "steps": float(recipe.steps), "samples": float(len(kept))}
     return Outcome(metrics, trained.cost, datasets={run.arm: content_digest(kept)})

@@ -32,6 +32,7 @@ STAGES: dict[str, tuple[str, str]] = {
     "rate-less": ("tasks.rate:rate_less", "ratings/less" + MANIFEST),
     "rate-deita": ("tasks.rate:rate_deita", "ratings/deita" + MANIFEST),
     "rate-judge": ("tasks.rate:rate_judge", "ratings/judge" + MANIFEST),
+    "rate-rated": ("tasks.rate:rate_rated", "ratings/rated" + MANIFEST),
     "rate-truth": ("tasks.rate:rate_truth", "ratings/truth" + MANIFEST),
     "choose": ("tasks.choose:choose", "selections/{key}" + MANIFEST),
     "trial": ("tasks.trial:trial", "trials/{key}" + MANIFEST),

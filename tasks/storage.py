@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -91,10 +91,16 @@ class _Unlike(DataError):
     """An object came with other bytes than the server says."""
 
 
-def fetch(address: str, into: Path, progress: Progress = silent) -> Fetched:
+def fetch(
+    address: str,
+    into: Path,
+    progress: Progress = silent,
+    beside: Callable[[Path], Collection[str]] = lambda file: (),
+) -> Fetched:
     """Mirror a file, or all that lies under a prefix, into the folder `into`.
 
-    What is there already in the same version is not fetched again, and what is no longer at the address is deleted.
+    `beside`: given a file that was brought, the relative names of what belongs to it, which is mirrored with it. What
+    is there already in the same version is not fetched again, and what is no longer at the address is deleted.
     Several objects come at a time, checked against the server's checksums; a large one goes on where it broke off. A
     server that does not answer is waited for. Of several objects one that comes damaged, or whose key would leave the
     folder, is refused, and the rest goes on. Raises DataError where nothing is left, or access is refused.
@@ -106,13 +112,17 @@ def fetch(address: str, into: Path, progress: Progress = silent) -> Fetched:
         if not objects:
             raise DataError(f"nothing is at {address}: give the key of a file, or a prefix with files under it")
         refused = {one["Key"]: _leaves_folder(one) for one in objects if not _is_safe(one["Name"])}
+        single = len(objects) == 1 and objects[0]["Key"] == key
+        path = into / objects[0]["Name"] if single else into
+        if single and not refused:
+            refused |= _mirror(client, bucket, objects, into, progress, whole=False)
+            names = beside(path) if not refused else ()
+            objects += [one for one in _siblings(client, bucket, key) if one["Name"] in names] if names else []
         inside = [one for one in objects if one["Key"] not in refused]
         if inside:
             refused |= _mirror(client, bucket, inside, into, progress)
         if len(refused) == len(objects):
             raise DataError(next(iter(refused.values())))
-    single = len(objects) == 1 and objects[0]["Key"] == key
-    path = into / objects[0]["Name"] if single else into
     return Fetched(path, [why for _, why in sorted(refused.items())])
 
 
@@ -154,6 +164,12 @@ def _objects(client, bucket: str, key: str) -> list[dict]:
     return [one | {"Name": one["Key"].removeprefix(prefix)} for one in listed]
 
 
+def _siblings(client, bucket: str, key: str) -> list[dict]:
+    """What lies in an object's folder, or below it."""
+    folder = key.rpartition("/")[0]
+    return patiently(lambda: _objects(client, bucket, f"{folder}/" if folder else ""))
+
+
 def _is_safe(name: str) -> bool:
     """Whether a name stays in the folder it is put into."""
     return not ({"", ".", ".."} & set(name.split("/")) or "\0" in name)
@@ -163,14 +179,20 @@ def _leaves_folder(one: dict) -> str:
     return f"the key {one['Key']!r} would lead out of its folder: rename the object, or give a narrower prefix"
 
 
-def _mirror(client, bucket: str, objects: list[dict], into: Path, progress: Progress) -> dict[str, str]:
-    """Bring a folder to what is listed, several objects at a time; returns which keys were refused, and why."""
+def _mirror(
+    client, bucket: str, objects: list[dict], into: Path, progress: Progress, whole: bool = True
+) -> dict[str, str]:
+    """Bring a folder to what is listed, several objects at a time; returns which keys were refused, and why.
+
+    `whole`: what is not listed is deleted.
+    """
     record = into.with_name(into.name + ".etags.json")
     have = read_json(record) if record.is_file() else {}
     wanted = {one["Name"]: one["ETag"] for one in objects}
-    for gone in have.keys() - wanted.keys():
-        (into / gone).unlink(missing_ok=True)
-    have = {name: etag for name, etag in have.items() if name in wanted}
+    if whole:
+        for gone in have.keys() - wanted.keys():
+            (into / gone).unlink(missing_ok=True)
+        have = {name: etag for name, etag in have.items() if name in wanted}
     due = [one for one in objects if not _is_here(one, into / one["Name"], have)]
     progress(len(objects) - len(due), len(objects), into.name)
     refused, written = {}, 0.0

@@ -5,7 +5,7 @@
 
 from ost.comparison import ARMS, Trial
 from ost.cost import Cost, Stopwatch
-from ost.data import Sample, content_digest
+from ost.data import Joined, Samples, content_digest
 from ost.evaluation import evaluate
 from ost.models import load_checkpoint, resolve_device
 from ost.selection import kept_ids
@@ -23,7 +23,7 @@ def trial(ctx: Context) -> Outcome:
     target = load_checkpoint(ctx.input("models/target"), resolve_device(ctx.params.compute.device))
     recipe = sft_recipe(ctx.params, plan.protocol, share)
     trained = train(target, samples, recipe, ctx.progress)
-    benchmark = ctx.samples("data/benchmark.parquet")
+    benchmark = ctx.samples("benchmark")
     settings = ctx.params.evaluate.model_dump()
     result = evaluate(target, benchmark, **settings, progress=ctx.progress)
     record = _named(ctx, plan, share) | {"accuracy": result.accuracy, "by_task": result.by_task}
@@ -35,16 +35,16 @@ def trial(ctx: Context) -> Outcome:
     metrics |= {f"accuracy/{task or 'untitled'}": value for task, value in result.by_task.items()}
     labels = {"arm": plan.subset.arm, "protocol": plan.protocol, "subset": plan.subset.key}
     read = {"benchmark": benchmark, plan.subset.key: samples}
-    digests = {name: content_digest(sample.id for sample in own) for name, own in read.items()}
+    digests = {name: content_digest(own.ids()) for name, own in read.items()}
     return Outcome(metrics | {"loss": trained.loss}, Cost(watch.seconds), datasets=digests, labels=labels)
 
 
-def _lessons(ctx: Context, plan: Trial) -> tuple[list[Sample], float]:
+def _lessons(ctx: Context, plan: Trial) -> tuple[Samples, float]:
     """What is trained on, and how large it is as a share of the pool."""
-    pool = {sample.id: sample for sample in ctx.samples("data/pool.parquet")}
-    kept = kept_ids(read_table(ctx.input(f"selections/{plan.subset.key}.parquet")))
-    anchors = ctx.samples("data/anchors.parquet") if ARMS[plan.subset.arm].with_anchors else []
-    samples = [*(pool[name] for name in kept), *anchors]
+    pool = ctx.samples("pool")
+    samples: Samples = pool.subset(kept_ids(read_table(ctx.input(f"selections/{plan.subset.key}.parquet"))))
+    if ARMS[plan.subset.arm].with_anchors:
+        samples = Joined(samples, ctx.samples("anchors"))
     return samples, len(samples) / len(pool)
 
 

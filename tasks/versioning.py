@@ -21,7 +21,7 @@ logging.getLogger("dvc.repo.status").setLevel(logging.ERROR)  # each status woul
 
 Result = TypeVar("Result")
 
-_one_at_a_time = threading.Lock()
+one_at_a_time = threading.Lock()
 """DVC allows one writer a workspace."""
 
 
@@ -101,7 +101,7 @@ def _ask(root: Path, question: Callable[[Repo], Result]) -> Result:
 @contextmanager
 def _repository(root: Path) -> Iterator[Repo]:
     # Seen from another folder, DVC would call its stages by other names.
-    with _one_at_a_time, chdir(root):
+    with one_at_a_time, chdir(root):
         try:
             repo = Repo(str(root))
         except DvcException as error:

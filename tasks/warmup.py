@@ -3,7 +3,7 @@
 import random
 
 from ost.config import Params
-from ost.data import Sample, content_digest
+from ost.data import Dataset, Samples, content_digest
 from ost.models import add_adapter, load_checkpoint, resolve_device
 from ost.training import Recipe, train
 from tasks.context import Context, Outcome
@@ -13,7 +13,7 @@ def warmup(ctx: Context) -> Outcome:
     """Train the proxy for a small share of an SFT run's steps; a converged proxy would have fitted the pool's noise."""
     params = ctx.params
     proxy = load_checkpoint(ctx.input("models/proxy"), resolve_device(params.compute.device))
-    recipe, seen = warmup_lessons(params, ctx.samples("data/pool.parquet"))
+    recipe, seen = warmup_lessons(params, ctx.samples("pool"))
     if params.warmup.lora_rank:
         add_adapter(proxy.model, params.warmup.lora_rank, params.seed)
     if not params.warmup.fraction:
@@ -22,11 +22,11 @@ def warmup(ctx: Context) -> Outcome:
     trained = train(proxy, seen, recipe, ctx.progress)
     proxy.second_moment = trained.moments.corrected_second()
     proxy.save(ctx.output("models/proxy-warm"))
-    digests = {"warm-up": content_digest(sample.id for sample in seen)}
+    digests = {"warm-up": content_digest(seen.ids())}
     return Outcome({"loss": trained.loss, "steps": float(recipe.steps)}, trained.cost, datasets=digests)
 
 
-def warmup_lessons(params: Params, pool: list[Sample]) -> tuple[Recipe, list[Sample]]:
+def warmup_lessons(params: Params, pool: Dataset) -> tuple[Recipe, Samples]:
     """How a proxy is warmed up, and the samples, drawn by the seed, that it sees."""
     recipe = Recipe(
         steps=max(1, round(params.warmup.fraction * params.sft.steps)),
@@ -34,4 +34,5 @@ def warmup_lessons(params: Params, pool: list[Sample]) -> tuple[Recipe, list[Sam
         learning_rate=params.warmup.learning_rate,
         seed=params.seed,
     )
-    return recipe, random.Random(params.seed).sample(pool, min(len(pool), recipe.steps * recipe.batch_size))
+    ids = pool.ids()
+    return recipe, pool.subset(random.Random(params.seed).sample(ids, min(len(ids), recipe.steps * recipe.batch_size)))

@@ -106,6 +106,7 @@ def test_the_public_surface_is_as_agreed():
     """Whoever changes it changes what users import: say so in the changelog."""
     assert sorted(ost.__all__) == [
         "Checkpoint",
+        "Dataset",
         "OSTError",
         "Sample",
         "Scored",
@@ -113,7 +114,6 @@ def test_the_public_surface_is_as_agreed():
         "ingest",
         "kept_ids",
         "load_checkpoint",
-        "read_samples",
         "read_scores",
         "score",
         "select",

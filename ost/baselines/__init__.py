@@ -1,1 +1,2 @@
-"""What people choose training data by otherwise: a judge, DEITA, LESS, low loss, reference models."""
+"""What people choose training data by otherwise: a judge, DEITA, LESS, low loss, reference models, FineVision's
+ratings."""

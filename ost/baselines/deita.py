@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ost.data import Sample
-from ost.encoding import decode, to_device
+from ost.data.picture import picture
+from ost.encoding import to_device
 from ost.errors import DataError, ModelError
 from ost.types import Progress, silent
 
@@ -46,6 +47,8 @@ ENDINGS = {"chat": (("", ""), ("", " ")), "plain": (("\n\nRating: ", ""), ("\n\n
 
 THUMBNAIL = 16
 """Edge of the picture that stands for an image in an embedding."""
+PICTURE = THUMBNAIL * THUMBNAIL * 3 + 1
+"""Numbers of it."""
 LONGEST = 256
 """Tokens of a text that MiniLM was made for; it sees no more, by its own definition, so texts that differ only after
 them count as alike."""
@@ -89,7 +92,8 @@ class Rater:
         Raises DataError, before any is rated, where one is beyond the model's context: nothing is cut.
         """
         names = names or [f"text {index}" for index in range(len(texts))]
-        rows = {text: self._tokens(self._prompt(text, self._cue)) for text in dict.fromkeys(texts)}
+        prompts = ((text, self._prompt(text, self._cue)) for text in dict.fromkeys(texts))
+        rows = {text: np.array(self._tokens(prompt), dtype=np.int32) for text, prompt in prompts}
         for text, name in zip(texts, names, strict=True):
             if self._limit and len(rows[text]) > self._limit:
                 raise DataError(
@@ -99,7 +103,7 @@ class Rater:
         return _once(texts, lambda distinct: self._rate([rows[text] for text in distinct], progress))
 
     @torch.no_grad()
-    def _rate(self, rows: list[list[int]], progress: Progress) -> np.ndarray:
+    def _rate(self, rows: list[np.ndarray], progress: Progress) -> np.ndarray:
         found, values = np.empty(len(rows)), torch.arange(1.0, 7.0, dtype=torch.float64)
         for done, own in _batches(rows, self.batch_size):
             batch = to_device(self._padded([rows[index] for index in own]), self.model.device)
@@ -109,11 +113,12 @@ class Rater:
             progress(done, len(rows), "rating")
         return found
 
-    def _padded(self, rows: list[list[int]]) -> dict[str, Tensor]:
+    def _padded(self, rows: list[np.ndarray]) -> dict[str, Tensor]:
         """Inputs (B, T), padded on the left; with positions where the model takes them, or it would count padding."""
-        longest = max(map(len, rows))
-        ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        ids, mask = torch.zeros(2, len(rows), max(map(len, rows)), dtype=torch.long)
+        for index, row in enumerate(rows):
+            ids[index, -len(row) :] = torch.from_numpy(row)
+            mask[index, -len(row) :] = 1
         places = {"position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)} if self._places else {}
         return {"input_ids": ids, "attention_mask": mask} | places
 
@@ -152,11 +157,17 @@ class Embedder:
         self.flops = 0.0
 
     def embed(self, samples: Sequence[Sample], progress: Progress = silent) -> np.ndarray:
-        """(N, d) float32."""
-        texts = [f"{sample.question}\n{sample.answer}" for sample in samples]
-        vectors = _once(texts, lambda distinct: self._texts(distinct, progress))
-        both = np.hstack([vectors, np.stack([_picture(sample) for sample in samples])])
-        return (both / np.linalg.norm(both, axis=1, keepdims=True)).astype(np.float32)
+        """(N, d) float32. The samples are gone through once, in order; their texts are held, and no images."""
+        texts, width = [], self.model.config.hidden_size
+        both = np.empty((len(samples), width + PICTURE), dtype=np.float32)
+        for done, sample in enumerate(samples, start=1):
+            texts.append(f"{sample.question}\n{sample.answer}")
+            both[done - 1, width:] = _picture(sample)
+            progress(done, len(samples), "looking at images")
+        both[:, :width] = _once(texts, lambda distinct: self._texts(distinct, progress))
+        # In place: of a large pool these are gigabytes.
+        both /= np.sqrt(np.einsum("nd,nd->n", both, both, dtype=np.float64))[:, None]
+        return both
 
     @torch.no_grad()
     def _texts(self, texts: Sequence[str], progress: Progress) -> np.ndarray:
@@ -182,48 +193,58 @@ class Embedder:
 def rate(samples: Sequence[Sample], rater: Rater, embedder: Embedder, progress: Progress = silent) -> Rated:
     """Complexity of each sample's question, quality of its answer, and its embedding.
 
-    Raises DataError, with the sample's id, where a text is beyond the rater's context.
+    The samples are gone through twice, in order; their texts are held, and no images. Raises DataError, with the
+    sample's id, where a text is beyond the rater's context.
     """
-    before, names = rater.flops + embedder.flops, [f"sample {sample.id}" for sample in samples]
-    questions = [COMPLEXITY.format(question=sample.question) for sample in samples]
-    answers = [QUALITY.format(question=sample.question, answer=sample.answer) for sample in samples]
-    complexity, quality = rater.rate(questions, progress, names), rater.rate(answers, progress, names)
+    before = rater.flops + embedder.flops
+    names, questions, answers = [], [], []
+    for sample in samples:
+        names.append(f"sample {sample.id}")
+        questions.append(sample.question)
+        answers.append(sample.answer)
+    # Quality first: its texts hold the questions too, so that one beyond the context shows before anything is rated.
+    pairs = zip(questions, answers, strict=True)
+    quality = rater.rate([QUALITY.format(question=asked, answer=said) for asked, said in pairs], progress, names)
+    complexity = rater.rate([COMPLEXITY.format(question=asked) for asked in questions], progress, names)
     embeddings = embedder.embed(samples, progress)
     return Rated(complexity, quality, embeddings, rater.flops + embedder.flops - before)
 
 
-def load_rater(name: str | None = None) -> Rater:
+def load_rater(name: str | None = None, device: torch.device | str = "cpu") -> Rater:
     """A rater by hub name, folder or GGUF file; None for SmolLM2-135M-Instruct from its PyPI package.
 
     Raises ModelError where it cannot be loaded.
     """
     path = Path(name) if name else _packaged(*RATER)
     if path.suffix == ".gguf":
-        return Rater(*_load(AutoModelForCausalLM, str(path.parent), "rater", gguf_file=path.name))
-    return Rater(*_load(AutoModelForCausalLM, str(name), "rater"))
+        return Rater(*_load(AutoModelForCausalLM, str(path.parent), "rater", device, gguf_file=path.name))
+    return Rater(*_load(AutoModelForCausalLM, str(name), "rater", device))
 
 
-def load_embedder(name: str | None = None) -> Embedder:
+def load_embedder(name: str | None = None, device: torch.device | str = "cpu") -> Embedder:
     """A sentence encoder by hub name or folder; None for all-MiniLM-L6-v2 from its PyPI package.
 
     Raises ModelError where it cannot be loaded.
     """
-    return Embedder(*_load(AutoModel, name or str(_packaged(*EMBEDDER)), "embedder"))
+    return Embedder(*_load(AutoModel, name or str(_packaged(*EMBEDDER)), "embedder", device))
 
 
-def _load(auto: type, source: str, role: str, **file: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(
+    auto: type, source: str, role: str, device: torch.device | str, **file: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model in fp32 and tokenizer, from the GGUF file or safetensors, and no code from the checkpoint."""
-    options = {"dtype": torch.float32, "output_loading_info": True} | (file or {"use_safetensors": True})
+    options = {"dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
+    options |= file or {"use_safetensors": True}
     try:
         model, info = auto.from_pretrained(source, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source, **file)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **file)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         named = "/".join([source, *file.values()])
         raise ModelError(f"cannot load the {role} {named} (deita.{role}): {error}") from error
     # transformers would fill them with random numbers; a pooler is not used here.
     if absent := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
         raise ModelError(f"the {role} {source} lacks {absent[0]}: choose another by deita.{role}")
-    return model, tokenizer
+    return model.to(device), tokenizer
 
 
 def _packaged(package: str, inside: str, distribution: str) -> Path:
@@ -257,9 +278,9 @@ def _flops(model: PreTrainedModel, batch: dict[str, Tensor]) -> float:
 
 def _picture(sample: Sample) -> np.ndarray:
     """(16 × 16 × 3 + 1,) of length one, or zero without images; the last number stands for images of one shade."""
-    shrunk = [decode(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR) for image in sample.images]
+    shrunk = [picture(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR) for image in sample.images]
     if not shrunk:
-        return np.zeros(THUMBNAIL * THUMBNAIL * 3 + 1)
+        return np.zeros(PICTURE)
     mean = np.mean([np.asarray(image, dtype=np.float64).ravel() for image in shrunk], axis=0)
     away = np.append(mean - mean.mean(), 0.0)
     if np.ptp(mean) == 0:

@@ -1,10 +1,11 @@
 """LLM-as-a-Judge by rejection sampling: a model answers or grades, and a sample stays where it agrees.
 
-The paper's own rival arm (arXiv:2605.07488, its comparison): a 235B model kept about 81 % of the pool.
+The paper's own rival arm (arXiv:2605.07488, its comparison): a 235B model kept about 81 % of the pool. Of a
+conversation the last answer is judged; what comes before it is shown.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,45 +31,55 @@ class Chat(Protocol):
     completion_tokens: int
     flops: float
     """0 where a server does not tell."""
+    refusal: str
+    """Why it gave no answer to the last sample that it gave none to."""
 
-    def complete(self, samples: Sequence[Sample], progress: Progress = silent) -> list[str]:
-        """The model's own last message for each sample, whose own last message it never sees."""
+    def complete(self, samples: Sequence[Sample], progress: Progress = silent) -> list[str | None]:
+        """The model's own last message for each sample, whose own last message it never sees; None for no answer."""
 
 
 @dataclass(frozen=True)
 class Verdicts:
     """What a judge said of N samples."""
 
-    replies: list[str]
+    replies: list[str | None]
+    """None where it gave no answer."""
     agrees: np.ndarray
-    """(N,) bool."""
+    """(N,) bool; false where it gave none."""
 
     @property
     def share(self) -> float:
         """Share of the samples that it agrees with."""
         return float(self.agrees.mean())
 
+    @property
+    def unanswered(self) -> list[int]:
+        """Indices of the samples that it gave no answer to."""
+        return [index for index, reply in enumerate(self.replies) if reply is None]
+
 
 def judge(
     samples: Sequence[Sample], model: Chat, mode: JudgeMode, match: str = "final", progress: Progress = silent
 ) -> Verdicts:
-    """Whether the model agrees with each sample's answer.
+    """Whether the model agrees with each sample's answer; no more samples are held than the model asks for at a time.
 
     `answer`: it answers for itself, and agrees where its answer matches (see `ost.evaluation.matches`).
     `grade`: it is shown the answer and asked; a reply that holds neither yes nor no is no agreement.
     """
-    if mode == "answer":
+    if mode == "grade":
+        replies = model.complete(_Graded(samples), progress)
+        agrees = [reply is not None and _says_yes(reply) for reply in replies]
+    else:
         replies = model.complete(samples, progress)
         pairs = zip(replies, samples, strict=True)
-        return Verdicts(
-            replies, np.array([matches(reply, sample.answer, match) for reply, sample in pairs], dtype=bool)
-        )
-    replies = model.complete([_graded(sample) for sample in samples], progress)
-    return Verdicts(replies, np.array([_says_yes(reply) for reply in replies], dtype=bool))
+        agrees = [reply is not None and matches(reply, sample.answer, match) for reply, sample in pairs]
+    return Verdicts(replies, np.array(agrees, dtype=bool))
 
 
 class LocalChat:
     """A checkpoint in this process, answering greedily."""
+
+    refusal = ""
 
     def __init__(self, checkpoint: Checkpoint, batch_size: int = 250, max_new_tokens: int = 16):
         self.checkpoint, self.batch_size, self.max_new_tokens = checkpoint, batch_size, max_new_tokens
@@ -77,7 +88,7 @@ class LocalChat:
         """A forward pass over each prompt, and twice the parameters for each token that is written."""
 
     def complete(self, samples: Sequence[Sample], progress: Progress = silent) -> list[str]:
-        """See `Chat.complete`."""
+        """See `Chat.complete`; it answers all."""
         said = generate(
             self.checkpoint,
             samples,
@@ -90,6 +101,23 @@ class LocalChat:
         parameters = sum(weight.numel() for weight in self.checkpoint.model.parameters())
         self.flops += forward_flops(self.checkpoint, samples) * len(samples) + 2 * parameters * said.completion_tokens
         return said.texts
+
+
+class _Graded(Sequence[Sample]):
+    """Samples as the questions of grading them, each made when it is asked for."""
+
+    def __init__(self, samples: Sequence[Sample]):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: int | slice) -> Sample | list[Sample]:
+        found = self.samples[place]
+        return [_graded(sample) for sample in found] if isinstance(place, slice) else _graded(found)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map(_graded, self.samples)
 
 
 def _graded(sample: Sample) -> Sample:

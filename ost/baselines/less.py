@@ -29,6 +29,8 @@ from ost.types import Progress, silent
 
 EPSILON = 1e-8
 """Adam's."""
+WINDOW = 8
+"""Batches whose samples are held at once, to be put into batches of like size."""
 
 Update = Callable[[str, Tensor], Tensor]
 """A weight's name and its B gradients, (B, o, i) → what is projected of them."""
@@ -46,14 +48,18 @@ def less(
 ) -> tuple[np.ndarray, Cost]:
     """Scores (N,), higher being better, and the cost, from a proxy with a warmed-up adapter and its Adam state.
 
-    `dimensions`: numbers of a projected gradient, a square (the paper: 8,192). Raises ModelError where the proxy cannot
-    be scored with.
+    The anchors are held, the pool is not. `dimensions`: numbers of a projected gradient, a square (the paper: 8,192).
+    Raises ModelError where the proxy cannot be scored with.
     """
     watch, passes = Stopwatch(), (len(pool) + len(anchors)) * (1 + BACKWARD)
     settings = Score(method="gradient", detail="groups", optimizer="sgd", sketch=0, checks=0, batch_size=batch_size)
-    scorer = _LessScorer(proxy, anchors, settings, moments, Sketcher(dimensions))
-    rows = rows_of(scorer, pool, lambda done: progress(done, len(pool), "gradient features"))
-    return matrix(rows, "by_cell").max(axis=1), Cost(watch.seconds, forward_flops(proxy, pool) * passes)
+    scorer, found = _LessScorer(proxy, list(anchors), settings, moments, Sketcher(dimensions)), []
+    size, note = WINDOW * batch_size, "gradient features"
+    for start in range(0, len(pool), size):
+        own = pool[start : start + size]
+        rows = rows_of(scorer, own, lambda done, start=start: progress(start + done, len(pool), note))
+        found.append(matrix(rows, "by_cell").max(axis=1))
+    return np.concatenate(found), Cost(watch.seconds, forward_flops(proxy, pool) * passes)
 
 
 class _LessScorer(Scorer):

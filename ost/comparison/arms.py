@@ -19,6 +19,7 @@ SCORES = ("one-step", "lookahead")
 """Ratings that are score tables: by the paper's one step, and by what many steps on the anchors gain."""
 
 CUT = "score below the cut"
+UNRATED = "it came without ratings"
 REPETITION = "its embedding is like a kept sample's"
 DISAGREES = "the judge does not agree with its answer"
 WRONG = "its answer is wrong"
@@ -49,10 +50,10 @@ def _warm(name: str) -> Rating:
 
 
 RATINGS: dict[str, Rating] = {
-    "none": Rating("data/pool.parquet"),
+    "none": Rating("data/pool"),
     **{name: _warm(name) for name in (*SCORES, "loss", "color", "rho")},
     **{name: _alone(name) for name in ("less", "deita", "judge")},
-    "truth": Rating("ratings/truth.parquet", ("rate-truth",)),
+    **{name: Rating(f"ratings/{name}.parquet", (f"rate-{name}",)) for name in ("rated", "truth")},
 }
 
 
@@ -94,6 +95,16 @@ def _by_score(table: pa.Table, fraction: float, params: Params) -> pa.Table:
     return selection_table(table["id"].to_pylist(), _ranked(table)["id"].to_pylist()[: size_of(table, fraction)], CUT)
 
 
+def _rated(table: pa.Table, fraction: float, params: Params) -> pa.Table:
+    """By the lowest axis, then by the mean of all; equal ones as the seed draws them, whatever the pool's order."""
+    rated = table.filter(pc.is_finite(table["least"])).select(["id", "least", "mean"])
+    marks = {name: mark for name, *mark in zip(*(column.to_pylist() for column in rated.columns), strict=True)}
+    ranked = sorted(shuffled(marks, params.seed), key=marks.__getitem__, reverse=True)
+    kept = ranked[: size_of(table, fraction)]
+    reasons = {name: NOT_DRAWN if marks[name] == marks[kept[-1]] else CUT for name in ranked}
+    return selection_table(table["id"].to_pylist(), kept, UNRATED, reasons)
+
+
 def _deita(table: pa.Table, fraction: float, params: Params) -> pa.Table:
     ranked = _ranked(table)
     ids, embeddings = ranked["id"].to_pylist(), matrix(ranked, "embedding").astype(np.float32)
@@ -128,6 +139,7 @@ ARMS: dict[str, Arm] = {
     "rho": Arm("RHO-LOSS {share}", "rho", _by_score),
     "deita": Arm("DEITA {share}", "deita", _deita),
     "judge": Arm("LLM-as-a-Judge", "judge", _agreed, whole=True),
+    "rated": Arm("FineVision's ratings {share}", "rated", _rated),
     "ost": Arm("OST top {share}", "one-step", partial(_by_utility, strategy="top")),
     "ost-quota": Arm("OST {share} by quota", "one-step", partial(_by_utility, strategy="quota")),
     "ost-vote": Arm("OST {share} by vote", "one-step", partial(_by_utility, strategy="vote")),
@@ -139,7 +151,8 @@ ARMS: dict[str, Arm] = {
     "clean": Arm("Clean {share}, drawn", "truth", _right_drawn),
     "oracle": Arm("Oracle: all that is clean", "truth", _right, whole=True),
 }
-"""`clean` and `oracle` know the truth: ceilings that no user can have, for worlds in which it is known."""
+"""`rated` needs a pool that came with FineVision's ratings. `clean` and `oracle` know the truth: ceilings that no user
+can have, for worlds in which it is known."""
 
 
 @dataclass(frozen=True)

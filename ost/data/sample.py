@@ -1,4 +1,4 @@
-"""The data contract: what a sample is, its content digest, and the tables that hold samples.
+"""A sample, and the digest of its content.
 
 A sample is `{"id", "images", "messages", "task"}`. Messages are in the chat form that `transformers` processors take:
 `content` is a list of parts, `{"type": "image"}` or `{"type": "text", "text": ...}`; images travel as encoded bytes.
@@ -6,30 +6,12 @@ A sample is `{"id", "images", "messages", "task"}`. Messages are in the chat for
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import datasets
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from ost.store import publish
-
-FEATURES = datasets.Features(
-    {
-        "id": datasets.Value("string"),
-        "images": datasets.List(datasets.Image(decode=False)),
-        "messages": datasets.List(
-            {
-                "role": datasets.Value("string"),
-                "content": datasets.List({"type": datasets.Value("string"), "text": datasets.Value("string")}),
-            }
-        ),
-        "task": datasets.Value("string"),
-    }
-)
+OPTIONAL = {"reasoning_content": None, "loss": True}
+"""Keys that a message may have beside `role` and `content`, and what their absence means: `reasoning_content`, the
+assistant's reasoning before its answer; `loss`, false for an assistant turn that is context alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +21,7 @@ class Sample:
     images: tuple[bytes, ...]
     """Encoded image files, in the order of the image parts."""
     messages: tuple[dict, ...]
-    """Chat turns `{"role", "content": [parts]}`."""
+    """Chat turns `{"role", "content": [parts]}`, with the keys of OPTIONAL where they say something."""
     task: str = ""
     """Kind of question; anchor groups and metrics are formed by it."""
     id: str = ""
@@ -52,22 +34,65 @@ class Sample:
     @property
     def answer(self) -> str:
         """Text of the last message."""
-        return _text(self.messages[-1]) if self.messages else ""
+        return text_of(self.messages[-1]) if self.messages else ""
 
     @property
     def question(self) -> str:
         """Text of all turns before the last."""
-        return "\n".join(_text(message) for message in self.messages[:-1])
+        return "\n".join(text_of(message) for message in self.messages[:-1])
+
+    @property
+    def learned(self) -> tuple[int, ...]:
+        """Indices of the assistant's turns that are learned and scored; the others are context."""
+        return tuple(at for at, turn in enumerate(self.messages) if is_learned(turn))
+
+
+def is_learned(message: dict) -> bool:
+    """Whether a turn's text is one that a loss is taken on."""
+    return message["role"] == "assistant" and message.get("loss") is not False
+
+
+def learned_last(messages: Sequence[dict]) -> tuple[dict, ...]:
+    """The messages with the last of the assistant's turns alone learned, as `data.train_on: last` has them."""
+    *others, last = messages
+    return (*(turn | {"loss": False} if turn["role"] == "assistant" else turn for turn in others), last)
+
+
+def text_of(message: dict) -> str:
+    """The text parts of a message, one after the other."""
+    return "".join(part.get("text") or "" for part in message["content"] if part["type"] == "text")
 
 
 def sample_id(images: Iterable[bytes], messages: Iterable[dict]) -> str:
     """Digest of a sample's content, the same on every machine (BLAKE2b, 128 bits, hexadecimal)."""
-    digest = hashlib.blake2b(digest_size=16)
-    for image in images:
-        digest.update(hashlib.blake2b(image, digest_size=16).digest())
-    turns = [{"role": turn["role"], "content": [_part(part) for part in turn["content"]]} for turn in messages]
-    digest.update(json.dumps(turns, sort_keys=True, ensure_ascii=False).encode())
+    return content_id(map(image_digest, images), messages)
+
+
+def image_digest(image: bytes) -> bytes:
+    """Digest of an encoded image (BLAKE2b, 128 bits)."""
+    return hashlib.blake2b(image, digest_size=16).digest()
+
+
+def content_id(images: Iterable[bytes], messages: Iterable[dict]) -> str:
+    """As `sample_id`, from the images' digests."""
+    digest = hashlib.blake2b(b"".join(images), digest_size=16)
+    digest.update(json.dumps([_turn(turn) for turn in messages], sort_keys=True, ensure_ascii=False).encode())
     return digest.hexdigest()
+
+
+def prompt_ids(images: Sequence[bytes], messages: Sequence[dict]) -> list[str]:
+    """What each learned turn is asked, in their order: the digest of all that stands before it.
+
+    `images`: their digests. Samples that ask the same in any of their turns share one, whatever the answers, and
+    whichever of the turns before are learned. A turn before which nobody has asked anything has none.
+    """
+    said = [{key: value for key, value in message.items() if key != "loss"} for message in messages]
+    found, shown = [], 0
+    for at, message in enumerate(messages):
+        if is_learned(message) and any(turn["role"] == "user" for turn in said[:at]):
+            found.append(content_id(images[:shown], said[:at]))
+        shown += sum(part["type"] == "image" for part in message["content"])
+    return found
 
 
 def chat(question: str, answer: str, images: int = 1) -> tuple[dict, ...]:
@@ -79,69 +104,14 @@ def chat(question: str, answer: str, images: int = 1) -> tuple[dict, ...]:
     )
 
 
-def write_samples(path: str | Path, samples: Iterable[Sample]) -> Path:
-    """Write samples as one Parquet file with the images inside; the file appears whole or not at all."""
-    rows = [
-        {
-            "id": sample.id,
-            "images": [{"bytes": image, "path": None} for image in sample.images],
-            "messages": list(sample.messages),
-            "task": sample.task,
-        }
-        for sample in samples
-    ]
-    columns = {name: [row[name] for row in rows] for name in FEATURES}
-    table = datasets.Dataset.from_dict(columns, features=FEATURES).data.table
-    with publish(path) as part:
-        pq.write_table(table, part, row_group_size=1000)
-    return Path(path)
-
-
-def read_samples(path: str | Path) -> Iterator[Sample]:
-    """Samples of a Parquet file that `write_samples` made, read row group by row group."""
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=500):
-        for row in batch.to_pylist():
-            yield from_row(row)
-
-
-class SampleFile:
-    """Samples of such a Parquet file by position, read when they are taken: the file is never held whole."""
-
-    def __init__(self, path: str | Path):
-        self._file = pq.ParquetFile(path)
-        sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
-        self._starts = np.cumsum([0, *sizes])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def ids(self) -> pa.ChunkedArray:
-        """The N ids, in order."""
-        return self._file.read(columns=["id"])["id"]
-
-    def take(self, positions: Sequence[int]) -> list[Sample]:
-        """The samples at ascending positions."""
-        wanted, found = np.asarray(positions, dtype=np.int64), []
-        groups = np.searchsorted(self._starts, wanted, side="right") - 1
-        for group in np.unique(groups):
-            own = wanted[groups == group] - self._starts[group]
-            found += [from_row(row) for row in self._file.read_row_group(int(group)).take(own).to_pylist()]
-        return found
-
-
-def from_row(row: dict) -> Sample:
-    """A stored row as a sample."""
-    images = tuple(image["bytes"] for image in row["images"])
-    return Sample(images=images, messages=tuple(row["messages"]), task=row["task"], id=row["id"])
-
-
 def content_digest(ids: Iterable[str]) -> str:
     """Digest of a set of samples, whatever their order: the dataset digest that MLflow is given."""
     return hashlib.blake2b("\n".join(sorted(ids)).encode(), digest_size=16).hexdigest()
 
 
-def _text(message: dict) -> str:
-    return "".join(part.get("text") or "" for part in message["content"] if part["type"] == "text")
+def _turn(turn: dict) -> dict:
+    said = {key: turn[key] for key, usual in OPTIONAL.items() if turn.get(key) not in (None, usual)}
+    return {"role": turn["role"], "content": [_part(part) for part in turn["content"]]} | said
 
 
 def _part(part: dict) -> dict:

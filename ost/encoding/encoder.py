@@ -1,88 +1,164 @@
-"""Samples as model inputs: chat template, processor, padding, and labels on the answer alone."""
+"""Samples as model inputs: rendered by the template, tokenized by the processor, labelled on the answers."""
 
-import io
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
 
 import torch
-from PIL import Image
+from transformers import PreTrainedTokenizerBase
+from transformers.processing_utils import ProcessorMixin
 
 from ost.data import Sample
+from ost.data.picture import picture
+from ost.encoding.control import any_of, control_tokens
+from ost.encoding.marks import Marks
+from ost.encoding.measure import Measured, Ruler, Size
+from ost.encoding.processing import Batch, Processing
+from ost.encoding.reasoning import without_reasoning
+from ost.encoding.template import Template
+from ost.encoding.turns import write
 from ost.errors import DataError
-from ost.models import Checkpoint
-
-IGNORE = -100
-"""Label of a position that no loss is taken on."""
-
-Batch = dict[str, torch.Tensor]
 
 
 class Encoder:
-    """Turns samples into batches for one checkpoint's processor."""
+    """Turns samples into batches for one processor, or for the tokenizer of a text-only model.
 
-    def __init__(self, checkpoint: Checkpoint):
-        self.processor = checkpoint.processor
-        self.tokenizer = checkpoint.tokenizer
-        if self.tokenizer.chat_template is None and getattr(self.processor, "chat_template", None) is None:
-            raise DataError("the checkpoint's tokenizer has no chat template, so messages cannot be rendered")
+    Raises DataError where the checkpoint has no chat template, or no tokenizer that knows where its tokens stand.
+    """
+
+    def __init__(self, processor: ProcessorMixin | PreTrainedTokenizerBase):
+        self.processor, self.tokenizer = processor, getattr(processor, "tokenizer", processor)
+        self._template = Template(processor, self.tokenizer)
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise DataError(
+                f"{type(self.tokenizer).__name__} does not tell where in a text its tokens stand: "
+                "save the checkpoint with a fast tokenizer (tokenizer.json)"
+            )
+        control = control_tokens(self.tokenizer, processor, self._template.example(0) + self._template.example(1))
+        self._marks = Marks(any_of(control), "".join(sorted({token[0] for token in control})))
+        self._added = any_of([token for token in self.tokenizer.get_added_vocab() if token.strip()])
+        self._processing = Processing(processor, control)
+        self._takes_images = self._processing.sees and self._template.takes_images
+
+    @property
+    def pad_token_id(self) -> int:
+        """What rows are padded with: the tokenizer's own token for it, or the one that ends a turn."""
+        return self._processing.tokens.pad
+
+    @property
+    def end_token_ids(self) -> list[int]:
+        """Tokens that end an answer: the template's own, or the tokenizer's where it writes none."""
+        found = self._added.search(self._template.behind_answers)
+        ends = [found[0]] if found else [self.tokenizer.eos_token]
+        return self.tokenizer.convert_tokens_to_ids([end for end in ends if end])
 
     def training(self, samples: Sequence[Sample]) -> Batch:
-        """Whole samples, padded on the right, with `labels` (B, T) that are IGNORE outside the last answer.
+        """Whole samples, padded on the right, with `labels` (B, T) that are IGNORE outside their learned answers.
 
-        Raises DataError where the tokens of an answer cannot be told from those of its prompt.
+        Raises DataError, with the sample's id, where one cannot be encoded.
         """
-        texts = [self._render(sample.messages).rstrip() for sample in samples]
-        prompts = [self._render(sample.messages[:-1], answer_next=True) for sample in samples]
-        batch = self._process(samples, texts, "right")
-        answers = self.tokenizer([t[len(p) :] for t, p in zip(texts, prompts, strict=True)], add_special_tokens=False)
-        labels = torch.full_like(batch["input_ids"], IGNORE)
-        lengths = batch["attention_mask"].sum(dim=1).tolist()
-        for row, (length, answer) in enumerate(zip(lengths, answers["input_ids"], strict=True)):
-            labels[row, length - len(answer) : length] = torch.tensor(answer)
-        agrees = (labels == batch["input_ids"]) | (labels == IGNORE)
-        if not bool(agrees.all()):
-            broken = [samples[row].id for row in range(len(samples)) if not bool(agrees[row].all())]
-            raise DataError(f"the tokenizer merges prompt and answer of {len(broken)} sample(s), such as {broken[0]}")
-        return batch | {"labels": labels}
+        marks = self._marks.fresh_for(_texts(samples))
+        return self._batch(samples, [_named(sample, self._whole, marks) for sample in samples], "right", marks)
 
     def prompts(self, samples: Sequence[Sample]) -> Batch:
         """The samples without their last answer, padded on the left, for generation."""
-        texts = [self._render(sample.messages[:-1], answer_next=True) for sample in samples]
-        return self._process(samples, texts, "left")
+        marks = self._marks.fresh_for(_texts(samples))
+        batch = self._batch(samples, [_named(sample, self._prompt, marks) for sample in samples], "left", marks)
+        del batch["labels"]
+        return batch
 
-    def lengths(self, samples: Sequence[Sample]) -> list[int]:
-        """Tokens of each whole sample, image tokens included."""
-        texts = [self._render(sample.messages).rstrip() for sample in samples]
-        return self._process(samples, texts, "right")["attention_mask"].sum(dim=1).tolist()
+    def answers(self, tokens: Sequence[Sequence[int]]) -> list[str]:
+        """What a model wrote behind its prompts, up to its end: text without special tokens, and without reasoning."""
+        mark, ends = self._template.before_answers, set(self.end_token_ids)
+        own = self._added.findall(mark)
+        last = self.tokenizer.convert_tokens_to_ids(own[-1]) if own else None
+        rows = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in tokens]
+        behind = [row[len(row) - row[::-1].index(last) :] if last in row else row for row in rows]
+        texts = self.tokenizer.batch_decode(behind, skip_special_tokens=True)
+        return [without_reasoning(without_reasoning(text, "" if own else mark)).strip() for text in texts]
 
-    def _render(self, messages: Sequence[dict], answer_next: bool = False) -> str:
-        # The tokenizer alone renders: a processor's own method would tokenize and load images again.
-        template = self.tokenizer.chat_template or self.processor.chat_template
-        return self.tokenizer.apply_chat_template(
-            [self._plain(message) for message in messages],
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=answer_next,
-        )
+    def measure(self, sample: Sample, sizes: Sequence[Size]) -> Measured:
+        """What `training` would count of a sample, from the sizes of its images, without decoding any.
 
-    def _plain(self, message: dict) -> dict:
-        """A turn for the template: a text-only model's template takes strings, not parts."""
-        if self.processor is not self.tokenizer:
-            return message
-        return {"role": message["role"], "content": "".join(part.get("text") or "" for part in message["content"])}
+        Raises DataError, saying why, where the sample cannot be encoded.
+        """
+        marks = self._marks.fresh_for(_texts([sample]))
+        return self._ruler.measure(self._whole(sample, marks), sizes, marks)
 
-    def _process(self, samples: Sequence[Sample], texts: list[str], side: str) -> Batch:
-        shared = {"padding": True, "padding_side": side, "return_tensors": "pt", "add_special_tokens": False}
-        images = [[decode(image) for image in sample.images] for sample in samples]
-        if any(images) and self.processor is not self.tokenizer:
-            return dict(self.processor(text=texts, images=[own for own in images if own], **shared))
-        return dict(self.tokenizer(texts, **shared))
+    def image_tokens(self, sizes: Sequence[Size]) -> list[int]:
+        """Tokens that the processor puts in the place of an image of each size, (width, height) in pixels.
 
+        Raises DataError for a size that it refuses.
+        """
+        return self._ruler.image_tokens(sizes)
 
-def decode(image: bytes) -> Image.Image:
-    """An encoded image as RGB pixels; ingestion has checked that it can be decoded, and its size."""
-    return Image.open(io.BytesIO(image)).convert("RGB")
+    @property
+    def counts_by_arithmetic(self) -> bool:
+        """Whether the processor tells rightly how many tokens an image of a size has, so that none has to be made."""
+        return self._ruler.calculates
+
+    @functools.cached_property
+    def _ruler(self) -> Ruler:
+        return Ruler(self.processor, self._processing, self._marks, self._template.example)
+
+    def _batch(self, samples: Sequence[Sample], texts: Sequence[str], side: str, marks: Marks) -> Batch:
+        images = [[picture(image) for image in sample.images] for sample in samples]
+        try:
+            return self._processing.run(texts, images, side, marks)
+        except DataError as error:
+            if len(samples) == 1:
+                raise DataError(f"sample {samples[0].id}: {error}") from error
+            for sample, text in zip(samples, texts, strict=True):  # to name the one
+                self._batch([sample], [text], side, marks)
+            raise
+
+    def _whole(self, sample: Sample, marks: Marks) -> str:
+        """A sample as the template writes it, with marks around what is learned."""
+        messages = [_hidden(message, marks) for message in sample.messages]
+        written = write(messages, self._template, marks, self._added, self.tokenizer.eos_token)
+        self._check_images(sample, written.text)
+        return marks.around(written.text, written.spans)
+
+    def _prompt(self, sample: Sample, marks: Marks) -> str:
+        turns = [self._template.turn(_hidden(message, marks)) for message in sample.messages[:-1]]
+        prompt = self._template.render(turns, answer_next=True)
+        self._check_images(sample, prompt)
+        return prompt
+
+    def _check_images(self, sample: Sample, text: str) -> None:
+        if not sample.images:
+            return
+        if not self._takes_images:
+            raise DataError("it has images, and the model's processor or chat template has no place for them")
+        token = getattr(self.processor, "image_token", None)
+        if token and text.count(token) != len(sample.images):
+            raise DataError(f"the chat template writes {text.count(token)} image(s) of its {len(sample.images)}")
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch's tensors on a device."""
     return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _texts(samples: Sequence[Sample]) -> Iterator[str]:
+    for sample in samples:
+        for message in sample.messages:
+            yield from (part["text"] or "" for part in message["content"] if part["type"] == "text")
+            yield message.get("reasoning_content") or ""
+
+
+def _hidden(message: dict, marks: Marks) -> dict:
+    """A message whose texts spell no control token."""
+    content = [
+        part | {"text": marks.hide(part["text"] or "")} if part["type"] == "text" else part
+        for part in message["content"]
+    ]
+    thoughts = message.get("reasoning_content")
+    return message | {"content": content} | ({"reasoning_content": marks.hide(thoughts)} if thoughts else {})
+
+
+def _named(sample: Sample, build, marks: Marks) -> str:
+    try:
+        return build(sample, marks)
+    except DataError as error:
+        raise DataError(f"sample {sample.id}: {error}") from error

@@ -1,173 +1,249 @@
-"""Ingestion: pool, anchors and benchmark through the checks, each record either kept or quarantined with a reason."""
+"""Ingestion: pool, anchors and benchmark, each record either in a sample set or quarantined with a reason."""
 
-import collections
-import itertools
-import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from ost.data import Sample
-from ost.encoding import Encoder
+from ost.config import Data
+from ost.data import Dataset
+from ost.data.dataset import write_listing
+from ost.data.shards import Shard
 from ost.errors import DataError
-from ost.ingestion import checks
-from ost.ingestion.quarantine import Quarantined, Rejected, Source, Why
-from ost.ingestion.readers import Broken, image_folder, read_records
-from ost.ingestion.records import to_sample
-from ost.models import Checkpoint
+from ost.formats import Broken, Source, open_source
+from ost.ingestion.crew import Crew
+from ost.ingestion.gate import ImageFile, Rules
+from ost.ingestion.inspector import Inspected, digest_of, forget_others
+from ost.ingestion.notes import notes_of
+from ost.ingestion.quarantine import Quarantined, SetName
+from ost.store import remove
 from ost.types import Progress, silent
 
-SMALL_POOL = 1_000
-"""Samples below which training on the whole pool is likely cheaper than choosing from it."""
+MEGABYTE = 1 << 20
+
+
+@dataclass
+class Taken:
+    """What was taken from one source."""
+
+    folder: Path
+    read: int = 0
+    kept: int = 0
+    quarantine: list[Quarantined] = field(default_factory=list)
+    tasks: set[str] = field(default_factory=set)
+    unread_columns: Counter = field(default_factory=Counter)
+    unread_files: Sequence[str] = ()
+    learned_turns: int = 0
+    context_turns: int = 0
+    shrinkable: int = 0
+    """Of those that are too long, how many would not be if their images took fewer tokens."""
+    beside: set[Path] = field(default_factory=set)
+    """Files and folders beside the source, or in the folders named for it, that its images were read from."""
+
+    @property
+    def counts(self) -> dict:
+        """`{"read", "kept", "quarantined", "reasons": {reason: count}}`; read = kept + quarantined."""
+        reasons = Counter(entry.reason for entry in self.quarantine)
+        return {"read": self.read, "kept": self.kept, "quarantined": reasons.total(), "reasons": dict(reasons)}
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """The three sample sets as they may be used, and what was kept out of them."""
+    """The sample sets as they may be used, and what was kept out of them."""
 
-    pool: list[Sample]
-    anchors: list[Sample]
-    benchmark: list[Sample]
-    quarantine: list[Quarantined]
-    warnings: list[str]
-    """What a person should know before training: what was found, and what to do."""
-    read: dict[Source, int]
-    """Records that each source held."""
+    taken: Mapping[SetName, Taken]
+
+    def __getitem__(self, name: SetName) -> Dataset:
+        """A sample set: `pool`, `anchors` or `benchmark`."""
+        return Dataset(self.taken[name].folder)
 
     @property
-    def counts(self) -> dict[Source, dict]:
-        """`{source: {"read", "kept", "quarantined", "reasons": {reason: count}}}`; read = kept + quarantined."""
-        table = {}
-        for source, read in self.read.items():
-            reasons = collections.Counter(entry.reason for entry in self.quarantine if entry.source == source)
-            kept = len(getattr(self, source))
-            table[source] = {"read": read, "kept": kept, "quarantined": reasons.total(), "reasons": dict(reasons)}
-        return table
+    def counts(self) -> dict[SetName, dict]:
+        """Set → how many records were read, kept and quarantined, and why."""
+        return {name: one.counts for name, one in self.taken.items()}
+
+    @property
+    def quarantine(self) -> list[Quarantined]:
+        """Every record that was kept out."""
+        return [entry for one in self.taken.values() for entry in one.quarantine]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know before training: what was found, and what to do."""
+        return notes_of(self.taken)
 
 
 def ingest(
     pool: str | Path,
     anchors: str | Path,
     benchmark: str | Path | None,
-    checkpoint: Checkpoint,
+    processor: str | Path | None,
+    into: str | Path,
+    settings: Data | None = None,
     *,
-    max_tokens: int,
-    max_pixels: int,
-    refused: Mapping[Source, Sequence[Broken]] = MappingProxyType({}),
+    memory: str | Path | None = None,
+    workers: int = 1,
+    refused: Mapping[SetName, Sequence[Broken]] = MappingProxyType({}),
     progress: Progress = silent,
 ) -> Ingested:
-    """Read and check the three sources, in any of the forms that `read_records` takes.
+    """Read and check the sources, in any form that `ost.formats` reads, into sample sets under the folder `into`.
 
-    `refused`: what of a source could not even be brought here; it is counted and quarantined with the rest.
+    `processor`: folder or hub name of the model whose processor counts tokens; its weights are not loaded, and without
+    one nothing is counted. `memory`: folder in which is kept what became of each part of a source, so that what is
+    unchanged is not read again. `refused`: what of a source could not even be brought here; it is counted and
+    quarantined with the rest.
 
-    A sample is kept whole or not at all: longer than `max_tokens` tokens of the checkpoint's processor (image tokens
-    included), or with an image above `max_pixels` pixels, it is quarantined. Anchors lose what stands in the benchmark;
-    the pool loses what stands in either. Without a benchmark only the other two are read. Raises DataError where a
-    source cannot be read or nothing of it is left.
+    A sample is kept whole or not at all. Anchors lose what stands in the benchmark; the pool loses what stands in
+    either. Without a benchmark only the other two are read. Memory does not grow with the sources, but for 100 bytes a
+    sample. Raises DataError where a source cannot be read or nothing of it is left.
     """
-    gate = _Gate(Encoder(checkpoint), max_tokens, max_pixels, refused, progress)
-    tested = gate.admit("benchmark", benchmark) if benchmark else []
-    in_benchmark = checks.stands_in("in-benchmark", tested)
-    trusted = gate.admit("anchors", anchors, in_benchmark)
-    offered = gate.admit("pool", pool, in_benchmark, checks.stands_in("in-anchors", trusted))
-    notes = [*_file_warnings(gate.quarantine), *_overlap_warnings(gate.quarantine), *_pool_warnings(offered, trusted)]
-    return Ingested(offered, trusted, tested, gate.quarantine, notes, gate.read)
+    addresses = {"benchmark": benchmark, "anchors": anchors, "pool": pool}
+    sources = {name: open_source(address) for name, address in addresses.items() if address is not None}
+    rules = Rules.of(settings or Data(), processor)
+    memory = Path(memory) / digest_of(rules) if memory else None
+    taken: dict[SetName, Taken] = {}
+    asked: dict[str, dict[str, str]] = {}
+    notes: set[str] = set()
+    meter = _Meter(sum(source.size for source in sources.values()), progress)
+    with Crew(rules, workers) as crew:
+        for name, source in sources.items():
+            taking = _Taking(name, source, Path(into) / name, refused.get(name, ()), asked)
+            meter.start(name)
+            for inspected in crew.inspect(source.units(), source.root, taking.taken.folder, memory):
+                taking.add(inspected)
+                notes.add(inspected.note)
+                meter.advance(inspected.size, taking.taken)
+            taken[name] = taking.finish(addresses[name])
+            asked[name] = taking.asked
+    meter.finish()
+    if memory and memory.is_dir():
+        forget_others(memory, notes)
+    return Ingested({name: taken[name] for name in ("pool", "anchors", "benchmark") if name in taken})
 
 
-@dataclass
-class _Gate:
-    """The checks that all sources pass, and the record of what did not pass."""
+class _Taking:
+    """One source being taken in: what only the order of all its records can tell is told here."""
 
-    encoder: Encoder
-    max_tokens: int
-    max_pixels: int
-    refused: Mapping[Source, Sequence[Broken]]
-    progress: Progress
-    quarantine: list[Quarantined] = field(default_factory=list)
-    read: dict[Source, int] = field(default_factory=dict)
+    def __init__(
+        self,
+        name: SetName,
+        source: Source,
+        folder: Path,
+        refused: Sequence[Broken],
+        others: Mapping[str, Mapping[str, str]],
+    ):
+        self.name, self.taken = name, Taken(folder, unread_files=source.unread)
+        self.asked: dict[str, str] = {}
+        """What each sample asks, where others must not ask it again: the pool is nobody's other."""
+        self._root = source.root
+        self._others, self._seen = dict(others), set()
+        self._shards: list[Shard] = []
+        self._left_out: dict[str, list[int]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for broken in refused:
+            self._refuse("", 0, "", None, broken.reason, broken.detail)
 
-    def admit(self, source: Source, path: str | Path, *overlaps: checks.Check) -> list[Sample]:
-        """The samples of a source that pass; raises DataError where none does."""
-        placeholders = checks.placeholders(self.encoder.processor)
-        # Cheapest first: no image is decoded of a sample that is out anyway.
-        text = [checks.empty_answer, checks.endless(self.max_tokens), placeholders]
-        chain = [*text, checks.duplicate(), *overlaps, checks.sound_images(self.max_pixels)]
-        kept: dict[int, Sample] = {}
-        out: list[Quarantined] = []
-        folder = image_folder(path)
-        self.read[source] = 0
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            records = itertools.chain(self.refused.get(source, ()), read_records(path))
-            for index, record in enumerate(records):
-                self.read[source] += 1
-                sample, why = _examine(record, folder, chain)
-                if why:
-                    out.append(Quarantined(source, index, sample.id if sample else "", *why))
-                else:
-                    kept[index] = sample
-            out += self._remove_overlong(source, kept)
-        self.quarantine += sorted(out, key=lambda entry: entry.index)
-        return list(kept.values()) or _nothing_left(source, path, out)
+    def add(self, found: Inspected) -> None:
+        """Take what one unit held."""
+        taken, first = self.taken, len(self.taken.quarantine)
+        taken.read += len(found.kept)
+        for record in found.rejected:
+            self._refuse(found.file, **record)
+        shards = [Shard(name, samples) for name, samples in found.shards]
+        places = ((shard.file, row) for shard in shards for row in range(shard.samples))
+        for sample, (file, row) in zip(found.kept, places, strict=True):
+            why = self._overlap(sample)
+            if why:
+                self._left_out.setdefault(file, []).append(row)
+                taken.read -= 1  # counted with the refused
+                self._refuse(found.file, sample["position"], sample["id"], sample["own_id"], *why)
+                continue
+            taken.kept += 1
+            taken.tasks.add(sample["task"])
+        taken.quarantine[first:] = sorted(taken.quarantine[first:], key=lambda entry: entry.position)
+        self._shards += shards
+        taken.unread_columns.update(found.unread)
+        taken.learned_turns += found.learned_turns
+        taken.context_turns += found.context_turns
+        taken.shrinkable += found.shrinkable
+        taken.beside |= self._beside(found.files)
 
-    def _remove_overlong(self, source: Source, kept: dict[int, Sample]) -> list[Quarantined]:
-        whys: list[Why | None] = []
-        for batch in checks.batches(kept.values()):
-            whys += checks.overlong(batch, self.encoder, self.max_tokens)
-            self.progress(len(whys), len(kept), f"{source}: tokens counted")
-        refused = {index: why for index, why in zip(kept, whys, strict=True) if why}
-        return [Quarantined(source, index, kept.pop(index).id, *why) for index, why in refused.items()]
+    def _beside(self, images: Sequence[ImageFile]) -> set[Path]:
+        """The entries of the source's own folder that images lie in or are; elsewhere their folders."""
+        folders = {image.path: image.path.rpartition("/")[0] or "/" for image in images}
+        places = {Path(path if folder == str(self._root) else folder) for path, folder in folders.items()}
+        return {self._top(place) if place.is_relative_to(self._root) else place for place in places}
+
+    def _top(self, place: Path) -> Path:
+        return self._root / place.relative_to(self._root).parts[0]
+
+    def finish(self, address: str | Path) -> Taken:
+        """Publish the set, and forget shards that are none of it; raises DataError where nothing is left."""
+        if not self.taken.kept:
+            raise DataError(_nothing_left(self.name, address, self.taken))
+        folder = self.taken.folder
+        write_listing(folder, self._shards, self._left_out)
+        listed = {shard.file for shard in self._shards}
+        for file in folder.iterdir():
+            if file.suffix in (".parquet", ".part") and file.name not in listed:
+                remove(file)
+        return self.taken
+
+    def _overlap(self, sample: dict) -> tuple[str, str] | None:
+        """Why a sample must not be in this set, because of what came before it."""
+        name = bytes.fromhex(sample["id"])
+        if name in self._seen:
+            return "duplicate", "images and messages are those of an earlier record"
+        self._seen.add(name)
+        for other, asked in self._others.items():
+            for prompt in sample["prompts"]:
+                if prompt in asked:
+                    same = "sample" if asked[prompt] == sample["id"] else "question"
+                    return f"in-{other}", f"the same {same} as {asked[prompt]}"
+        if self.name != "pool":
+            self.asked |= dict.fromkeys(sample["prompts"], sample["id"])
+        return None
+
+    def _refuse(self, file: str, position: int, id: str, own_id: str | None, reason: str, detail: str) -> None:
+        self.taken.read += 1
+        self.taken.quarantine.append(Quarantined(self.name, file, position, own_id, id, reason, detail))
 
 
-def _examine(record: dict | Broken, folder: Path, chain: Sequence[checks.Check]) -> tuple[Sample | None, Why | None]:
-    """The record as a sample where it can be one, and the first thing that speaks against it."""
-    try:
-        sample = to_sample(record, folder)
-    except Rejected as rejected:
-        return None, rejected.why
-    return sample, next(filter(None, (check(sample) for check in chain)), None)
+class _Meter:
+    """How far all sources together are read, in megabytes."""
+
+    def __init__(self, total: int, progress: Progress):
+        self.total, self.progress, self.done, self.name = total, progress, 0, ""
+
+    def start(self, name: str) -> None:
+        """Say which source is begun."""
+        self.name = name
+        self._tell(f"MB; {name}")
+
+    def advance(self, size: int, taken: Taken) -> None:
+        """So many bytes more are read."""
+        self.done = min(self.done + size, self.total)
+        self._tell(f"MB; {self.name}: {taken.read:,} records, {taken.kept:,} kept")
+
+    def finish(self) -> None:
+        """All is read; some bytes of files stand around their records."""
+        self.done = self.total = max(self.total, MEGABYTE)
+        self._tell("MB; all is read")
+
+    def _tell(self, note: str) -> None:
+        self.progress(self.done // MEGABYTE, max(1, self.total // MEGABYTE), note)
 
 
-def _nothing_left(source: Source, path: str | Path, out: Sequence[Quarantined]) -> list[Sample]:
-    if not out:
-        raise DataError(f"{source}: {path} holds no records; point data.{source} at a source that does")
-    reasons = collections.Counter(entry.reason for entry in out).most_common()
-    listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
-    first = min(out, key=lambda entry: entry.index)
-    raise DataError(
-        f"{source}: none of the {len(out)} record(s) of {path} can be used ({listed}). "
-        f"Record {first.index}, for one, is {first.reason}: {first.detail}. Mend the records, or the limits in `data`"
+def _nothing_left(name: SetName, address: str | Path, taken: Taken) -> str:
+    if not taken.quarantine:
+        return f"{name}: {address} holds no records; point data.{name} at a source that does"
+    reasons = Counter(entry.reason for entry in taken.quarantine).most_common()
+    first = taken.quarantine[0]
+    place = f"{first.position} of {first.file}" if first.file else f"{first.position}"
+    return (
+        f"{name}: none of the {taken.read} record(s) of {address} can be used "
+        f"({', '.join(f'{count} {reason}' for reason, count in reasons)}). "
+        f"Record {place}, for one, is {first.reason}: {first.detail}. "
+        "Mend the records, or the limits in `data`; `ost check` shows more of them"
     )
-
-
-def _file_warnings(quarantine: Sequence[Quarantined]) -> list[str]:
-    lost = [f"{entry.source}: {entry.detail}" for entry in quarantine if entry.reason == "broken-file"]
-    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-    return [f"could not be read, and was left out: {'; '.join(lost[:3])}{more}; write it anew"] if lost else []
-
-
-def _overlap_warnings(quarantine: Sequence[Quarantined]) -> list[str]:
-    overlaps = [entry for entry in quarantine if entry.reason in ("in-anchors", "in-benchmark")]
-    counts = collections.Counter((entry.source, entry.reason.removeprefix("in-")) for entry in overlaps)
-    return [
-        f"{count} sample(s) of the {source} also stand in the {other} and were left out of the {source}: "
-        "look at how the sets were divided, near copies may have stayed"
-        for (source, other), count in counts.items()
-    ]
-
-
-def _pool_warnings(pool: Sequence[Sample], anchors: Sequence[Sample]) -> list[str]:
-    found = []
-    uncovered = sorted({sample.task for sample in pool} - {anchor.task for anchor in anchors} - {""})
-    if uncovered:
-        found.append(
-            f"no anchor is of the pool's task(s) {', '.join(uncovered)}: these samples are scored by what they do for "
-            "other tasks, and likely left out, right or wrong: add anchors of each, or keep those tasks out of the pool"
-        )
-    if len(pool) < SMALL_POOL:
-        found.append(
-            f"the pool has {len(pool)} samples, under {SMALL_POOL:,}: warming up and scoring a proxy may cost more "
-            "than it saves; consider training on all of it"
-        )
-    return found

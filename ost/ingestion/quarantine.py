@@ -1,67 +1,42 @@
-"""Why a record is kept out, and the table that says so."""
+"""The table of what was kept out, and why."""
 
-import reprlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ost.formats import Reason
 from ost.store import publish
 
-Source = Literal["pool", "anchors", "benchmark"]
-
-Reason = Literal[
-    "broken-file",
-    "malformed",
-    "missing-image",
-    "broken-image",
-    "image-too-large",
-    "image-outside-folder",
-    "empty-answer",
-    "too-long",
-    "duplicate",
-    "in-anchors",
-    "in-benchmark",
-]
+SetName = Literal["pool", "anchors", "benchmark"]
 
 _SCHEMA = pa.schema(
     [
         ("source", pa.string()),
-        ("index", pa.int64()),
+        ("file", pa.string()),
+        ("position", pa.int64()),
+        ("own_id", pa.string()),
         ("id", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]
 )
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 80
-
-
-class Why(NamedTuple):
-    """What a check answers about a sample that must not be used."""
-
-    reason: Reason
-    detail: str
-
-
-class Rejected(Exception):
-    """Raised where a record cannot even become a sample."""
-
-    def __init__(self, reason: Reason, detail: str):
-        super().__init__(detail)
-        self.why = Why(reason, detail)
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
     """A record that was read and kept out."""
 
-    source: Source
-    index: int
-    """Position among the source's records, from 0; blank JSONL lines are no records, a broken file is one."""
+    source: SetName
+    file: str
+    """File of the source that it stands in; empty for what could not be brought here."""
+    position: int
+    """Its place among the file's records, from 0; blank JSONL lines are no records, a broken file is one."""
+    own_id: str | None
+    """The user's own id as JSON text, where it has one."""
     id: str
     """Content digest, empty where the record never became a sample."""
     reason: Reason
@@ -69,13 +44,8 @@ class Quarantined:
 
 
 def write_quarantine(path: str | Path, quarantine: Iterable[Quarantined]) -> Path:
-    """Publish the entries as a Parquet table `source, index, id, reason, detail`, a row a record."""
+    """Publish the entries as a Parquet table with a row a record."""
     table = pa.Table.from_pylist([asdict(entry) for entry in quarantine], schema=_SCHEMA)
     with publish(path) as part:
         pq.write_table(table, part)
     return Path(path)
-
-
-def show(value: object) -> str:
-    """A value found in a record, short and escaped enough to stand in a message."""
-    return _REPR.repr(value)

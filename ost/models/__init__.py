@@ -1,15 +1,10 @@
 """Models: tiny builders, checkpoints, adapters, processors, families."""
 
 from ost.models.adapter import add_adapter
-from ost.models.checkpoint import (
-    Checkpoint,
-    check_pair,
-    checkpoint_folders,
-    family,
-    load_checkpoint,
-    load_config,
-    resolve_device,
-)
+from ost.models.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint, resolve_device
+from ost.models.configs import check_pair, family, load_config, reads_images
+from ost.models.processor import load_processor
+from ost.models.resolution import limit_image_tokens
 
 __all__ = [
     "Checkpoint",
@@ -17,7 +12,10 @@ __all__ = [
     "check_pair",
     "checkpoint_folders",
     "family",
+    "limit_image_tokens",
     "load_checkpoint",
     "load_config",
+    "load_processor",
+    "reads_images",
     "resolve_device",
 ]

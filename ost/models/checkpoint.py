@@ -1,4 +1,4 @@
-"""Checkpoints: weights and processor, loaded and saved together; and whether proxy and target belong together."""
+"""Checkpoints: weights and processor, loaded and saved together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,17 +6,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from ost.errors import ModelError
 from ost.models.adapter import base_of, has_adapter, load_adapter, save_adapter
+from ost.models.configs import load_config, reads_images
 from ost.models.processor import load_processor
 from ost.store import publish
 
@@ -34,6 +29,8 @@ class Checkpoint:
     where the checkpoint's training left one; a loaded one lies on the CPU."""
     base: str | Path | None = None
     """The checkpoint that this one was trained from, a folder or a hub name, where that is known."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how it was loaded."""
 
     @property
     def tokenizer(self):
@@ -66,13 +63,13 @@ def load_checkpoint(name: str | Path, device: torch.device | str = "cpu", base: 
     """
     config, beneath = load_config(name), base_of(name)
     try:
-        model = _load_weights(beneath or name, config)
+        model, notes = _load_weights(beneath or name, config)
         if beneath:
             load_adapter(model, name)
         moments = _load_moments(name)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the weights of {name} (safetensors only): {error}") from error
-    return Checkpoint(model.to(device).eval(), load_processor(name, config), moments, base)
+    return Checkpoint(model.to(device).eval(), load_processor(name, config), moments, base, notes)
 
 
 def checkpoint_folders(name: str | Path) -> list[Path]:
@@ -81,51 +78,32 @@ def checkpoint_folders(name: str | Path) -> list[Path]:
     return [Path(name), *([Path(base)] if base and Path(base).is_dir() else [])]
 
 
-def _load_weights(name: str | Path, config: PretrainedConfig) -> PreTrainedModel:
-    auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
-    model, info = auto.from_pretrained(name, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
-    if absent := sorted(info["missing_keys"]):
+def _load_weights(name: str | Path, config: PretrainedConfig) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    model, absent = _read_weights(name, config)
+    notes: tuple[str, ...] = ()
+    if absent and not config.tie_word_embeddings and config.get_text_config().tie_word_embeddings:
+        config.tie_word_embeddings = True
+        model, absent = _read_weights(name, config)
+        notes = (
+            f"{name} ties the head to the word embeddings by tie_word_embeddings of its text_config alone, which "
+            "transformers does not read there: they were tied, as its weights have it",
+        )
+    if absent:
         # transformers would fill them with random numbers.
         raise ModelError(f"{name} lacks {len(absent)} of the model's weights, such as {absent[0]}; fetch it anew")
-    return model
+    return model, notes
+
+
+def _read_weights(name: str | Path, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+    auto = AutoModelForImageTextToText if reads_images(config) else AutoModelForCausalLM
+    options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True, "trust_remote_code": False}
+    model, info = auto.from_pretrained(name, config=config, **options)
+    return model, sorted(info["missing_keys"])
 
 
 def _load_moments(name: str | Path) -> dict[str, torch.Tensor] | None:
     file = Path(name) / SECOND_MOMENT
     return load_file(file) if file.is_file() else None
-
-
-def load_config(name: str | Path) -> PretrainedConfig:
-    """Configuration of a checkpoint; raises ModelError where there is none."""
-    try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"no model at {name!r}: give a folder with config.json and safetensors, or a hub name ({error})"
-        ) from error
-
-
-def family(config: PretrainedConfig) -> str:
-    """Architecture family of a model: mixture-of-experts and dense forms of one design are one family."""
-    return config.model_type.removesuffix("_moe").removesuffix("_text")
-
-
-def check_pair(proxy: PretrainedConfig, target: PretrainedConfig, allow_cross_family: bool = False) -> None:
-    """Refuse a proxy that cannot stand in for the target; raises ModelError.
-
-    A text-only proxy never sees what a vision-language target sees, so nothing overrides that refusal.
-    """
-    if hasattr(target, "vision_config") and not hasattr(proxy, "vision_config"):
-        raise ModelError(
-            f"the proxy ({proxy.model_type}) reads text only, the target ({target.model_type}) reads images: "
-            "choose a vision-language proxy for `models.proxy`"
-        )
-    if family(proxy) != family(target) and not allow_cross_family:
-        raise ModelError(
-            f"the proxy is of family {family(proxy)!r}, the target of {family(target)!r}: utilities "
-            "need not carry over. "
-            "Choose a proxy of the target's family, or set `models.allow_cross_family: true`"
-        )
 
 
 def resolve_device(device: str) -> torch.device:

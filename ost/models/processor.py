@@ -1,49 +1,43 @@
-"""One loader for processors, with or without torchvision.
+"""One loader for processors, with or without torchvision, and without a model's weights.
 
-Without torchvision, `transformers` cannot build the video half of a Qwen3-VL processor, and `AutoProcessor` fails
-although no video is needed. The same files then load into the image-only form below.
+Without torchvision, `transformers` cannot build the video half of a processor that has one, and `AutoProcessor` fails
+although no video is needed. The same files then load into a form of the same class that is for images and text alone.
+What that saves is whole again on a machine with torchvision: the settings of the video half travel along.
 """
 
+import functools
+import json
 from pathlib import Path
 
-from transformers import AutoProcessor, AutoTokenizer, PretrainedConfig, Qwen2VLImageProcessorPil, Qwen3VLProcessor
+import transformers
+from transformers import (
+    AutoProcessor,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
-from transformers.utils import is_torchvision_available
+from transformers.utils import cached_file, is_torchvision_available
 
 from ost.errors import ModelError
+from ost.models.configs import load_config, reads_images
+
+VIDEO = "video_processor"
+SHARED = ("patch_size", "temporal_patch_size", "merge_size")
+"""Settings of an image processor that its model's video processor must have, too."""
+BACKENDS = {"mllama": "pil"}
+"""Image processors that are taken in one of their two makes: the other fails where a batch begins with a text alone."""
 
 
-class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):
-    """A Qwen3-VL processor for images and text, which asks for no video processor."""
-
-    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
-        for name, default in {
-            "image_token": "<|image_pad|>",
-            "video_token": "<|video_pad|>",
-            "vision_start_token": "<|vision_start|>",
-            "vision_end_token": "<|vision_end|>",
-        }.items():
-            token = getattr(tokenizer, name, default)
-            setattr(self, name, token)
-            setattr(self, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
-        self.video_processor = None
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-
-    @classmethod
-    def get_attributes(cls) -> list[str]:
-        """The parts that are loaded and saved."""
-        return ["image_processor", "tokenizer"]
-
-    def to_dict(self) -> dict:
-        """The saved form, which a machine with torchvision loads as the full `Qwen3VLProcessor`."""
-        return super().to_dict() | {"processor_class": Qwen3VLProcessor.__name__}
-
-
-def load_processor(name: str | Path, config: PretrainedConfig) -> ProcessorMixin:
+def load_processor(
+    name: str | Path, config: PretrainedConfig | None = None
+) -> ProcessorMixin | PreTrainedTokenizerBase:
     """Processor of a checkpoint: a hub name or a local folder. A text-only checkpoint gives its tokenizer.
 
-    Raises ModelError where the checkpoint has no processor that can be built here.
+    No weights are read. Raises ModelError where the checkpoint has no processor that can be built here.
     """
+    config = load_config(name) if config is None else config
     try:
         processor = _load(name, config)
     except (ImportError, AttributeError, ValueError, OSError) as error:
@@ -58,15 +52,79 @@ def load_processor(name: str | Path, config: PretrainedConfig) -> ProcessorMixin
     return processor
 
 
-def _load(name: str | Path, config: PretrainedConfig) -> ProcessorMixin:
-    if not hasattr(config, "vision_config"):
-        return AutoTokenizer.from_pretrained(name)
-    if config.model_type.startswith("qwen3_vl") and not is_torchvision_available():
-        return _image_only(name)
-    return AutoProcessor.from_pretrained(name)
+def _load(name: str | Path, config: PretrainedConfig) -> ProcessorMixin | PreTrainedTokenizerBase:
+    if not reads_images(config):
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    known = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(config.model_type) or "", None)
+    if not is_torchvision_available() and isinstance(known, type) and VIDEO in _parts(known):
+        return image_only(known).from_pretrained(name, trust_remote_code=False)
+    backend = {"backend": BACKENDS[config.model_type]} if config.model_type in BACKENDS else {}
+    return AutoProcessor.from_pretrained(name, trust_remote_code=False, **backend)
 
 
-def _image_only(name: str | Path) -> ImageOnlyQwen3VLProcessor:
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    image_processor = Qwen2VLImageProcessorPil.from_pretrained(name)
-    return ImageOnlyQwen3VLProcessor(image_processor, tokenizer, chat_template=tokenizer.chat_template)
+def _parts(known: type) -> list[str]:
+    try:
+        return known.get_attributes()
+    except ImportError:  # a class that says what it needs instead
+        return []
+
+
+class _WithoutVideo(ProcessorMixin):
+    """Stands between a processor's class and its base, and takes the video processor out of what passes."""
+
+    def __init__(self, *parts, **options):
+        named = super(type(self), type(self)).get_attributes()
+        kept = [part for part, name in zip(parts, named, strict=False) if name != VIDEO]
+        self.video_processor = None
+        super().__init__(*kept, **{name: value for name, value in options.items() if name != VIDEO})
+
+
+@functools.cache
+def image_only(known: type[ProcessorMixin]) -> type[ProcessorMixin]:
+    """A class like a known one of `transformers`, by its name too, for images and text alone."""
+
+    class ImageOnly(known, _WithoutVideo):
+        """For images and text alone."""
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            """The parts that are loaded and saved."""
+            return [name for name in super().get_attributes() if name != VIDEO]
+
+        @classmethod
+        def from_pretrained(cls, name: str | Path, **options) -> ProcessorMixin:
+            """As the known class does it."""
+            processor = super().from_pretrained(name, **options)
+            processor._video_settings = _video_settings(name)
+            return processor
+
+        def to_dict(self) -> dict:
+            """The saved form, which a machine with torchvision loads as the whole."""
+            images = self.image_processor
+            shared = {name: getattr(images, name) for name in SHARED if hasattr(images, name)}
+            whole = super().to_dict() | {VIDEO: getattr(self, "_video_settings", None) or shared}
+            return {name: value for name, value in whole.items() if name != "_video_settings"}
+
+    ImageOnly.__name__, ImageOnly.__qualname__, ImageOnly.__module__ = known.__name__, known.__name__, __name__
+    return ImageOnly
+
+
+def _video_settings(name: str | Path) -> dict | None:
+    """Settings of a checkpoint's video processor, where it has some."""
+    found: dict[str, dict] = {}
+    for file in ("processor_config.json", "video_preprocessor_config.json"):
+        path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+        found[file] = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    return found["processor_config.json"].get(VIDEO) or found["video_preprocessor_config.json"] or None
+
+
+ImageOnlyQwen3VLProcessor = image_only(transformers.Qwen3VLProcessor)
+"""What the built-in worlds' models have."""
+
+
+def __getattr__(name: str) -> type[ProcessorMixin]:
+    """The image-only form of a processor that is unpickled."""
+    known = getattr(transformers, name, None)
+    if isinstance(known, type) and issubclass(known, ProcessorMixin):
+        return image_only(known)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

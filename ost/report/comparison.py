@@ -15,7 +15,7 @@ from ost.store import publish
 COLOURS = {
     "full": "full", "random": "random", "anchors": "random", "random-anchors": "random", "oracle": "base",
     "clean": "base", "judge": "violet", "deita": "sky", "less": "right", "color": "right", "rho": "right",
-    "low-loss": "wrong", "ost": "ost", "one-step": "ost", "lookahead": "wide",
+    "low-loss": "wrong", "rated": "sky", "ost": "ost", "one-step": "ost", "lookahead": "wide",
 }  # fmt: skip
 """Colour of each arm, and of each score of ours: all that is chosen by one has its colour."""
 LEGEND = {

@@ -19,6 +19,7 @@ from PIL import Image
 
 from ost.breadth import Breadth
 from ost.data import Sample
+from ost.data.picture import picture, size_of
 from ost.report import charts
 from ost.report.charts import Standing, standings
 from ost.report.kept import kept_rows, kinds_of
@@ -27,8 +28,6 @@ THUMBNAIL = 256
 """Longest edge of an image in the page, in pixels."""
 MAX_PIXELS = 16_777_216
 """Larger images are not decoded for the page."""
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""What Pillow may decode here; some of its other readers start programs."""
 MAX_TEXT, MAX_IMAGES = 600, 4
 """Characters of a question or an answer, and images of a sample, that the page shows."""
 
@@ -215,17 +214,14 @@ def thumbnail(image: bytes) -> dict[str, Any] | None:
     Only pixels pass: no metadata, no colour profile, none of the original bytes.
     """
     try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as source:
-            if math.prod(source.size) > MAX_PIXELS:
-                return None
-            pixels = source.convert("RGBA")
-    except (
-        Exception
-    ):  # Pillow's readers raise many kinds of error on damaged files, and the page must not fail for one.
+        if math.prod(size_of(image)) > MAX_PIXELS:
+            return None
+        seen = picture(image)
+    except Exception:  # Pillow's readers raise many kinds of error on damaged files, and the page must not fail for one
         return None
-    pixels.thumbnail((THUMBNAIL, THUMBNAIL))
-    clean = Image.new("RGB", pixels.size, "white")
-    clean.paste(pixels, mask=pixels.getchannel("A"))
+    clean = Image.new("RGB", seen.size)
+    clean.paste(seen)  # of the file, only pixels
+    clean.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     clean.save(buffer, format="PNG")
     scale = max(1, 192 // max(clean.size))

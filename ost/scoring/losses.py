@@ -34,7 +34,7 @@ def losses_of(
     samples: Sequence[Sample], checkpoint: Checkpoint, batch_size: int = 64, progress: Progress = silent
 ) -> np.ndarray:
     """Mean answer loss of each sample, (N,) float64 in nats, by a plain forward pass."""
-    encoder, found = Encoder(checkpoint), []
+    encoder, found = Encoder(checkpoint.processor), []
     for start in range(0, len(samples), batch_size):
         batch = to_device(encoder.training(samples[start : start + batch_size]), checkpoint.model.device)
         found.append(sample_losses(checkpoint.model, batch)[0].cpu().numpy())

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ost.config import Score, parse_section
 from ost.cost import Stopwatch
-from ost.data import Sample, SampleFile
+from ost.data import Dataset, Sample
 from ost.errors import DataError
 from ost.flops import forward_flops
 from ost.models import Checkpoint
@@ -57,10 +57,10 @@ def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) ->
     anchors, the settings and the scoring code make: a killed run goes on where it stood, and a pool that grew by 1 %
     costs 1 %. `run` maps the shards, here or on other machines. Raises what `score` raises.
     """
-    watch, pool = Stopwatch(), SampleFile(job.pool)
+    watch, pool = Stopwatch(), Dataset(job.pool)
     proxy, anchors, ids = job.load_proxy(), job.load_anchors(), pool.ids()
     engine = Engine(proxy, anchors, job.settings, len(ids))
-    engine.prepare(pool.take(choose(ids.to_pylist(), job.settings.checks)), progress, job.reference, job.walk)
+    engine.prepare(pool.at(choose(ids, job.settings.checks)), progress, job.reference, job.walk)
     job = dataclasses.replace(job, bf16=engine.bf16, steps=engine.plan.steps if engine.plan else None)
     shards = pending(job, ids)
     left = sum(map(len, shards))
@@ -70,13 +70,16 @@ def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) ->
         progress(done, len(ids), note)
     rows = collect(job, ids)
     prune(job)
-    flops = forward_flops(proxy, pool.take(range(min(len(ids), PROBE))))
+    flops = forward_flops(proxy, pool[:PROBE])
     return engine.finish(rows, left, flops, watch.seconds)
 
 
 def read_scores(path: str | Path) -> pa.Table:
-    """A score table from Parquet; raises DataError where a column is missing or there is no row."""
-    table = read_table(path)
+    """A score table from Parquet; raises DataError where there is none, a column is missing or there is no row."""
+    try:
+        table = read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} is no score table ({error}): make one with `ost score`") from error
     missing = [name for name in ("id", "utility", "toxic", "loss", "task") if name not in table.column_names]
     if missing or not len(table):
         raise DataError(f"{path} is no score table: {len(table)} rows, without {missing}; make one with `ost score`")

@@ -49,7 +49,7 @@ class Scorer(ABC):
 
     def __init__(self, proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, bf16: bool = False):
         self.proxy, self.anchors, self.settings, self.bf16 = untied(proxy, settings.layers), anchors, settings, bf16
-        self.encoder = Encoder(proxy)
+        self.encoder = Encoder(proxy.processor)
         self.weights = scored_weights(self.proxy.model, settings.layers)
         self.factors = self.preconditioner()
         self.cells = cells_of(anchors, settings)

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import torch
 
 from ost.config import Score
-from ost.data import Sample, SampleFile, read_samples
+from ost.data import Dataset, Sample
+from ost.data.shards import size_of
 from ost.models import Checkpoint, checkpoint_folders, load_checkpoint, resolve_device
 from ost.scoring.engine import METHODS
 from ost.scoring.rows import rows_of
@@ -22,6 +23,8 @@ from ost.store import digest, read_table, write_table
 
 KEPT_RUNS = 3
 """Proxies, anchor sets or settings whose rows the store keeps."""
+READ, PORTION = 64, 256 << 20
+"""Samples that are read at once, and bytes of samples that are scored at once."""
 UNRELATED = {"checks", "precision", "shard_size", "toxic_q"}
 """Settings that no row depends on."""
 
@@ -31,16 +34,17 @@ class Job:
     """All that a worker needs to score any shard: paths and settings, small enough to send."""
 
     pool: Path
-    """Parquet file of samples."""
+    """Sample set, see `ost.data.Dataset`."""
     anchors: Path
-    proxy: Path
+    proxy: str | Path
+    """A folder, or a hub name."""
     store: Path
     """Folder that shards are published in. Workers on other machines must see it, and the inputs, under these paths."""
     settings: Score
     device: str = "auto"
     threads: int = 1
     bf16: bool = False
-    base: Path | None = None
+    base: str | Path | None = None
     """What the proxy was warmed up from, where that is known."""
     steps: int | None = None
     """Of `lookahead`, once they are known; they follow from all that makes the folder's name."""
@@ -48,10 +52,10 @@ class Job:
     @functools.cached_property
     def folder(self) -> Path:
         """Where the rows of this proxy, these anchors, these settings and this scoring code are kept."""
-        parts = [*map(digest, checkpoint_folders(self.proxy)), digest(self.anchors), _code_digest(), str(self.bf16)]
+        parts = [*_weights_of(self.proxy), digest(self.anchors), _code_digest(), str(self.bf16)]
         parts.append(self.settings.model_dump_json(exclude=UNRELATED))
         if self.base and self.settings.method == "lookahead" and self.settings.lookahead.from_base(self.base):
-            parts.append(digest(self.base))
+            parts += _weights_of(self.base)
         return self.store / hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
 
     @property
@@ -75,7 +79,12 @@ class Job:
 
     def load_anchors(self) -> list[Sample]:
         """The anchors."""
-        return list(read_samples(self.anchors))
+        return list(Dataset(self.anchors))
+
+
+def _weights_of(model: str | Path) -> list[str]:
+    """What tells a model's weights from others: digests of its folders, or its name on the hub."""
+    return [digest(folder) for folder in checkpoint_folders(model)] if Path(model).is_dir() else [str(model)]
 
 
 Runner = Callable[[Job, Sequence[Sequence[int]]], Iterable[int]]
@@ -91,27 +100,42 @@ def run_here(job: Job, shards: Sequence[Sequence[int]]) -> Iterator[int]:
 def score_shard(job: Job, positions: Sequence[int]) -> int:
     """Score the samples at these positions of the pool and publish their rows; returns how many there are."""
     torch.set_num_threads(job.threads)
-    rows = rows_of(_scorer(job), SampleFile(job.pool).take(positions))
+    portions = _portions(Dataset(job.pool), positions)
+    rows = pa.concat_tables(rows_of(_scorer(job), samples) for samples in portions)
     name = hashlib.blake2b("\n".join(rows["id"].to_pylist()).encode(), digest_size=12).hexdigest()
     write_table(job.folder / f"{name}.parquet", rows)
     return len(rows)
 
 
-def pending(job: Job, ids: pa.ChunkedArray) -> list[np.ndarray]:
+def _portions(pool: Dataset, positions: Sequence[int]) -> Iterator[list[Sample]]:
+    """The samples at these positions, so many at a time as hold PORTION bytes."""
+    portion, held = [], 0
+    for start in range(0, len(positions), READ):
+        for sample in pool.at(positions[start : start + READ]):
+            portion.append(sample)
+            held += size_of(sample)
+        if held > PORTION:
+            yield portion
+            portion, held = [], 0
+    if portion:
+        yield portion
+
+
+def pending(job: Job, ids: Sequence[str]) -> list[np.ndarray]:
     """Positions of the samples that have no rows yet, in shards of `shard_size`.
 
     A run that was killed finds the same shards again, less those that were published, so its results are the same.
     """
     known = [read_table(path, ["id"])["id"] for path in _published(job)]
-    scored = pc.is_in(ids, pa.chunked_array(known, pa.string())) if known else pa.array(np.zeros(len(ids), bool))
+    scored = pc.is_in(pa.array(ids), pa.chunked_array(known, pa.string()))
     left = np.flatnonzero(~scored.to_numpy(zero_copy_only=False))
     return np.split(left, range(job.settings.shard_size, len(left), job.settings.shard_size)) if len(left) else []
 
 
-def collect(job: Job, ids: pa.ChunkedArray) -> pa.Table:
+def collect(job: Job, ids: Sequence[str]) -> pa.Table:
     """The rows of all samples, in the pool's order."""
     rows = pa.concat_tables(read_table(path) for path in _published(job))
-    return rows.take(pc.index_in(ids, rows["id"].combine_chunks()))
+    return rows.take(pc.index_in(pa.array(ids), rows["id"].combine_chunks()))
 
 
 def prune(job: Job) -> None:
@@ -139,9 +163,6 @@ def _scorer(job: Job) -> Scorer:
 def _code_digest() -> str:
     """Digest of the code that rows come from: after a change of it nothing old is taken for new."""
     library = Path(__file__).parents[1]
-    files = [
-        *sorted(Path(__file__).parent.glob("*.py")),
-        library / "encoding.py",
-        *sorted((library / "models").glob("*.py")),
-    ]
+    files = [file for room in ("scoring", "encoding", "models") for file in sorted((library / room).glob("*.py"))]
+    files.append(library / "data/picture.py")
     return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=12).hexdigest()

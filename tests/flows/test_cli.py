@@ -12,7 +12,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from flows.cli import app
-from ost.data import read_samples
+from ost.data import Dataset
 from ost.selection import kept_ids
 from ost.store import read_json, read_table
 from stack.servers import s3_server
@@ -42,7 +42,7 @@ def test_score_and_select_work_on_files_alone(curated, tmp_path):
 def test_lineage_walks_from_a_model_to_the_commit(curated):
     text = curated.run("ost", "lineage", "ost-target@ost-B")
     commit = curated.run("git", "rev-parse", "HEAD").strip()
-    for artifact in ("selections/ost.parquet", "scores/utility.parquet", "models/proxy-warm", "data/pool.parquet"):
+    for artifact in ("selections/ost.parquet", "scores/utility.parquet", "models/proxy-warm", "data/pool"):
         assert artifact in text
     lines = [line for line in text.splitlines() if "world/pool.parquet" in line]
     assert lines and all(commit[:10] in line for line in lines), text
@@ -128,7 +128,7 @@ def test_own_files_objects_and_checkpoints_go_through_with_bad_records_set_apart
     assert read_json(shell.root / "metrics/audit.json") is None
     assert (shell.root / "report/index.html").stat().st_size > 1000
     for name in ("pool", "anchors", "benchmark"):
-        ours, theirs = (read_samples(one.root / f"data/{name}.parquet") for one in (shell, curated))
+        ours, theirs = (Dataset(one.root / f"data/{name}") for one in (shell, curated))
         assert {sample.id for sample in ours} == {sample.id for sample in theirs}, f"{name}: another form, other ids"
 
     assert "up to date" in shell.run("dvc", "status"), "DVC cannot follow an object under s3://"
@@ -169,7 +169,7 @@ MESSAGES = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "c
 def write_jsonl(source, target) -> None:
     """Samples as a user keeps them: one JSON object a line, images as files beside it."""
     lines = []
-    for number, sample in enumerate(read_samples(source)):
+    for number, sample in enumerate(Dataset(source)):
         name = f"{target.stem}-{number}.png"
         (target.parent / name).write_bytes(sample.images[0])
         lines.append(json.dumps({"images": [name], "messages": sample.messages, "task": sample.task}))

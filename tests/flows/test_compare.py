@@ -14,13 +14,13 @@ from flows.compare import _checked
 from ost.comparison import ARMS as KNOWN
 from ost.comparison import Trial
 from ost.config import Data, Params, load_params
-from ost.data import content_digest, read_samples
+from ost.data import Dataset, content_digest
 from ost.errors import ConfigError
 from ost.selection import kept_ids
 from ost.store import read_json, read_table
 from tasks.tracking import Tracker
 
-ARMS = [name for name in KNOWN if name not in ("ost-quota", "ost-vote", "lookahead-spread", "lookahead-cover")]
+ARMS = [name for name in KNOWN if name not in ("ost-quota", "ost-vote", "lookahead-spread", "lookahead-cover", "rated")]
 SIZES = {"random-anchors": 60, "anchors": 20}
 """Samples trained on, where that is not 40; the judge and the oracle settle it themselves."""
 
@@ -135,9 +135,7 @@ def test_dvc_knows_all_that_a_stage_reads(compared):
         known_to_dvc = {one["path"] for one in known[stage].get("deps", [])}
         if stage.startswith(("rate", "choose", "trial")):
             assert set(manifest["inputs"]) <= known_to_dvc, f"{stage} is reused though its data change"
-    anchored = {
-        stage for stage, own in known.items() if "data/anchors.parquet" in [d["path"] for d in own.get("deps", [])]
-    }
+    anchored = {stage for stage, own in known.items() if "data/anchors" in [d["path"] for d in own.get("deps", [])]}
     assert {stage for stage in anchored if stage.startswith("trial")} == {
         "trial-anchored@anchors-B",
         "trial-anchored@random-anchors-20-B",
@@ -173,7 +171,7 @@ def test_mlflow_has_one_parent_and_comparable_children(compared, rows):
         assert run.data.metrics["accuracy"] == row["accuracy"]
         kept = kept_ids(read_table(folder / f"seed-{seed}/selections/{row['subset']}.parquet"))
         if KNOWN[arm].with_anchors:
-            kept += [sample.id for sample in read_samples(folder / f"seed-{seed}/data/anchors.parquet")]
+            kept += [sample.id for sample in Dataset(folder / f"seed-{seed}/data/anchors")]
         digests = {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
         assert digests[row["subset"]] == content_digest(kept)
     top = tracker.client.get_run(parent)

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from ost.config import load_params
-from ost.data import content_digest, read_samples
+from ost.data import Dataset, content_digest
 from ost.store import read_json
 from tasks.runs import RUNS
 from tasks.tracking import Tracker
@@ -67,7 +67,7 @@ def test_every_run_has_its_parameters_and_what_it_cost(children):
 
 def test_datasets_carry_our_digest_of_the_samples(curated, children):
     def digest(name: str) -> str:
-        return content_digest(sample.id for sample in read_samples(curated.root / f"data/{name}.parquet"))
+        return content_digest(sample.id for sample in Dataset(curated.root / f"data/{name}"))
 
     def recorded(stage: str) -> dict[str, str]:
         (run,) = children[stage]

@@ -131,7 +131,7 @@ def test_anchors_that_the_proxy_does_not_know_make_it_warm_up_anew(workspace):
     assert "its loss on the anchors has risen" in reason
     assert summary["warmed_up"] == summary["name"]
     manifest = read_json(workspace / "models/proxy-warm.manifest.json")
-    assert manifest["inputs"]["data/pool.parquet"] == digest(workspace / "data/pool.parquet"), "still of the old pool"
+    assert manifest["inputs"]["data/pool"] == digest(workspace / "data/pool"), "still of the old pool"
 
 
 def test_a_changed_warm_up_is_not_hidden_by_the_freeze(workspace):

@@ -78,7 +78,7 @@ def test_the_champion_lies_in_s3_and_its_lineage_leads_back_to_the_data(producti
     assert any(champion.run_id in one["Key"] and one["Key"].endswith(".safetensors") for one in listed)
     for version in ("champion", "1"):
         printed = production.shell.run("ost", "lineage", f"{record.model_name}@{version}")
-        for path in ("selections/ost.parquet", "scores/utility.parquet", "models/proxy-warm", "data/pool.parquet"):
+        for path in ("selections/ost.parquet", "scores/utility.parquet", "models/proxy-warm", "data/pool"):
             assert path in printed, f"the lineage of {version} does not lead to {path}"
 
 

@@ -43,7 +43,7 @@ def trainable(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 
 def logits(checkpoint: Checkpoint) -> torch.Tensor:
-    batch = Encoder(checkpoint).prompts(drawn("benchmark", 4))
+    batch = Encoder(checkpoint.processor).prompts(drawn("benchmark", 4))
     with torch.no_grad():
         return checkpoint.model(**batch).logits
 
@@ -208,7 +208,7 @@ def test_after_one_step_the_second_moment_is_the_clipped_gradient_squared(fresh)
     """v̂ = v / (1 − β₂) = g², with the gradient of the one batch, clipped to length 1 as the Trainer does."""
     samples, own = drawn("pool", 8), copy_of(fresh)
     own.model.train()
-    own.model(**Encoder(own).training(samples)).loss.backward()
+    own.model(**Encoder(own.processor).training(samples)).loss.backward()
     torch.nn.utils.clip_grad_norm_(own.model.parameters(), 1.0)
     found = train(copy_of(fresh), samples, Recipe(steps=1, batch_size=8, learning_rate=1e-3)).moments.corrected_second()
     assert set(found) == {name for name, _ in own.model.named_parameters()}
@@ -223,7 +223,7 @@ def test_adam_scores_by_the_preconditioned_product(folder):
     weights = trainable(proxy)
 
     def gradient(sample: ost.Sample) -> torch.Tensor:
-        batch = Encoder(proxy).training([sample])
+        batch = Encoder(proxy.processor).training([sample])
         batch["pixel_values"] = batch["pixel_values"].double()
         return torch.cat([g.flatten() for g in torch.autograd.grad(proxy.model(**batch).loss, list(weights.values()))])
 

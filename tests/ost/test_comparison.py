@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from ost.baselines.finevision import AXES, rated
 from ost.comparison import ARMS, RATINGS, SCORES, Subset, Trial, break_even, plan, summarise
 from ost.comparison.summary import mean_interval, paired
 from ost.config import Compare, Params
-from ost.errors import ConfigError
+from ost.data import FEATURES
+from ost.errors import ConfigError, DataError
 from ost.selection import kept_ids
 
 COSTS = ("select_seconds", "train_seconds", "total_seconds", "select_flops", "train_flops", "total_flops")
@@ -167,10 +169,11 @@ def test_every_arm_has_a_rating_and_a_label_of_its_own(name):
 
 @pytest.mark.parametrize(("name", "rating"), [(name, rating) for name, rating in RATINGS.items() if name != "none"])
 def test_a_rating_is_what_its_last_stage_makes_and_costs_what_all_of_them_do(name, rating):
-    """The truth is given, and costs nobody anything."""
+    """The truth is given, and so are the ratings that come with a pool: they cost nobody anything."""
     assert rating.stages[-1] == f"rate-{name}" and rating.table == f"ratings/{name}.parquet"
     made = {"warmup": "models/proxy-warm", f"rate-{name}": f"ratings/{name}"}
-    assert list(rating.manifests) == [f"{made[stage]}.manifest.json" for stage in rating.stages if name != "truth"]
+    paid = [] if name in ("truth", "rated") else rating.stages
+    assert list(rating.manifests) == [f"{made[stage]}.manifest.json" for stage in paid]
 
 
 def test_both_scores_need_the_warm_proxy_and_none_the_other():
@@ -197,6 +200,62 @@ def test_the_ceilings_keep_what_is_right():
     assert kept("oracle", 1.0, wrong=wrong) == IDS[:4]
     assert set(kept("clean", 0.2, wrong=wrong)) < set(IDS[:4]) and len(kept("clean", 0.2, wrong=wrong)) == 2
     assert sorted(kept("clean", 0.5, wrong=wrong)) == IDS[:4], "there are no more"
+
+
+def rated_pool(ratings: list[dict[str, float]]) -> pa.Table:
+    """The columns of a pool whose samples came with these ratings."""
+    column = [[{"name": name, "value": value} for name, value in own.items()] for own in ratings]
+    ids = [f"s{number}" for number in range(len(ratings))]
+    return pa.table({"id": ids, "ratings": pa.array(column, FEATURES.arrow_schema.field("ratings").type)})
+
+
+RATINGS_OF_ONE = st.dictionaries(
+    st.sampled_from([*AXES, "another"]), st.sampled_from([0, 1, 2, 3, 3.5, 4, 5, math.nan])
+)
+
+
+@given(st.lists(RATINGS_OF_ONE, min_size=1, max_size=30), st.sampled_from([0.05, 0.3, 0.5, 1.0]), st.randoms())
+def test_rated_keeps_what_passes_the_highest_threshold_on_every_axis(ratings, fraction, shuffle):
+    """Against its definition, with ties, samples without ratings, and numbers that are none."""
+    known = [[own[axis] for axis in AXES if 1 <= own.get(axis, 0) <= 5] for own in ratings]
+    marks = {f"s{place}": (min(own), sum(own) / len(own)) for place, own in enumerate(known) if own}
+    pool = rated_pool(ratings)
+    if not marks:
+        with pytest.raises(
+            DataError, match=r"`rated` chooses by FineVision's ratings, and none of the .* came with one"
+        ):
+            rated(pool)
+        return
+    chosen = ARMS["rated"].choose(rated(pool), fraction, Params(seed=shuffle.randint(0, 9)))
+    kept, size = kept_ids(chosen), max(1, round(fraction * len(pool)))
+    assert len(kept) == min(size, len(marks)) and set(kept) <= set(marks)
+    assert [marks[name] for name in kept] == sorted(marks.values(), reverse=True)[:size]
+    reasons = dict(zip(chosen["id"].to_pylist(), chosen["reason"].to_pylist(), strict=True))
+    for name in set(reasons) - set(kept):
+        tied = marks.get(name) == marks[kept[-1]]
+        expected = "not drawn" if tied else "score below the cut" if name in marks else "it came without ratings"
+        assert reasons[name] == expected
+
+
+def test_equal_ratings_are_drawn_by_the_seed_whatever_the_pools_order():
+    ratings = [{"relevance": 5, "formatting": 3}] * 4 + [{"relevance": 2, "formatting": 5}] * 30 + [{"formatting": 4}]
+    table = rated(rated_pool(ratings))
+
+    def kept(seed: int, table: pa.Table = table) -> list[str]:
+        return kept_ids(ARMS["rated"].choose(table, 0.4, Params(seed=seed)))
+
+    order = np.random.default_rng(0).permutation(len(table))
+    assert kept(0) == kept(0, table.take(order)) and set(kept(0)) != set(kept(1))
+    for seed in (0, 1):
+        assert kept(seed)[0] == "s34" and set(kept(seed)[1:5]) == {"s0", "s1", "s2", "s3"}, "a better one was not kept"
+
+
+def test_ratings_are_told_axis_by_axis():
+    table = rated(rated_pool([{"visual_dependency": 1, "relevance": 4}, {}, {"formatting": 0}]))
+    assert table.column_names == ["id", *AXES, "least", "mean"]
+    first = {name: value for name, value in table.to_pylist()[0].items() if value == value}
+    assert first == {"id": "s0", "relevance": 4, "visual_dependency": 1, "least": 1, "mean": 2.5}
+    assert [[value == value for value in list(row.values())[1:]] for row in table.to_pylist()[1:]] == [[False] * 6] * 2
 
 
 def test_deita_passes_over_what_is_like_a_kept_sample():

@@ -1,5 +1,6 @@
 """Parameters: what is accepted, and that every refusal says what was found and what was meant."""
 
+import typing
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from ost.config import Params, load_params, parse_params
 from ost.errors import ConfigError
+from ost.formats.fields import FIELDS, IDS, UNSUPPORTED
+from ost.types import Column
 
 ROOT = Path(__file__).parents[2]
 
@@ -187,3 +190,12 @@ def test_anything_else_is_a_config_error(raw):
 def test_any_value_of_any_key_is_taken_or_named(name, value):
     message = refusal(nested(name, value))
     assert name in message or "select.wide_fraction" in message or message == TAKEN
+
+
+def test_columns_that_may_be_renamed_are_those_that_are_read():
+    names = set(typing.get_args(Column))
+    assert names <= FIELDS and FIELDS - names <= {*UNSUPPORTED, *IDS, "own_id", "ratings"} | {
+        name for name in FIELDS if name.endswith(("_ratings", "_min"))
+    }
+    with pytest.raises(ConfigError, match=r"data\.columns\.task_name"):
+        parse_params({"data": {"columns": {"task_name": "category"}}})

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ost.data import Sample, chat, content_digest, read_samples, sample_id, write_samples
+from ost.data import Dataset, Sample, chat, content_digest, sample_id, write_samples
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 SAMPLES = st.builds(
@@ -36,7 +36,7 @@ def png(value: int = 0) -> bytes:
 @given(samples=st.lists(SAMPLES, max_size=4))
 def test_written_samples_are_read_back_whole(samples, tmp_path_factory):
     path = write_samples(tmp_path_factory.mktemp("data") / "samples.parquet", samples)
-    assert list(read_samples(path)) == samples
+    assert list(Dataset(path)) == samples
     assert not path.with_name("samples.parquet.part").exists()
 
 
@@ -44,14 +44,14 @@ def test_reading_crosses_row_groups(tmp_path):
     samples = [Sample((), chat("q", str(index), images=0)) for index in range(1501)]
     path = write_samples(tmp_path / "samples.parquet", samples)
     assert pq.ParquetFile(path).num_row_groups == 2
-    assert [sample.answer for sample in read_samples(path)] == [str(index) for index in range(1501)]
+    assert [sample.answer for sample in Dataset(path)] == [str(index) for index in range(1501)]
 
 
 @settings(max_examples=30)
 @given(sample=SAMPLES)
 def test_a_read_sample_has_the_digest_of_its_content(sample, tmp_path_factory):
     path = write_samples(tmp_path_factory.mktemp("data") / "samples.parquet", [sample])
-    (back,) = read_samples(path)
+    (back,) = Dataset(path)
     assert back.id == sample_id(back.images, back.messages), "the stored form must not change what is digested"
 
 

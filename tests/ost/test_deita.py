@@ -14,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from specimens import drawn, other_forms
+from streamed import Streamed
 from tokenizers import Tokenizer, models, normalizers
 from transformers import (
     BertConfig,
@@ -136,6 +137,7 @@ def test_the_sample_with_such_a_text_is_named_before_any_is_rated(rater, embedde
     assert rater.flops == before
     with pytest.raises(DataError, match=f"sample {long.id} has"):
         rate([short, long], rater, embedder)
+    assert rater.flops == before, "the questions were rated, for hours, before the answers were looked at"
 
 
 def test_complexity_is_of_the_question_and_quality_of_the_answer(rater, embedder):
@@ -155,6 +157,18 @@ def test_the_order_of_the_samples_changes_nothing(rater, embedder):
     found, mixed = rate(samples, rater, embedder), rate([samples[index] for index in order], rater, embedder)
     for name in ("complexity", "quality", "embeddings"):
         np.testing.assert_allclose(getattr(mixed, name), getattr(found, name)[order], atol=1e-5)
+
+
+def test_no_more_than_a_few_images_are_held(rater, embedder):
+    samples, told = [*drawn("pool", 12), *other_forms()], []
+    streamed = Streamed(samples)
+    found = rate(streamed, rater, embedder, lambda done, total, note="": told.append((note, done, total)))
+    expected = rate(samples, rater, embedder)
+    for name in ("complexity", "quality", "embeddings"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert streamed.held == 0 and 0 < streamed.most <= 4, "a sample of two images, and those before it"
+    looked = [(done, total) for note, done, total in told if note == "looking at images"]
+    assert looked == [(done, len(samples)) for done in range(1, len(samples) + 1)]
 
 
 def test_embeddings_tell_images_apart_and_texts(embedder):
@@ -236,6 +250,7 @@ def test_models_are_loaded_from_folders(rater, embedder, tmp_path):
         one.model.save_pretrained(tmp_path / load.__name__)
         one.tokenizer.save_pretrained(tmp_path / load.__name__)
         np.testing.assert_allclose(read(load(str(tmp_path / load.__name__))), read(one), atol=1e-5)
+        assert load(str(tmp_path / load.__name__), "meta").model.device.type == "meta", "it never leaves the CPU"
 
 
 @pytest.mark.parametrize("load", [load_rater, load_embedder])

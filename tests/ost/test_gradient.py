@@ -20,7 +20,7 @@ from ost.store import matrix
 
 def autograd(checkpoint: Checkpoint, sample: ost.Sample, names: list[str]) -> torch.Tensor:
     """Flat gradient of one sample's own loss over the named weights."""
-    batch = Encoder(checkpoint).training([sample])
+    batch = Encoder(checkpoint.processor).training([sample])
     if "pixel_values" in batch:
         batch["pixel_values"] = batch["pixel_values"].to(checkpoint.model.dtype)
     weights = [checkpoint.model.get_parameter(name) for name in names]

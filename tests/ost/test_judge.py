@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from specimens import drawn
+from streamed import Streamed
 
 from ost.baselines.judge import LocalChat, judge
 from ost.baselines.low_loss import low_loss
@@ -17,7 +18,7 @@ class Scripted:
 
     prompt_tokens = completion_tokens = 0
 
-    def __init__(self, *replies: str):
+    def __init__(self, *replies: str | None):
         self.replies, self.asked = list(replies), []
 
     def complete(self, samples, progress=None) -> list[str]:
@@ -64,11 +65,37 @@ def test_a_grading_judge_is_shown_question_answer_and_images():
     assert asked.images == sample.images and asked.answer == ""
 
 
+@pytest.mark.parametrize("mode", ["answer", "grade"])
+def test_what_it_gave_no_answer_to_is_not_agreed_with(mode):
+    """Not even where the answer is one that no words would match."""
+    found = judge([one("it is ="), one("yes ="), one("=")], Scripted(None, "yes =", None), mode)
+    assert found.agrees.tolist() == [False, True, False] and found.unanswered == [0, 2]
+
+
+@pytest.mark.parametrize("mode", ["answer", "grade"])
+def test_a_judge_holds_a_batch_of_the_samples(mode, proxy):
+    samples = drawn("pool", 64)
+    streamed, model = Streamed(samples), LocalChat(proxy, batch_size=4, max_new_tokens=2)
+    found = judge(streamed, model, mode)
+    assert found.replies == judge(samples, model, mode).replies
+    assert streamed.held == 0 and 4 <= streamed.most <= 16, "a batch, or the probe that FLOPs are counted on"
+
+
+def test_questions_of_grading_are_the_same_one_by_one_in_slices_and_in_order():
+    samples, model = drawn("pool", 5), Scripted(*["yes"] * 5)
+    asked = []
+    model.complete = lambda graded, progress: asked.append(graded) or model.replies
+    judge(samples, model, "grade")
+    (graded,) = asked
+    assert len(graded) == 5 and list(graded) == [graded[place] for place in range(5)] == graded[:]
+    assert graded[3:0:-2] == [graded[3], graded[1]] and graded[-1] == graded[4]
+
+
 def test_a_local_judge_says_what_the_checkpoint_says_and_counts(proxy):
     samples, model = drawn("pool", 6), LocalChat(proxy, max_new_tokens=5)
     said = generate(proxy, samples, max_new_tokens=5)
     assert model.complete(samples) == said.texts
-    prompts = sum(int(Encoder(proxy).prompts([sample])["attention_mask"].sum()) for sample in samples)
+    prompts = sum(int(Encoder(proxy.processor).prompts([sample])["attention_mask"].sum()) for sample in samples)
     assert (model.prompt_tokens, model.completion_tokens) == (prompts, said.completion_tokens)
     assert 0 < said.completion_tokens <= 5 * len(samples)
     model.complete(samples)
@@ -77,6 +104,6 @@ def test_a_local_judge_says_what_the_checkpoint_says_and_counts(proxy):
 
 def test_low_loss_ranks_by_the_mean_loss_of_the_answer(proxy, pool):
     found, cost = low_loss(pool, proxy, batch_size=7)
-    alone = [-float(sample_losses(proxy.model, Encoder(proxy).training([sample]))[0]) for sample in pool]
+    alone = [-float(sample_losses(proxy.model, Encoder(proxy.processor).training([sample]))[0]) for sample in pool]
     np.testing.assert_allclose(found, alone, rtol=1e-4)
     assert cost.flops > 0

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from specimens import copy_of, drawn
+from streamed import Streamed
 
+from ost.baselines import less as module
 from ost.baselines.less import less
 from ost.data import Sample
 from ost.encoding import Encoder
@@ -22,7 +24,7 @@ def warmed(proxy) -> tuple[Checkpoint, Moments]:
 
 def by_autograd(proxy: Checkpoint, sample: Sample) -> dict[str, torch.Tensor]:
     weights = {name: weight for name, weight in proxy.model.named_parameters() if weight.requires_grad}
-    loss = sample_losses(proxy.model, Encoder(proxy).training([sample]))[0].sum()
+    loss = sample_losses(proxy.model, Encoder(proxy.processor).training([sample]))[0].sum()
     return {name: g.double() for name, g in zip(weights, gradients(loss, list(weights.values())), strict=True)}
 
 
@@ -67,6 +69,21 @@ def test_scores_do_not_depend_on_order_or_batch(warmed, pool, anchors):
     found, _ = less(pool[:20], anchors, proxy, moments, dimensions=256, batch_size=16)
     again, _ = less(pool[:20][::-1], anchors, proxy, moments, dimensions=256, batch_size=3)
     np.testing.assert_allclose(found, again[::-1], atol=1e-4)
+
+
+def test_a_few_batches_are_held_and_no_more(warmed, anchors, monkeypatch):
+    """Whatever they are cut at, scores are the same; the anchors are held."""
+    proxy, moments = warmed
+    pool = drawn("pool", 64)
+    whole, _ = less(pool, anchors, proxy, moments, dimensions=256, batch_size=4)
+    monkeypatch.setattr(module, "WINDOW", 2)
+    streamed, told = Streamed(pool), []
+    found, _ = less(
+        streamed, anchors, proxy, moments, dimensions=256, batch_size=4, progress=lambda *done: told.append(done)
+    )
+    np.testing.assert_allclose(found, whole, atol=1e-4)
+    assert streamed.most <= 8 + 16 and streamed.held == 0, "a window of two batches, and the probe for FLOPs"
+    assert [done for done, *_ in told] == list(range(4, 65, 4)) and {total for _, total, _ in told} == {64}
 
 
 def test_the_direction_is_adams_and_not_the_gradients(warmed, pool, anchors):

@@ -34,7 +34,7 @@ def losses(model, checkpoint: Checkpoint, samples) -> torch.Tensor:
     """One sample at a time, by the model's own loss."""
     found = []
     for sample in samples:
-        batch = Encoder(checkpoint).training([sample])
+        batch = Encoder(checkpoint.processor).training([sample])
         if "pixel_values" in batch:
             batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
         found.append(model(**batch).loss)
@@ -247,7 +247,7 @@ def test_p_clean_ranks_a_sample_among_the_anchors_left_out(pool, anchors, proxy)
 
 def test_the_state_is_the_mean_over_what_comes_before_the_answer(pool, anchors, proxy):
     table = scores(pool[:10], anchors, proxy, batch_size=4).table
-    batch = Encoder(proxy).training([pool[7]])
+    batch = Encoder(proxy.processor).training([pool[7]])
     before = batch.pop("labels")[0] == -100
     with torch.no_grad():
         states = copy_of(proxy).model(**batch, output_hidden_states=True).hidden_states[-1][0]

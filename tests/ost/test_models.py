@@ -1,16 +1,24 @@
 """Checkpoints: what is saved comes back, what cannot be trusted is refused, and a proxy must suit its target."""
 
+import contextlib
 import json
+import pickle
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
-from specimens import drawn
+from specimens import drawn, other_forms
 from transformers import (
+    ChameleonConfig,
+    CLIPConfig,
+    FuyuConfig,
+    Gemma3Config,
+    Gemma3TextConfig,
     Idefics3Config,
     LlamaConfig,
     LlamaForCausalLM,
@@ -19,12 +27,15 @@ from transformers import (
     Qwen3VLMoeConfig,
     SmolVLMConfig,
 )
+from transformers.utils import is_torchvision_available
 
 import ost
+from ost.data import Sample, chat
 from ost.encoding import Encoder
-from ost.errors import ModelError
+from ost.errors import DataError, ModelError
 from ost.evaluation import generate
-from ost.models import Checkpoint, check_pair, family, load_config, resolve_device
+from ost.models import Checkpoint, check_pair, family, load_config, load_processor, reads_images, resolve_device
+from ost.models.processor import image_only
 from ost.models.tiny import PROXY, TARGET, build_llava, build_model, sized
 from ost.training import Recipe, train
 
@@ -49,7 +60,7 @@ def folder(saved, tmp_path) -> Path:
 
 def test_a_loaded_checkpoint_gives_the_same_logits(proxy, saved):
     loaded = ost.load_checkpoint(saved)
-    batch = Encoder(proxy).prompts(drawn("pool", 4))
+    batch = Encoder(proxy.processor).prompts(drawn("pool", 4))
     with torch.no_grad():
         assert torch.equal(loaded.model(**batch).logits, proxy.model(**batch).logits)
     assert loaded.model.dtype == torch.float32
@@ -57,7 +68,7 @@ def test_a_loaded_checkpoint_gives_the_same_logits(proxy, saved):
 
 
 def test_a_loaded_processor_encodes_alike(proxy, saved, pool):
-    ours, theirs = (Encoder(one).training(pool) for one in (proxy, ost.load_checkpoint(saved)))
+    ours, theirs = (Encoder(one.processor).training(pool) for one in (proxy, ost.load_checkpoint(saved)))
     assert ours.keys() == theirs.keys() >= {"input_ids", "pixel_values", "labels"}
     differing = [name for name, tensor in ours.items() if not torch.equal(tensor, theirs[name])]
     assert not differing
@@ -156,7 +167,9 @@ def test_a_text_only_checkpoint_gives_its_tokenizer(saved, tmp_path, processor):
     processor.tokenizer.save_pretrained(tmp_path / "text")
     loaded = ost.load_checkpoint(tmp_path / "text")
     assert loaded.tokenizer is loaded.processor
-    batch = Encoder(loaded).training(drawn("pool", 2))
+    with pytest.raises(DataError, match="it has images"):
+        Encoder(loaded.processor).training(drawn("pool", 2))
+    batch = Encoder(loaded.processor).training([Sample((), chat("3 + 4?", "7", images=0))])
     assert "pixel_values" not in batch
     assert torch.isfinite(loaded.model(**batch).loss)
 
@@ -164,8 +177,142 @@ def test_a_text_only_checkpoint_gives_its_tokenizer(saved, tmp_path, processor):
 def test_no_source_runs_code_from_a_checkpoint():
     sources = [path for room in ("ost", "tasks", "flows") for path in sorted((ROOT / room).rglob("*.py"))]
     assert len(sources) > 20
-    guilty = [path.name for path in sources if re.search("trust_remote_code|weights_only=False", path.read_text())]
-    assert not guilty
+    allowed = r"trust_remote_code(?!=False|\": False)|weights_only=False"
+    assert not [path.name for path in sources if re.search(allowed, path.read_text())]
+    loading = r"(?:Auto\w+|auto)\.from_pretrained\((?![^()]*(?:trust_remote_code=False|\*\*))"
+    assert not [path.name for path in sources if re.search(loading, path.read_text())], "this would ask at a terminal"
+
+
+@pytest.mark.parametrize("file", ["config.json", "processor_config.json", "tokenizer_config.json"])
+def test_code_in_a_checkpoint_is_not_run(folder, file, tmp_path, monkeypatch):
+    """Neither at a terminal, where transformers would ask."""
+    ran = tmp_path / "ran"
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    entries = {
+        "config.json": "AutoConfig",
+        "processor_config.json": "AutoProcessor",
+        "tokenizer_config.json": "AutoTokenizer",
+    }
+    content = json.loads((folder / file).read_text())
+    content["auto_map"] = {entries[file]: "own.Own"}
+    (folder / file).write_text(json.dumps(content))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    with contextlib.suppress(ModelError):
+        ost.load_checkpoint(folder)
+    assert not ran.exists()
+    unknown = json.loads((folder / "config.json").read_text()) | {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "own.Own"},
+    }
+    (folder / "config.json").write_text(json.dumps(unknown))
+    with pytest.raises(ModelError, match="no model at"):
+        load_processor(folder)
+    assert not ran.exists()
+
+
+# --- processors -------------------------------------------------------------------------------------------------------
+
+
+def test_a_processor_is_loaded_without_weights(folder, pool):
+    (folder / "model.safetensors").unlink()
+    expected = Encoder(load_processor(folder, load_config(folder))).training(pool)
+    batch = Encoder(load_processor(folder)).training(pool)
+    assert all(torch.equal(batch[name], tensor) for name, tensor in expected.items())
+
+
+def test_what_reads_images_is_what_transformers_has_a_model_for():
+    """Fuyu, Chameleon and Emu3 have no `vision_config`; CLIP has one and answers nothing."""
+    assert all(map(reads_images, (QWEN, MOE, FuyuConfig(), ChameleonConfig(), Gemma3Config())))
+    assert not any(map(reads_images, (TEXT, CLIPConfig(), Gemma3TextConfig())))
+
+
+def saved_tiny(folder: Path, processor, config, **changes) -> Path:
+    """A folder as a checkpoint has it, but for the weights."""
+    token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    config.image_token_id = token
+    for name, value in changes.items():
+        setattr(config, name, value)
+    config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+HALVES = {
+    "qwen3_vl": (transformers.Qwen3VLProcessor, Qwen3VLConfig),
+    "qwen2_5_vl": (transformers.Qwen2_5_VLProcessor, transformers.Qwen2_5_VLConfig),
+    "qwen2_vl": (transformers.Qwen2VLProcessor, transformers.Qwen2VLConfig),
+}
+
+
+@pytest.mark.skipif(is_torchvision_available(), reason="the whole processors load")
+@pytest.mark.parametrize("name", HALVES)
+def test_a_processor_with_a_video_half_is_loaded_for_images(name, processor, tmp_path):
+    """REPORTS 24."""
+    known, config = HALVES[name]
+    made = image_only(known)(processor.image_processor, processor.tokenizer, chat_template=processor.chat_template)
+    loaded = load_processor(saved_tiny(tmp_path / name, made, config()))
+    assert isinstance(loaded, known)
+    assert pickle.loads(pickle.dumps(loaded)).to_dict() == loaded.to_dict()
+    ours, theirs = (Encoder(one).training([*drawn("pool", 2), *other_forms()]) for one in (loaded, processor))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_what_is_saved_for_images_is_what_the_whole_processor_is_loaded_from(name, processor, tmp_path):
+    """A machine with torchvision asks for each part of the known class, by its name."""
+    known, config = HALVES[name]
+    made = image_only(known)(processor.image_processor, processor.tokenizer, chat_template=processor.chat_template)
+    folder = saved_tiny(tmp_path / name, made, config())
+    saved = json.loads((folder / "processor_config.json").read_text())
+    parts = set(known.get_attributes()) - {"tokenizer"}
+    assert parts == {"image_processor", "video_processor"}
+    assert parts <= saved.keys()
+    assert saved["processor_class"] == known.__name__
+    assert json.loads((folder / "tokenizer_config.json").read_text())["processor_class"] == known.__name__
+    assert saved["image_processor"]["image_processor_type"] == "Qwen2VLImageProcessor", "no name of a half alone"
+    assert saved["video_processor"]["patch_size"] == saved["image_processor"]["patch_size"]
+
+
+@pytest.mark.skipif(is_torchvision_available(), reason="the whole processors load")
+def test_settings_for_videos_come_back_as_they_were(folder):
+    kept = {"video_processor_type": "Qwen3VLVideoProcessor", "fps": 3, "patch_size": 8}
+    whole = json.loads((folder / "processor_config.json").read_text())
+    (folder / "processor_config.json").write_text(json.dumps(whole | {"video_processor": kept}))
+    load_processor(folder).save_pretrained(folder / "again")
+    assert json.loads((folder / "again" / "processor_config.json").read_text())["video_processor"] == kept
+    (folder / "processor_config.json").write_text(
+        json.dumps({k: v for k, v in whole.items() if k != "video_processor"})
+    )
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(kept))
+    load_processor(folder).save_pretrained(folder / "again")
+    assert json.loads((folder / "again" / "processor_config.json").read_text())["video_processor"] == kept
+
+
+# --- tied heads -------------------------------------------------------------------------------------------------------
+
+
+def test_a_head_that_the_text_config_alone_ties_is_tied_and_said(proxy, saved, folder):
+    """REPORTS 22."""
+    config = json.loads((folder / "config.json").read_text())
+    config["tie_word_embeddings"], config["text_config"]["tie_word_embeddings"] = False, True
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded, batch = ost.load_checkpoint(folder), Encoder(proxy.processor).prompts(drawn("pool", 2))
+    assert loaded.model.get_output_embeddings().weight is loaded.model.get_input_embeddings().weight
+    with torch.no_grad():
+        assert torch.equal(loaded.model(**batch).logits, proxy.model(**batch).logits)
+    assert len(loaded.notes) == 1 and "tie_word_embeddings of its text_config" in loaded.notes[0]
+    loaded.save(folder.parent / "again")
+    assert not ost.load_checkpoint(folder.parent / "again").notes
+    assert not ost.load_checkpoint(saved).notes
+
+
+def test_a_head_that_nothing_ties_is_still_missed(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"lacks 1 of the model's weights, such as lm_head\.weight"):
+        ost.load_checkpoint(folder)
 
 
 # --- proxy and target -------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from specimens import copy_of
+from streamed import Streamed
 
+from ost.baselines.low_loss import low_loss
 from ost.baselines.reference_models import color, rho
 from ost.errors import TrainingError
 from ost.models import Checkpoint, add_adapter
@@ -66,6 +68,17 @@ def test_scores_do_not_depend_on_order_or_batch(warm, pool, anchors):
     found, _ = color(pool[:20], anchors, warm, RECIPE, batch_size=16)
     again, _ = color(pool[:20][::-1], anchors, warm, RECIPE, batch_size=3)
     np.testing.assert_allclose(found, again[::-1], atol=1e-4)
+
+
+def test_a_batch_of_the_pool_is_held_at_a_time(warm, proxy, pool, anchors):
+    """Two as one follows the other; 16 are the probe that FLOPs are counted on."""
+    for rate in (
+        lambda samples: rho(samples, anchors, warm, proxy, RECIPE, batch_size=4),
+        lambda samples: low_loss(samples, proxy, batch_size=4),
+    ):
+        streamed = Streamed(pool)
+        np.testing.assert_array_equal(rate(streamed)[0], rate(pool)[0])
+        assert streamed.held == 0 and 0 < streamed.most <= 24 < len(pool)
 
 
 def test_training_and_two_passes_are_counted(warm, pool, anchors):

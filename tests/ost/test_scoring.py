@@ -25,7 +25,7 @@ METHODS = ("exact", "gradient", "transposed")
 
 def gradient(checkpoint: Checkpoint, sample: Sample, reduction: str) -> tuple[torch.Tensor, float, int]:
     """Flat gradient of one sample's loss, the loss, and its number of answer tokens."""
-    batch = Encoder(checkpoint).training([sample])
+    batch = Encoder(checkpoint.processor).training([sample])
     if "pixel_values" in batch:
         batch["pixel_values"] = batch["pixel_values"].double()
     tokens = int((batch["labels"] != -100).sum())

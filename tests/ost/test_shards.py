@@ -14,7 +14,7 @@ from specimens import copy_of, drawn
 
 import ost
 from ost.config import Score
-from ost.data import SampleFile, write_samples
+from ost.data import Dataset, write_samples
 from ost.scoring import Job, score_file, shards
 from ost.scoring.shards import pending, run_here, score_shard
 
@@ -149,7 +149,7 @@ def test_progress_counts_what_was_there(job, tmp_path):
 
 def test_shards_published_out_of_order_leave_the_others_as_they_were(job, tmp_path):
     own = elsewhere(job, tmp_path)
-    ids = SampleFile(own.pool).ids()
+    ids = Dataset(own.pool).ids()
     before = pending(own, ids)
     assert [len(part) for part in before] == [16, 16, 16, 12]
     score_shard(own, before[2])
@@ -204,18 +204,7 @@ def test_killed_at_random_moments_the_table_is_the_same_to_the_byte(job, tmp_pat
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-def test_samples_are_taken_by_position(tmp_path, pool):
-    import pyarrow.parquet as pq
-
-    write_samples(tmp_path / "a.parquet", pool)
-    pq.write_table(pq.read_table(tmp_path / "a.parquet"), tmp_path / "b.parquet", row_group_size=7)
-    file = SampleFile(tmp_path / "b.parquet")
-    assert len(file) == len(pool) and file.ids().to_pylist() == [sample.id for sample in pool]
-    for positions in ([0], [6, 7, 8, 59], list(range(60)), []):
-        assert file.take(positions) == [pool[at] for at in positions]
+# --- memory -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_no_sample_is_cut(pool, anchors, proxy, monkeypatch):

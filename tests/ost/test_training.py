@@ -1,4 +1,4 @@
-"""Encoding, training and evaluation: what the loss is taken on, what a seed fixes, and what stops a run."""
+"""Training and evaluation: what a seed fixes, what counts as right, and what stops a run."""
 
 import math
 
@@ -9,112 +9,12 @@ from hypothesis import strategies as st
 from specimens import copy_of, drawn, other_forms
 from torch import nn
 
-from ost.data import Sample, chat
-from ost.encoding import IGNORE, Encoder, decode, to_device
-from ost.errors import DataError, TrainingError
+from ost.data import Sample
+from ost.encoding import Encoder, to_device
+from ost.errors import TrainingError
 from ost.evaluation import Generated, evaluate, generate, matches
 from ost.models import Checkpoint
 from ost.training import Recipe, Trained, train
-
-# --- encoding ---------------------------------------------------------------------------------------------------------
-
-
-def mixed() -> list[Sample]:
-    """One turn, several turns, no image, two images, answers of many lengths, in one batch."""
-    return [*drawn("pool", 3), *other_forms()]
-
-
-def test_labels_cover_exactly_the_answer(fresh):
-    samples, encoder = mixed(), Encoder(fresh)
-    batch = encoder.training(samples)
-    for row, sample in enumerate(samples):
-        labels = batch["labels"][row]
-        positions = (labels != IGNORE).nonzero().squeeze(1)
-        assert torch.equal(labels[positions], batch["input_ids"][row, positions]), "a label is not its own token"
-        assert positions.tolist() == list(range(positions[0], positions[-1] + 1)), "the labelled tokens have a gap"
-        text = encoder.tokenizer.decode(labels[positions])
-        assert text == sample.answer + "<|im_end|>", f"loss is taken on {text!r}, not on the answer and its end"
-        before = encoder.tokenizer.decode(batch["input_ids"][row, : positions[0]])
-        assert before.endswith("<|im_start|>assistant\n")
-
-
-def test_only_the_last_answer_of_a_chat_is_learned(fresh):
-    turns = (*chat("One?", "first", images=0), *chat("Two?", "second", images=0))
-    batch = Encoder(fresh).training([Sample((), turns)])
-    assert fresh.tokenizer.decode(batch["labels"][batch["labels"] != IGNORE]) == "second<|im_end|>"
-    assert "first" in fresh.tokenizer.decode(batch["input_ids"][0])
-
-
-def test_every_image_reaches_the_model(fresh):
-    samples = mixed()
-    batch = Encoder(fresh).training(samples)
-    images = [len(sample.images) for sample in samples]
-    assert 0 in images
-    assert 2 in images
-    assert len(batch["image_grid_thw"]) == sum(images)
-    # A 32 × 16 image is 4 × 2 patches of 8 pixels, merged 2 × 2 into 2 tokens.
-    placeholders = (batch["input_ids"] == fresh.processor.image_token_id).sum(dim=1).tolist()
-    assert placeholders == [2 * count for count in images]
-
-
-def test_training_pads_on_the_right_and_prompts_on_the_left(fresh):
-    samples, encoder = mixed(), Encoder(fresh)
-    whole, prompts = encoder.training(samples)["attention_mask"], encoder.prompts(samples)["attention_mask"]
-    for mask, ordered in ((whole, whole.sort(descending=True).values), (prompts, prompts.sort().values)):
-        assert torch.equal(mask, ordered)
-        assert (mask.sum(dim=1) < mask.shape[1]).any(), "no sample is padded, so this test says nothing"
-    assert whole.sum(dim=1).tolist() == encoder.lengths(samples)
-
-
-def test_prompts_hold_no_answer(fresh):
-    prompts = Encoder(fresh).prompts([Sample((), chat("Which?", "secret", images=0))])
-    text = fresh.tokenizer.decode(prompts["input_ids"][0])
-    assert text == "<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n"
-
-
-def test_a_row_is_encoded_alike_alone_and_in_a_batch(fresh):
-    encoder, samples = Encoder(fresh), mixed()
-    batch = encoder.training(samples)
-    for row, sample in enumerate(samples):
-        alone = encoder.training([sample])
-        length = alone["input_ids"].shape[1]
-        for name in ("input_ids", "labels", "attention_mask"):
-            assert torch.equal(batch[name][row, :length], alone[name][0]), name
-
-
-@settings(max_examples=40)
-@given(answer=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
-def test_any_answer_is_labelled_whole_or_refused(answer, fresh):
-    encoder = Encoder(fresh)
-    try:
-        batch = encoder.training([Sample((), chat("q", answer, images=0))])
-    except DataError:
-        return
-    text = encoder.tokenizer.decode(batch["labels"][batch["labels"] != IGNORE])
-    assert text == answer + "<|im_end|>"
-
-
-def test_a_tokenizer_that_merges_prompt_and_answer_is_refused(fresh, monkeypatch):
-    """A template that ends in "…assist": with an answer "ant" the tokenizer makes one word of both."""
-    encoder = Encoder(fresh)
-    template = fresh.tokenizer.chat_template.replace("{{ message.role }}\n", "{{ message.role[:6] }}")
-    template = template.replace("assistant\n", "assist")
-    monkeypatch.setattr(encoder.tokenizer, "chat_template", template)
-    with pytest.raises(DataError, match=r"merges prompt and answer of 1 sample\(s\), such as [0-9a-f]{32}"):
-        encoder.training([*drawn("pool", 2), Sample((), chat("q", "ant", images=0))])
-
-
-def test_a_checkpoint_without_a_chat_template_is_refused(fresh):
-    class Plain:
-        chat_template = None
-
-    with pytest.raises(DataError, match="no chat template"):
-        Encoder(Checkpoint(fresh.model, Plain()))
-
-
-def test_images_become_rgb():
-    assert decode(drawn("pool", 1)[0].images[0]).mode == "RGB"
-
 
 # --- training ---------------------------------------------------------------------------------------------------------
 
@@ -280,7 +180,7 @@ def test_answers_do_not_depend_on_the_batch(proxy):
 def test_greedy_answers_are_the_models_own_first_choice(proxy):
     """Decoded here token by token from the logits of the whole text, without any cache."""
     for sample in drawn("benchmark", 3):
-        batch = Encoder(proxy).prompts([sample])
+        batch = Encoder(proxy.processor).prompts([sample])
         ids, image, end = batch.pop("input_ids"), proxy.processor.image_token_id, proxy.tokenizer.eos_token_id
         types, said = batch.pop("mm_token_type_ids", None), []
         while len(said) < 6 and end not in said:
@@ -323,7 +223,7 @@ class Obsessed(nn.Module):
 def test_a_model_that_wants_to_say_an_image_still_answers_in_words(kind, temperature, fresh, monkeypatch):
     obsessed, token = copy_of(fresh), getattr(fresh.processor, f"{kind}_token_id")
     obsessed.model.lm_head = Obsessed(obsessed.model.lm_head, token)
-    batch = to_device(Encoder(obsessed).prompts(drawn("benchmark", 2)), obsessed.model.device)
+    batch = to_device(Encoder(obsessed.processor).prompts(drawn("benchmark", 2)), obsessed.model.device)
     plain = obsessed.model.generate(**batch, max_new_tokens=1, do_sample=False)
     assert (plain[:, -1] == token).all(), "the model does not want the placeholder, so this test says nothing"
 

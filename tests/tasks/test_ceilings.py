@@ -21,7 +21,7 @@ from tasks.stages import execute
 def truth(folder):
     """A pool of six, and a function that says of some ids whether they are wrong."""
     pool = drawn("pool", 6)
-    write_samples(folder / "data/pool.parquet", pool)
+    write_samples(folder / "data/pool", pool)
 
     def tell(wrong: dict[str, bool]) -> list[str]:
         table = pa.table({"id": list(wrong), "wrong": list(wrong.values())})
@@ -51,9 +51,9 @@ def test_a_truth_that_leaves_samples_out_is_refused(folder, truth):
 @pytest.fixture
 def ready(folder, proxy, monkeypatch):
     """A folder with a pool of 20 and 4 anchors, and a function that runs a trial: its row, and the ids trained on."""
-    write_samples(folder / "data/pool.parquet", drawn("pool", 20))
-    write_samples(folder / "data/anchors.parquet", drawn("anchors", 4))
-    write_samples(folder / "data/benchmark.parquet", drawn("benchmark", 2))
+    write_samples(folder / "data/pool", drawn("pool", 20))
+    write_samples(folder / "data/anchors", drawn("anchors", 4))
+    write_samples(folder / "data/benchmark", drawn("benchmark", 2))
     proxy.save(folder / "models/target")
     set_params(folder / "params.yaml", ["sft.steps=10", "sft.batch_size=4", "evaluate.max_new_tokens=2"])
     seen: list[list[str]] = []
@@ -69,7 +69,7 @@ def ready(folder, proxy, monkeypatch):
         execute(f"choose@{one.subset.key}", folder)
         manifest = execute(one.stage, folder)
         assert manifest["datasets"][one.subset.key] == content_digest(seen[-1])
-        assert ("data/anchors.parquet" in manifest["inputs"]) == one.stage.startswith("trial-anchored@")
+        assert ("data/anchors" in manifest["inputs"]) == one.stage.startswith("trial-anchored@")
         return row_of(folder, one), seen[-1]
 
     return run
@@ -106,8 +106,8 @@ def test_the_anchors_come_on_top_of_a_random_draw(folder, ready):
     assert set(seen) == set(drawn_alone) | ids_of("anchors", 4), "the same draw, and the anchors"
     assert (plain["samples"], row["samples"]) == (6, 10) and plain["fraction"] == row["fraction"] == 0.3
     assert (plain["steps"], row["steps"]) == (3, 5)
-    (folder / "data/anchors.parquet").unlink()
-    with pytest.raises(WorkspaceError, match=r"needs data/anchors\.parquet"):
+    (folder / "data/anchors").unlink()
+    with pytest.raises(WorkspaceError, match=r"needs data/anchors"):
         ready("random-anchors-30-A")
 
 

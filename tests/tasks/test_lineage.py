@@ -40,7 +40,7 @@ def record(tracker, made) -> Callable[[str, dict, dict[str, bytes]], dict]:
 def trained(record) -> dict[str, str]:
     """A record from the pool to two models; the outputs of all stages."""
     world = record("world", {}, {"world/pool.parquet": b"world"})
-    data = record("ingest", world | {"models/own": "f" * 32}, {"data/pool.parquet": b"pool"})
+    data = record("ingest", world | {"models/own": "f" * 32}, {"data/pool": b"pool"})
     scores = record("score", data, {"scores/utility.parquet": b"scores"})
     chosen = record("select", scores, {f"selections/{arm}.parquet": selection(arm) for arm in ARMS})
     models = {}
@@ -59,7 +59,7 @@ def test_a_models_chain_leads_back_to_the_world_and_the_commit(tracker, trained)
     paths = {link.path for link in links}
     assert paths == {
         "models/sft/ost-B",
-        "data/pool.parquet",
+        "data/pool",
         "selections/ost.parquet",
         "scores/utility.parquet",
         "world/pool.parquet",
@@ -79,9 +79,9 @@ def test_a_users_own_file_ends_the_chain_without_a_run(tracker, trained):
 
 def test_a_chain_follows_the_bytes_and_not_the_newest_run(tracker, trained, record):
     """The pool is made anew, with other bytes: the old model still comes from the old one."""
-    record("ingest", {"world/pool.parquet": "0" * 32}, {"data/pool.parquet": b"another pool"})
+    record("ingest", {"world/pool.parquet": "0" * 32}, {"data/pool": b"another pool"})
     links = walk(chain(tracker, find_version(tracker, tracker.model_name)))
-    assert {link.digest for link in links if link.path == "data/pool.parquet"} == {trained["data/pool.parquet"]}
+    assert {link.digest for link in links if link.path == "data/pool"} == {trained["data/pool"]}
     assert "world/pool.parquet" in {link.path for link in links}
 
 
@@ -117,7 +117,7 @@ def test_a_version_is_found_by_number_by_run_and_as_the_newest(tracker, trained)
 
 def test_a_runs_name_means_the_model_that_it_left_last(tracker, trained, record):
     """Trained with new settings, then with the old ones again: the name means the old bytes, not the newest number."""
-    data = {"data/pool.parquet": trained["data/pool.parquet"]}
+    data = {"data/pool": trained["data/pool"]}
     record("sft@ost-B", data, {"models/sft/ost-B": b"new settings"})
     assert str(find_version(tracker, f"{tracker.model_name}@ost-B").version) == "3"
     record("sft@ost-B", data, {"models/sft/ost-B": b"ost"})

@@ -18,7 +18,7 @@ def trained(tracker, made):
     """Registers a model that answers so many of the benchmark's samples, as its training and evaluation would."""
     parent = tracker.open(GIT, "prefect")
     (tracker.root / "data").mkdir()
-    (tracker.root / "data/benchmark.parquet").write_bytes(b"a benchmark")
+    (tracker.root / "data/benchmark").write_bytes(b"a benchmark")
 
     def train(weights: str, right: int, ids: str = "sample") -> None:
         made("", {}, {"models/sft/ost-B/weights": weights.encode()})
@@ -27,7 +27,7 @@ def trained(tracker, made):
         answers(right, ids)
         path = "evaluations/ost-B.parquet"
         content = (tracker.root / path).read_bytes()
-        benchmark = made("", {}, {"data/benchmark.parquet": (tracker.root / "data/benchmark.parquet").read_bytes()})
+        benchmark = made("", {}, {"data/benchmark": (tracker.root / "data/benchmark").read_bytes()})
         inputs = digests | benchmark["outputs"]
         tracker.record(made("evaluate@ost-B", inputs, {path: content}, metrics={"accuracy": right / SIZE}), parent)
 
@@ -90,7 +90,7 @@ def test_a_rollback_goes_back_champion_by_champion(tracker, trained):
 def test_on_another_benchmark_the_champion_is_evaluated_anew(tracker, trained):
     trained("one", 90)
     challenge(tracker, SETTINGS, never)
-    (tracker.root / "data/benchmark.parquet").write_bytes(b"a harder benchmark")
+    (tracker.root / "data/benchmark").write_bytes(b"a harder benchmark")
     trained("two", 60, "hard")
 
     def evaluate() -> None:

@@ -5,15 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from specimens import copy_of, drawn
 
 import ost
 from flows.parameters import set_params
+from ost.baselines.finevision import AXES
 from ost.config import load_params
-from ost.data import write_samples
+from ost.data import Dataset, Facts, ShardWriter, content_digest, write_samples
+from ost.data.dataset import write_listing
+from ost.errors import DataError
 from ost.models import load_checkpoint
 from ost.scoring.losses import losses_of
+from ost.selection import kept_ids
 from ost.store import read_table
 from ost.training import Recipe, train
 from tasks.stages import execute
@@ -25,8 +30,8 @@ SETTINGS += ["score.lookahead.most_steps=4"]
 @pytest.fixture
 def workspace(folder, proxy) -> Path:
     """A folder as `ingest`, `base` and `warmup` leave it."""
-    write_samples(folder / "data/pool.parquet", drawn("pool", 32, 1))
-    write_samples(folder / "data/anchors.parquet", drawn("anchors", 12))
+    write_samples(folder / "data/pool", drawn("pool", 32, 1))
+    write_samples(folder / "data/anchors", drawn("anchors", 12))
     proxy.save(folder / "models/proxy")
     set_params(folder / "params.yaml", [*SETTINGS, "holdout.epochs=3"])
     execute("warmup", folder)
@@ -34,7 +39,7 @@ def workspace(folder, proxy) -> Path:
 
 
 def samples(workspace: Path, name: str) -> list[ost.Sample]:
-    return list(ost.read_samples(workspace / f"data/{name}.parquet"))
+    return list(Dataset(workspace / f"data/{name}"))
 
 
 def scored(workspace: Path, **changes) -> pa.Table:
@@ -52,7 +57,7 @@ def test_both_scores_stand_side_by_side_whatever_the_pipeline_scores_by(workspac
         for name, table in expected.items():
             manifest = execute(f"rate-{name}", workspace)
             assert read_table(workspace / f"ratings/{name}.parquet").equals(table)
-            assert {"models/proxy", "models/proxy-warm", "data/anchors.parquet"} <= set(manifest["inputs"])
+            assert {"models/proxy", "models/proxy-warm", "data/anchors"} <= set(manifest["inputs"])
             assert {"toxic_share", "anchor_loss"} <= set(manifest["metrics"])
             flops[name].append(manifest["flops"])
     assert all(first == second > 0 for first, second in flops.values()), "a second run did not count what it reused"
@@ -103,3 +108,58 @@ def test_the_reference_of_an_adapters_arm_is_an_adapter(workspace):
         execute(f"rate-{name}", workspace)
         found[name] = read_table(workspace / f"ratings/{name}.parquet")["score"].to_numpy()
     assert all(np.isfinite(scores).all() and np.ptp(scores) > 0 for scores in found.values())
+
+
+def with_ratings(folder: Path, ratings: list[dict[str, float]]) -> list[str]:
+    """Write a pool in shards as `ingest` does, whose samples came with these ratings; returns its ids."""
+    pool = drawn("pool", len(ratings))
+    with ShardWriter(folder / "data/pool") as writer:
+        for place, (sample, own) in enumerate(zip(pool, ratings, strict=True)):
+            writer.add(sample, Facts(9, 3, ((32, 32),), "train.parquet", place, ratings=own))
+    write_listing(folder / "data/pool", writer.shards, {})
+    return [sample.id for sample in pool]
+
+
+def test_what_the_ratings_of_a_pool_keep(folder):
+    """A sample is as good as its worst axis; of equal ones the higher mean is better."""
+    middling, uneven, best = dict.fromkeys(AXES, 3), dict.fromkeys(AXES, 5) | {"formatting": 2}, dict.fromkeys(AXES, 4)
+    text_only = {"relevance": 3, "formatting": 4}
+    ids = with_ratings(folder, [middling, uneven, {}, best, text_only, {}])
+    manifest = execute("rate-rated", folder)
+    assert manifest["metrics"] == pytest.approx({"rated": 4 / 6, "least": 3.0}) and manifest["flops"] == 0
+    assert manifest["warnings"] == ["2 of 6 samples came without ratings; `rated` keeps none of them"]
+    assert manifest["datasets"] == {"pool": content_digest(ids)}
+    for share, expected in (("17", [3]), ("33", [3, 4]), ("50", [3, 4, 0]), ("100", [3, 4, 0, 1])):
+        execute(f"choose@rated-{share}", folder)
+        table = read_table(folder / f"selections/rated-{share}.parquet")
+        assert kept_ids(table) == [ids[place] for place in expected]
+        assert {table["reason"][place].as_py() for place in (2, 5)} == {"it came without ratings"}
+
+
+def test_finevisions_own_files_can_be_chosen_from(folder, proxy):
+    """Through ingestion, in its form: of each axis the lowest of a conversation's turns, or null."""
+    pool, rows = drawn("pool", 4), []
+    for sample, (worst, other) in zip(pool, [(3, 5), (5, 5), (1, 5), (None, None)], strict=True):
+        turns = [{"user": sample.question, "assistant": sample.answer}, {"user": "Sure?", "assistant": "Yes."}]
+        row = {"images": [{"bytes": image, "path": None} for image in sample.images], "texts": turns, "source": "hand"}
+        row |= {f"{axis}_ratings": [other, other] for axis in AXES} | {f"{axis}_min": other for axis in AXES}
+        rows.append(row | {"visual_dependency_ratings": [worst, other], "visual_dependency_min": worst})
+    pq.write_table(pa.Table.from_pylist(rows), folder / "finevision.parquet")
+    for name in ("anchors", "benchmark"):
+        write_samples(folder / f"{name}.parquet", drawn(name, 2))
+    for role in ("target", "proxy"):
+        proxy.save(folder / f"models/{role}")
+    sources = ["data.pool=finevision.parquet", "data.anchors=anchors.parquet", "data.benchmark=benchmark.parquet"]
+    set_params(folder / "params.yaml", [*sources, "data.truth=null"])
+    execute("ingest", folder)
+    assert execute("rate-rated", folder)["metrics"] == pytest.approx({"rated": 0.75, "least": 3.0})
+    execute("choose@rated-50", folder)
+    kept = Dataset(folder / "data/pool").take(kept_ids(read_table(folder / "selections/rated-50.parquet")))
+    assert [sample.images for sample in kept] == [pool[1].images, pool[0].images]
+
+
+def test_a_pool_without_ratings_says_what_the_arm_needs(folder):
+    with_ratings(folder, [{}] * 3)
+    with pytest.raises(DataError, match=r"none of the 3 samples of the pool came with one.*columns such as relevance_"):
+        execute("rate-rated", folder)
+    assert not list(folder.rglob("ratings/*"))

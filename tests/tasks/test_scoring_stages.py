@@ -22,8 +22,8 @@ from tasks.stages import execute
 @pytest.fixture
 def workspace(folder, proxy):
     """A folder as `ingest` and `base` leave it."""
-    write_samples(folder / "data/pool.parquet", drawn("pool", 48, 1))
-    write_samples(folder / "data/anchors.parquet", drawn("anchors", 12))
+    write_samples(folder / "data/pool", drawn("pool", 48, 1))
+    write_samples(folder / "data/anchors", drawn("anchors", 12))
     proxy.save(folder / "models/proxy")
     assignments = ["sft.steps=40", "sft.batch_size=4", "warmup.fraction=0.1", "score.checks=20"]
     assignments += ["score.shard_size=20", "score.lookahead.most_steps=4"]

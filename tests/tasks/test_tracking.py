@@ -19,7 +19,7 @@ def parent(tracker) -> str:
 def test_a_child_run_holds_all_that_the_manifest_says(tracker, parent, made):
     manifest = made(
         "score",
-        {"data/pool.parquet": "a" * 32},
+        {"data/pool": "a" * 32},
         {"scores/utility.parquet": b"scores"},
         metrics={"toxic_share": 0.25},
         warnings=["one", "two"],
@@ -31,7 +31,7 @@ def test_a_child_run_holds_all_that_the_manifest_says(tracker, parent, made):
     assert tags["mlflow.parentRunId"] == parent
     assert tags["mlflow.source.git.commit"] == manifest["git"]["commit"]
     assert (tags["ost.stage"], tags["ost.flow_run"], tags["ost.git_dirty"]) == ("score", "flow-1", "false")
-    assert tags["dvc.in.data/pool.parquet"] == "a" * 32
+    assert tags["dvc.in.data/pool"] == "a" * 32
     assert tags["dvc.out.scores/utility.parquet"] == manifest["outputs"]["scores/utility.parquet"]
     assert tags["ost.warnings"] == "one\ntwo"
     assert data.params == {"seed": "0", "select.fraction": "0.2"}
@@ -44,7 +44,7 @@ def test_artifacts_are_uploaded_but_samples_stay_with_dvc(tracker, parent, made)
     outputs = {
         "metrics/score.json": b"{}",
         "models/sft/ost-B/weights": b"w",
-        "data/pool.parquet": b"d",
+        "data/pool": b"d",
         "world/x": b"w",
     }
     run = tracker.record(made("select", {}, outputs), parent)
@@ -131,14 +131,12 @@ def test_the_record_is_the_same_on_a_server(tmp_path, made, tracked_as, monkeypa
     with mlflow_server(tmp_path / "server") as address:
         tracker = Tracker(tmp_path, tracked_as(address, "served"))
         parent = tracker.open(GIT, "prefect")
-        sft = made(
-            "sft@ost-B", {"data/pool.parquet": "a" * 32}, {"models/sft/ost-B/weights": b"w"}, datasets={"x": "y"}
-        )
+        sft = made("sft@ost-B", {"data/pool": "a" * 32}, {"models/sft/ost-B/weights": b"w"}, datasets={"x": "y"})
         run = tracker.record(sft, parent, "flow-1")
         report = made("report", {}, {"metrics/arms.json": json.dumps([1]).encode()})
         shown = tracker.artifact(tracker.record(report, parent), "metrics/arms.json")
         assert json.loads(shown.read_text()) == [1], "an artifact does not survive the way through the server"
-        assert [found.info.run_id for found in tracker.runs_with("dvc.in.data/pool.parquet", "a" * 32)] == [run]
+        assert [found.info.run_id for found in tracker.runs_with("dvc.in.data/pool", "a" * 32)] == [run]
         assert [version.run_id for version in tracker.model_versions(run)] == [run]
         tracker.close(parent)
         assert tracker.client.get_run(parent).info.status == "FINISHED"
