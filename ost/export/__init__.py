@@ -1,0 +1,7 @@
+"""The subset out: in the user's own form, or as a trainer loads it, with what its trainer has to be told."""
+
+from ost.export.export import Exported, export
+from ost.export.forms import FORMS
+from ost.export.verify import Finding, verify
+
+__all__ = ["FORMS", "Exported", "Finding", "export", "verify"]
