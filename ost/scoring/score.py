@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ost.config import Score, parse_section
 from ost.cost import Stopwatch
-from ost.data import Dataset, Sample
+from ost.data import Dataset, Sample, Samples
 from ost.errors import DataError
 from ost.flops import forward_flops
 from ost.models import Checkpoint
@@ -42,7 +42,8 @@ def score(
     """
     watch, settings = Stopwatch(), parse_section(Score, (settings or Score()).model_dump() | changes, "score")
     engine = Engine(proxy, anchors, settings, len(pool))
-    engine.prepare([pool[at] for at in choose([sample.id for sample in pool], settings.checks)], progress)
+    ids = pool.ids() if isinstance(pool, Samples) else [sample.id for sample in pool]
+    engine.prepare([pool[at] for at in choose(ids, settings.checks)], progress)
     scorer, parts, note = engine.scorer(), [], f"scoring ({settings.method})"
     for start in range(0, len(pool), settings.shard_size):
         shard = pool[start : start + settings.shard_size]
