@@ -58,6 +58,8 @@ def _absolute(origin: Path) -> list[str]:
         for name, path in named.items()
         if path and not path.startswith("world/") and (origin / path).exists()
     ]
+    if params.data.image_roots:
+        found.append(f"data.image_roots={[str((origin / folder).resolve()) for folder in params.data.image_roots]}")
     uri = params.tracking.uri
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         found.append(f"tracking.uri=sqlite:///{(origin / uri.removeprefix('sqlite:///')).resolve()}")
