@@ -9,7 +9,7 @@ from mlflow.entities.model_registry import ModelVersion
 from ost.errors import WorkspaceError
 from ost.selection import ARMS
 from ost.store import read_table
-from tasks.tracking import Tracker, number_of, path_of
+from tasks.tracking import Tracker, number_of, path_of, path_of_tag, tag_of
 
 
 @dataclass
@@ -73,13 +73,13 @@ def uses(tracker: Tracker, sample: str) -> list[Use]:
             table = read_table(tracker.artifact(run.info.run_id, path))
             rows = table.filter(pc.equal(table["id"], sample)).to_pylist()
             if rows:
-                models = _trained_on(tracker, path, run.data.tags[f"dvc.out.{path}"]) if rows[0]["rank"] else []
+                models = _trained_on(tracker, path, run.data.tags[tag_of("out", path)]) if rows[0]["rank"] else []
                 found.append(Use(arm, run, rows[0]["rank"], rows[0]["reason"], models))
     return found
 
 
 def _trained_on(tracker: Tracker, path: str, digest: str) -> list[ModelVersion]:
-    runs = tracker.runs_with(f"dvc.in.{path}", digest)
+    runs = tracker.runs_with(tag_of("in", path), digest)
     tuned = [run for run in runs if run.data.tags["ost.stage"].startswith("sft@")]
     return [version for run in tuned for version in tracker.model_versions(run.info.run_id)]
 
@@ -87,10 +87,10 @@ def _trained_on(tracker: Tracker, path: str, digest: str) -> list[ModelVersion]:
 def _link(tracker: Tracker, path: str, digest: str, seen: dict, run: Run | None = None) -> Link:
     if (path, digest) in seen:
         return seen[path, digest]
-    run = run or next(iter(tracker.runs_with(f"dvc.out.{path}", digest)), None)
+    run = run or next(iter(tracker.runs_with(tag_of("out", path), digest)), None)
     link = seen[path, digest] = Link(path, digest, run)
     inputs = {} if run is None else run.data.tags
     for tag, value in sorted(inputs.items()):
         if tag.startswith("dvc.in."):
-            link.sources.append(_link(tracker, tag.removeprefix("dvc.in."), value, seen))
+            link.sources.append(_link(tracker, path_of_tag(tag), value, seen))
     return link

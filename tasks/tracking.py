@@ -6,6 +6,8 @@ explicit ids: MLflow's active runs are bound to a thread, and the flow has many.
 
 import datetime
 import os
+import posixpath
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,7 +172,7 @@ class Tracker:
             Param(name, value) for name, value in [*_flat(manifest["params"]), *manifest.get("labels", {}).items()]
         ]
         digests = [
-            RunTag(f"dvc.{way}.{path}", digest)
+            RunTag(tag_of(way, path), digest)
             for way, side in (("in", "inputs"), ("out", "outputs"))
             for path, digest in manifest[side].items()
         ]
@@ -218,6 +220,22 @@ class Tracker:
             if version.tags.get("ost.digest") in digests:
                 accuracy = f"{manifest['metrics']['accuracy']:.4f}"
                 self.tag(version, "ost.accuracy", accuracy)
+
+
+def tag_of(way: str, path: str) -> str:
+    """The tag by which a run names a file that it read (`in`) or wrote (`out`): MLflow takes not every character."""
+    plain = _NO_TAG.sub("_", path.replace("://", ":/", 1))
+    return posixpath.normpath(f"dvc.{way}.{plain}")[:MOST_TAG]
+
+
+def path_of_tag(tag: str) -> str:
+    """The path that such a tag names, as far as it can be told."""
+    return re.sub(r"^(\w+):/(?!/)", r"\1://", tag.split(".", 2)[2])
+
+
+_NO_TAG = re.compile(r"[^/\w.\- :]")
+MOST_TAG = 250
+"""Characters of a tag's name in MLflow."""
 
 
 def number_of(version: ModelVersion) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from ost.errors import WorkspaceError
 from stack.servers import mlflow_server
-from tasks.tracking import Tracker, tracking_uri
+from tasks.tracking import Tracker, path_of_tag, tag_of, tracking_uri
 
 GIT = {"commit": "c0ffee" * 6 + "c0ff", "dirty": True}
 
@@ -142,3 +142,23 @@ def test_the_record_is_the_same_on_a_server(tmp_path, made, tracked_as, monkeypa
         assert tracker.client.get_run(parent).info.status == "FINISHED"
     assert not (tmp_path / "mlruns").exists(), "artifacts were kept here, where nobody else finds them"
     assert list((tmp_path / "server/artifacts").rglob("weights")), "the server holds no artifact"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "data/pool",
+        "s3://bucket/pool.json",
+        "s3://bucket",
+        "/home/me/My images (1)",
+        "../beside",
+        "bilder/grün+rot#2",
+        "x" * 400,
+    ],
+)
+def test_whatever_a_stage_has_read_can_be_recorded_and_found_again(tracker, made, path):
+    """An address in object storage, or a folder of a user's own, is as good a name as any."""
+    run = tracker.record(made("ingest", {path: "a" * 32}, {"data/pool": b"pool"}), tracker.open(GIT, "prefect"))
+    assert [found.info.run_id for found in tracker.runs_with(tag_of("in", path), "a" * 32)] == [run]
+    if "://" in path:
+        assert path_of_tag(tag_of("in", path)) == path
