@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from ost.config import Data, Params, Score, Select, Warmup, parse_section
+from ost.errors import ConfigError
 from ost.types import Method, Optimizer, Ranking, Reduction, Strategy
 
 DEFAULTS = Params()
@@ -218,17 +219,20 @@ def export(
     overwrite: Annotated[bool, typer.Option(help="Replace what an earlier export left in the folder.")] = False,
 ) -> None:
     """Give the chosen subset out: as your own records, or in the form that your trainer takes."""
-    from flows.exporting import export_selection, verify_export
+    from flows.exporting import export_selection, limits_of, verify_export
 
+    told = limits_of(form, limits or [])
     written = export_selection(
         selection, data, form, out, source, scores, images=images, everything=everything, overwrite=overwrite
     )
     if verify:
-        verify_export(written, limits or [])
+        verify_export(written, told)
 
 
 def _data(max_tokens: int, train_on: str, image_roots: list[str] | None, columns: list[str] | None) -> Data:
     """The settings of reading that the options ask for; raises ConfigError for one that is none."""
-    pairs = (column.partition("=") for column in columns or ())
+    pairs = [column.partition("=") for column in columns or ()]
+    if wrong := next((ours for ours, equals, _ in pairs if not equals), None):
+        raise ConfigError(f"--column takes OURS=THEIRS, such as messages=dialogue; found {wrong!r}")
     told = {"columns": {ours: theirs for ours, _, theirs in pairs}, "image_roots": tuple(image_roots or ())}
     return parse_section(Data, told | {"max_tokens": max_tokens, "train_on": train_on}, "the options")

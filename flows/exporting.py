@@ -9,7 +9,7 @@ from flows.display import Display, console
 from ost.config import Data, load_params
 from ost.data import Dataset
 from ost.errors import ConfigError, WorkspaceError
-from ost.export import Exported, export, verify
+from ost.export import Exported, check_limits, export, verify
 from ost.store import read_table
 from tasks.storage import is_remote
 
@@ -54,14 +54,14 @@ def export_selection(
     return written
 
 
-def verify_export(written: Exported, limits: list[str]) -> None:
-    """Read an export again, and print what its trainer's loader would lose; `limits` such as cutoff_len=4096."""
+def verify_export(written: Exported, limits: dict[str, int | None]) -> None:
+    """Read an export again, and print what its trainer's loader would lose; `limits`: its own options, changed."""
     display = Display()
     display.start()
     try:
         findings = verify(
             written.folder,
-            dict(map(_limit, limits)),
+            limits,
             image_roots=_reading(Path())[1].image_roots,
             progress=lambda done, total, note="": display.advance("verify", done, total, note),
         )
@@ -73,6 +73,13 @@ def verify_export(written: Exported, limits: list[str]) -> None:
         console.print("[yellow]![/]", escape(told), highlight=False, soft_wrap=True)
     if not findings:
         console.print("verified: its trainer's loader would lose nothing", highlight=False)
+
+
+def limits_of(form: str, assignments: list[str]) -> dict[str, int | None]:
+    """A trainer's own options, such as cutoff_len=4096; raises ConfigError for one that it has not."""
+    limits = dict(map(_limit, assignments))
+    check_limits(form, limits)
+    return limits
 
 
 def _limit(assignment: str) -> tuple[str, int | None]:

@@ -71,7 +71,7 @@ def show_stage(root: Path, stage: str) -> None:
             ("the subset", "selections/ost.parquet"),
             ("the harmful samples", "selections/toxic.parquet"),
             ("as your own records", "ost export selections/ost.parquet --form same --out subset"),
-            ("as a trainer takes it", "ost export selections/ost.parquet --form trl --out subset"),
+            ("as a trainer takes it", "ost export selections/ost.parquet --form trl --out for-trl"),
         ],
         "sft": [("the models", "models/sft")],
         "evaluate": [("the answers", "evaluations")],

@@ -93,6 +93,11 @@ class Data(_Section):
     image_roots: tuple[str, ...] = ()
     """Folders beside the sources' own in which images may lie, or into which links may lead."""
 
+    @field_validator("image_roots", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, folders: object) -> object:
+        return (folders,) if isinstance(folders, str) else folders
+
 
 class Models(_Section):
     """Target and proxy: a hub name, a local folder, or `builtin` for the tiny ones of the built-in world (Qwen3-VL;

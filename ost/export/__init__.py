@@ -2,6 +2,6 @@
 
 from ost.export.export import Exported, export
 from ost.export.forms import FORMS
-from ost.export.verify import Finding, verify
+from ost.export.verify import Finding, check_limits, verify
 
-__all__ = ["FORMS", "Exported", "Finding", "export", "verify"]
+__all__ = ["FORMS", "Exported", "Finding", "check_limits", "export", "verify"]

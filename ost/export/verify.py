@@ -52,10 +52,7 @@ def verify(
     out, limits = Path(out), dict(limits or {})
     manifest, samples = read_manifest(out)
     form = TRAINERS.get(manifest.form)
-    known = {limit.option: limit for limit in (form.LIMITS if form else ())}
-    if unknown := limits.keys() - known.keys():
-        has = ", ".join(known) or "none"
-        raise ConfigError(f"{manifest.form} has no option {min(unknown)} that limits a sample; it has {has}")
+    known = check_limits(manifest.form, limits)
     written = samples.filter(pc.is_valid(samples["written"]))
     if manifest.form == "ids":
         return list(_listed(out, written))
@@ -73,6 +70,15 @@ def verify(
         progress(count, len(written), "reading again")
     over = (_over(limit, limits.get(limit.option, limit.default), written, form.TRAINER) for limit in known.values())
     return [*tally.findings(), *(finding for finding in over if finding)]
+
+
+def check_limits(form: str, limits: Mapping[str, int | None]) -> dict[str, Limit]:
+    """A form's options that limit a sample, by name; raises ConfigError where `limits` has others."""
+    known = {limit.option: limit for limit in (TRAINERS[form].LIMITS if form in TRAINERS else ())}
+    if unknown := limits.keys() - known.keys():
+        has = ", ".join(known) or "none"
+        raise ConfigError(f"{form} has no option {min(unknown)} that limits a sample; it has {has}")
+    return known
 
 
 class _Tally:

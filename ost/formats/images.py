@@ -102,7 +102,7 @@ class Images:
             raise Rejected("image-outside-folder", f"{show(name)} {leads} out of the source's folder; {remedy}")
         if fault:
             raise Rejected("missing-image", f"{show(name)} cannot be read ({type(fault).__name__})") from fault
-        raise Rejected("missing-image", f"{show(name)}: no such file beside the record's own, nor below the source")
+        raise Rejected("missing-image", f"{show(name)}: no such file in the record's own folder, nor in the source's")
 
     def _resolve(self, path: str) -> tuple[int, str]:
         """The mode of what stands there, 0 for nothing, and its path with all links resolved."""

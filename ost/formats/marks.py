@@ -12,6 +12,12 @@ _MARKS = re.compile(f"({re.escape(MARK)})")
 _OTHER = re.compile(r"<(?:video|audio)>|<img>.*?</img>", re.DOTALL)
 """Marks of LLaVA-Video, ms-swift and Qwen-VL that stand for what is not read."""
 
+_FOREIGN = re.compile(
+    r"<\|?image[ _-]?\d+\|?>|<\|image(?:_pad)?\|>|<image_placeholder>|<IMG_CONTEXT>|<ImageHere>|\[IMG\]|< ?image ?/?>",
+    re.IGNORECASE,
+)
+"""Spellings that other projects, or models' own templates, have for an image's mark."""
+
 _VALUES = ("bytes", "path", "url", "base64", "image")
 
 
@@ -37,6 +43,7 @@ def place_images(turns: Sequence[Turn], listed: Sequence[Any]) -> tuple[tuple[di
             turn.parts = [piece for part in turn.parts for piece in _split(part)]
         pictures += [part for part in turn.parts if isinstance(part, Picture)]
     if listed and not pictures:
+        _refuse_foreign(turns)
         first = next(turn for turn in turns if turn.role == USER)
         first.parts = [*(Picture() for _ in listed), *first.parts]
         return _messages(turns), tuple(listed)
@@ -59,6 +66,16 @@ def _split(part: str | Picture) -> list[str | Picture]:
 def _refuse_other(words: str) -> None:
     if found := _OTHER.search(words):
         raise Rejected("unsupported", f"the text holds {show(found[0])}, which would reach the model as plain text")
+
+
+def _refuse_foreign(turns: Sequence[Turn]) -> None:
+    """Refuse what looks like marks of images that would be put in front of the first question instead."""
+    words = [part for turn in turns if turn.role != ASSISTANT for part in turn.parts if isinstance(part, str)]
+    if found := next(filter(None, map(_FOREIGN.search, words)), None):
+        raise Rejected(
+            "malformed",
+            f"the text holds {show(found[0])}, which looks like an image's place: write {MARK} there",
+        )
 
 
 def _refuse_answer(turn: Turn) -> None:

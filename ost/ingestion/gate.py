@@ -77,6 +77,8 @@ class Verdict:
     own_id: str | None = None
     unread: tuple[str, ...] = ()
     """Columns that were not read."""
+    absent: tuple[str, ...] = ()
+    """Columns that data.columns names and the record has not."""
     files: list[ImageFile] = field(default_factory=list)
     """Image files that were."""
     shrinkable: bool = False
@@ -104,6 +106,8 @@ class Gate:
     def judge(self, record: dict | Broken, file: Path, name: str, position: int) -> Verdict:
         """What becomes of the record at a position of a file; `name` is what tables call the file."""
         verdict = Verdict(position)
+        if isinstance(record, dict):
+            verdict.absent = tuple(theirs for theirs in self._columns.values() if theirs not in record)
         try:
             draft = parse(record, self._columns)
             verdict.own_id, verdict.unread = draft.own_id, draft.unread

@@ -33,6 +33,8 @@ class Taken:
     quarantine: list[Quarantined] = field(default_factory=list)
     tasks: set[str] = field(default_factory=set)
     unread_columns: Counter = field(default_factory=Counter)
+    absent_columns: Counter = field(default_factory=Counter)
+    """Columns that data.columns names, and how many records have them not."""
     unread_files: Sequence[str] = ()
     learned_turns: int = 0
     context_turns: int = 0
@@ -164,6 +166,7 @@ class _Taking:
         taken.quarantine[first:] = sorted(taken.quarantine[first:], key=lambda entry: entry.position)
         self._shards += shards
         taken.unread_columns.update(found.unread)
+        taken.absent_columns.update(found.absent)
         taken.learned_turns += found.learned_turns
         taken.context_turns += found.context_turns
         taken.shrinkable += found.shrinkable

@@ -42,6 +42,8 @@ class Inspected:
     """Image files that were read."""
     unread: dict[str, int] = field(default_factory=dict)
     """Columns that were not read, and in how many records they stand."""
+    absent: dict[str, int] = field(default_factory=dict)
+    """Columns that data.columns names, and how many records have them not."""
     learned_turns: int = 0
     context_turns: int = 0
     """Turns of the assistant that are context alone."""
@@ -53,8 +55,9 @@ class Inspected:
         sample, record = verdict.sample, {"position": verdict.position, "own_id": verdict.own_id}
         self.files += verdict.files
         self.shrinkable += verdict.shrinkable
-        for column in verdict.unread:
-            self.unread[column] = self.unread.get(column, 0) + 1
+        for counts, columns in ((self.unread, verdict.unread), (self.absent, verdict.absent)):
+            for column in columns:
+                counts[column] = counts.get(column, 0) + 1
         if not verdict.passed:
             reason, detail = verdict.why
             self.rejected.append(record | {"id": sample.id if sample else "", "reason": reason, "detail": detail})

@@ -9,6 +9,10 @@ if TYPE_CHECKING:
 
 SMALL_POOL = 1_000
 """Samples below which training on the whole pool is likely cheaper than choosing from it."""
+MANY = 0.05
+"""Share of a source's records that may be left out without a word."""
+TOLD_ELSEWHERE = ("broken-file", "duplicate", "in-anchors", "in-benchmark")
+"""Reasons that other notes are about, or that are no loss."""
 SHOWN, COLUMNS = 3, 12
 """Examples of what was found, and columns, that one note names."""
 
@@ -22,6 +26,16 @@ def notes_of(taken: Mapping[str, "Taken"]) -> list[str]:
 def _of_source(name: str, one: "Taken") -> Iterator[str]:
     if lost := [entry.detail for entry in one.quarantine if entry.reason == "broken-file"]:
         yield f"{name}: could not be read, and was left out: {_some(lost)}; write it anew"
+    told = Counter(entry.reason for entry in one.quarantine if entry.reason not in TOLD_ELSEWHERE)
+    if told.total() > MANY * one.read:
+        first = next(entry for entry in one.quarantine if entry.reason == told.most_common(1)[0][0])
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in told.most_common())
+        yield (
+            f"{name}: {told.total():,} of {one.read:,} records were left out ({reasons}), such as record "
+            f"{first.position} of {first.file}: {first.detail}; `ost check` says what to set"
+        )
+    for column in sorted(column for column, count in one.absent_columns.items() if count == one.read):
+        yield f"{name}: data.columns names {column!r}, and no record has such a column"
     if one.unread_files:
         yield f"{name}: {len(one.unread_files)} file(s) are in no form that is read: {_some(list(one.unread_files))}"
     if one.unread_columns:

@@ -169,12 +169,17 @@ def advice(found: Survey) -> list[str]:
         smaller = f"; smaller images, by data.max_image_tokens, save {found.shrinkable:,}" if found.shrinkable else ""
         told.append(f"{found.reasons['too-long']:,} samples are too long: raise data.max_tokens{smaller}")
     if found.reasons["image-outside-folder"] or found.reasons["missing-image"]:
-        told.append("images are missing: name the folders that they lie in, or that links lead to, by data.image_roots")
+        told.append(
+            "images are missing: name the folders that they lie in, or that links lead to, by data.image_roots "
+            "(here --image-root)"
+        )
     if found.reasons["image-too-large"]:
         told.append(f"{found.reasons['image-too-large']:,} samples hold an image above data.max_pixels: raise it")
     if found.unread_columns:
         columns = columns_told(found.unread_columns)
-        told.append(f"columns that are not read: {columns}; data.columns says which field of ours one is")
+        told.append(
+            f"columns that are not read: {columns}; data.columns says which field of ours one is (here --column)"
+        )
     if set(found.tasks) == {""}:
         told.append(
             "no sample names its kind of question: data.columns={task: COLUMN} makes one of a column, and utilities "

@@ -306,3 +306,24 @@ def _is_whole(draft: Draft) -> None:
     assert draft.messages[-1]["role"] == "assistant"
     assert all(isinstance(part["text"], str) for part in parts if part != IMAGE)
     json.dumps(draft.messages, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "<image_1>",
+        "<|image_1|>",
+        "<image 1>",
+        "<Image>",
+        "<IMAGE/>",
+        "<ImageHere>",
+        "<|image_pad|>",
+        "[IMG]",
+        "<image_placeholder>",
+    ],
+)
+def test_other_spellings_of_a_mark_never_reach_the_model_as_text(mark):
+    turns = [{"role": "user", "content": f"{mark}\nWhat?"}, {"role": "assistant", "content": "7"}]
+    with pytest.raises(Rejected, match="looks like an image's place"):
+        parse({"messages": turns, "images": ["a.png"]})
+    assert parse({"messages": turns}).images == (), "without images it is a text about marks"

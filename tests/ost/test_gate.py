@@ -288,3 +288,14 @@ def test_any_record_passes_or_has_a_reason(lines, gate, folder):
             assert verdict.why.reason in typing.get_args(Reason) and verdict.why.detail
             told.append(verdict.why.detail)
         assert json.dumps(told, ensure_ascii=False).encode(), "what is told can be written"
+
+
+def test_much_that_is_left_out_is_told_with_its_reason(take, tmp_path):
+    lost = [record(f"Where is {number}?", images=["lost.png"]) for number in range(3)]
+    (note,) = [note for note in take(pool=[record(), *lost]).warnings if "were left out" in note]
+    assert note.startswith("pool: 3 of 4 records were left out (3 missing-image), such as record 1 of samples.jsonl")
+
+
+def test_a_named_column_that_no_record_has_is_told(take):
+    found = take(take.settings(columns={"task": "categry"}), pool=[record(photo="x")])
+    assert any("data.columns names 'categry', and no record has such a column" in note for note in found.warnings)
