@@ -86,14 +86,15 @@ def train(checkpoint: Checkpoint, samples: Sequence[Sample], recipe: Recipe, pro
 
 
 def _moments(trainer: Trainer) -> Moments:
+    """Zeros of a weight that no sample has reached, such as those of a vision tower in a training on text alone."""
     state = trainer.optimizer.state
-    known = {name: state[weight] for name, weight in trainer.model.named_parameters() if weight in state}
-    return Moments(
-        {name: own["exp_avg"] for name, own in known.items()},
-        {name: own["exp_avg_sq"] for name, own in known.items()},
-        trainer.optimizer.param_groups[0]["betas"],
-        round(float(next(iter(known.values()))["step"])),
+    trained = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    first, second = (
+        {name: state[weight][kind] if weight in state else torch.zeros_like(weight) for name, weight in trained.items()}
+        for kind in ("exp_avg", "exp_avg_sq")
     )
+    steps = next(state[weight]["step"] for weight in trained.values() if weight in state)
+    return Moments(first, second, trainer.optimizer.param_groups[0]["betas"], round(float(steps)))
 
 
 def _arguments(recipe: Recipe, scratch: str, device: torch.device) -> TrainingArguments:

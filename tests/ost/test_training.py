@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from specimens import copy_of, drawn, other_forms
 from torch import nn
 
-from ost.data import Sample
+import ost
+from ost.data import Sample, chat
 from ost.encoding import Encoder, to_device
 from ost.errors import TrainingError
 from ost.evaluation import Generated, evaluate, generate, matches
@@ -232,3 +234,16 @@ def test_a_model_that_wants_to_say_an_image_still_answers_in_words(kind, tempera
     texts = generate(obsessed, drawn("benchmark", 2), max_new_tokens=5, temperature=temperature).texts
     assert len(texts) == 2
     assert not (emitted[0][:, batch["input_ids"].shape[1] :] == token).any()
+
+
+def test_a_training_on_text_alone_leaves_the_moments_of_a_vision_tower_at_zero(fresh):
+    """Else a pool without images could not be scored by a proxy that sees."""
+    proxy = copy_of(fresh)
+    texts = [Sample((), chat(f"{number} + 1", str(number + 1), images=0)) for number in range(8)]
+    second = train(proxy, texts, Recipe(steps=2, batch_size=4, learning_rate=1e-3)).moments.corrected_second()
+    assert second.keys() == {name for name, weight in proxy.model.named_parameters() if weight.requires_grad}
+    moved = {name for name, moment in second.items() if moment.any()}
+    assert moved and not any("visual" in name for name in moved)
+    proxy.second_moment = second
+    settings = {"method": "transposed", "layers": "all", "checks": 0, "optimizer": "adam"}
+    assert np.isfinite(ost.score(texts, texts[:4], proxy, **settings).table["utility"].to_numpy()).all()
