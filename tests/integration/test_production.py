@@ -139,7 +139,7 @@ def test_poisoned_objects_are_quarantined_with_a_reason_and_the_rest_goes_on(pro
     quarantine = read_table(production.shell.root / "data/quarantine.parquet").to_pylist()
     assert [(entry["reason"], entry["id"] != "") for entry in quarantine if entry["source"] == "pool"] == [
         ("broken-file", False),
-        ("image-too-large", True),
+        ("image-too-large", False),
         ("image-outside-folder", False),
         ("malformed", False),
     ]
