@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ost.formats import Rejected, load, open_source, parse
+from ost.formats.marks import value_of
 from tasks.context import Context
 from tasks.storage import Fetched, fetch, is_remote
 
@@ -37,7 +38,7 @@ def _image_names(source: Path, columns: Mapping[str, str]) -> Iterator[str]:
             except Rejected:
                 continue
             for value in values:
-                path = value.get("path") if isinstance(value, dict) and value.get("bytes") is None else value
+                path = value_of(value)
                 if isinstance(path, str) and len(path) < 1024 and ":" not in path and not path.startswith("/"):
                     yield path
 

@@ -47,7 +47,7 @@ def size_of(image: bytes) -> tuple[int, int]:
     with _open(image) as source:
         width, height = source.size
         # A TIFF's size is upright as it stands; a PNG may hold its orientation behind its pixels.
-        turned = source.format != "TIFF" and (source.format != "PNG" or _png_may_turn(image))
+        turned = source.format != "TIFF" and (source.format != "PNG" or png_may_turn(image))
         return (height, width) if turned and _orientation(source) >= 5 else (width, height)
 
 
@@ -84,7 +84,7 @@ def shown(image: bytes) -> tuple[bytes, str]:
     """
     with _open(image) as source:
         kind, plain = source.format, source.mode in ("L", "RGB") and not source.has_transparency_data
-        upright = _orientation(source) == 1 if kind == "JPEG" else kind == "PNG" and not _png_may_turn(image)
+        upright = _orientation(source) == 1 if kind == "JPEG" else kind == "PNG" and not png_may_turn(image)
         still = not getattr(source, "is_animated", False)
     if plain and upright and still:
         return image, f"image/{kind.lower()}"
@@ -107,7 +107,7 @@ def _orientation(source: Image.Image) -> int:
     return 1
 
 
-def _png_may_turn(image: bytes) -> bool:
+def png_may_turn(image: bytes) -> bool:
     """Whether a PNG holds metadata that could name an orientation; looking for it may take decoding the file."""
     return any(mark in image for mark in (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp"))
 

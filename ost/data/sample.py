@@ -47,6 +47,11 @@ class Sample:
         return tuple(at for at, turn in enumerate(self.messages) if is_learned(turn))
 
 
+def context_turns(sample: Sample) -> int:
+    """How many of the assistant's turns are context alone, neither learned nor scored."""
+    return sum(turn["role"] == "assistant" for turn in sample.messages) - len(sample.learned)
+
+
 def is_learned(message: dict) -> bool:
     """Whether a turn's text is one that a loss is taken on."""
     return message["role"] == "assistant" and message.get("loss") is not False

@@ -1,13 +1,13 @@
 """Images as trainers' loaders show them, and as files that are written once each."""
 
-import hashlib
 import io
 from pathlib import Path
 
 from PIL import Image
 from PIL.ExifTags import Base
 
-from ost.data.picture import IMAGE_FORMATS, shown
+from ost.data.picture import IMAGE_FORMATS, png_may_turn, shown
+from ost.data.sample import image_digest
 
 FOLDER = "images"
 """Where a form's image files lie, beside its records."""
@@ -19,8 +19,6 @@ MOST_FILES = 5_000
 """Image files of one folder, about."""
 
 _SUFFIXES = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpg"), (b"GIF8", "gif"), (b"RIFF", "webp"), (b"BM", "bmp"))
-_PNG_TURNS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-"""Where a PNG may hold its orientation; without one of them it need not be decoded to be sure that it has none."""
 
 
 def as_seen(image: bytes) -> bytes:
@@ -30,7 +28,7 @@ def as_seen(image: bytes) -> bytes:
     """
     with Image.open(io.BytesIO(image), formats=IMAGE_FORMATS) as source:
         plain = source.mode in PLAIN and not source.has_transparency_data
-        if plain and source.format == "PNG" and not any(mark in image for mark in _PNG_TURNS):
+        if plain and source.format == "PNG" and not png_may_turn(image):
             return image
         if plain and source.getexif().get(Base.Orientation, 1) == 1:
             return image
@@ -53,7 +51,7 @@ class ImageFolder:
 
     def add(self, image: bytes) -> str:
         """Write an image, unless it is there, and give its path relative to the parent folder."""
-        digest = hashlib.blake2b(image, digest_size=16).hexdigest()
+        digest = image_digest(image).hex()
         folder = f"{FOLDER}/{digest[: self._digits]}"
         path = self.parent / folder / f"{digest}.{suffix_of(image)}"
         if folder not in self._folders:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ost.data import ShardWriter
+from ost.data.sample import context_turns
 from ost.formats import Unit, load
 from ost.ingestion.gate import Gate, ImageFile, Rules, Verdict
 from ost.store import publish, remove
@@ -64,7 +65,7 @@ class Inspected:
             return
         self.kept.append(record | {"id": sample.id, "task": sample.task, "prompts": verdict.prompts})
         self.learned_turns += len(sample.learned)
-        self.context_turns += sum(turn["role"] == "assistant" for turn in sample.messages) - len(sample.learned)
+        self.context_turns += context_turns(sample)
 
     @property
     def is_settled(self) -> bool:

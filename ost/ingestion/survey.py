@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ost.config import Data
+from ost.data.sample import context_turns
 from ost.formats import Source, Unit, load, open_source
 from ost.ingestion.gate import Gate, Rules, Verdict
 from ost.ingestion.notes import columns_told
@@ -148,7 +149,7 @@ def _count(found: Survey, verdict: Verdict, name: str, seen: set[str]) -> None:
         return
     seen.add(sample.id)
     found.turns[len(sample.learned)] += 1
-    found.context_turns += sum(turn["role"] == "assistant" for turn in sample.messages) - len(sample.learned)
+    found.context_turns += context_turns(sample)
     found.images[len(sample.images)] += 1
     found.tasks[sample.task] += 1
     found.sizes.update(verdict.facts.sizes)

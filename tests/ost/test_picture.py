@@ -201,7 +201,7 @@ def test_whatever_is_written_is_sound_and_of_its_size(mode, form, width, height,
     image = Image.fromarray(levels[..., 0].astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
     try:
         data = encoded(image, form)
-    except OSError:  # a form that has no such mode
+    except (OSError, ValueError):  # a form that has no such mode: Pillow writes no such file
         return
     assert fault(data, ROOMY) is None
     assert size_of(data) == picture(data).size == (width, height)
