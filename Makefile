@@ -9,7 +9,7 @@ UV := uv==0.13.9
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo test stack stack-test lint lock peer deita clients bench-ingest bench-scoring bench-selection bench-kills bench-ray bench-storage bench-recuration clean
+.PHONY: install demo check docs test stack stack-test lint lock peer deita clients bench-ingest bench-scoring bench-selection bench-kills bench-ray bench-storage bench-recuration clean
 
 install: $(VENV)/installed
 
@@ -27,6 +27,15 @@ demo: install ## the whole curation on the built-in world
 test: install ## linters, import contract, all tests, the trainers' own code
 	@$(BIN)/pytest
 	@$(MAKE) --no-print-directory clients
+
+# The library's test files that need no model or processor, no worker process and no page of charts, found by their text.
+FAST = $(shell grep -LE '\b(proxy|proxy64|fresh|train|load_checkpoint|build_model|subprocess|workspace|ingest|page|FAMILIES)\b' tests/ost/test_*.py)
+
+check: install ## while developing, under a minute: linters, import contract, the pages, tests that need no model
+	@$(BIN)/pytest -n 2 tests/test_boundaries.py tests/test_documents.py tests/tasks/test_pipeline.py $(FAST)
+
+docs: install ## the picture of the architecture, from the code
+	@$(BIN)/python -m docs.draw_architecture
 
 stack: install ## PostgreSQL, S3, MLflow, Prefect and a worker on loopback, until Ctrl-C
 	@$(BIN)/python -m stack

@@ -9,6 +9,7 @@ starts the backward pass.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -18,14 +19,14 @@ from torch import Tensor, nn
 
 from ost.data import Sample
 from ost.encoding import Batch
-from ost.scoring.scorer import Chunk, Scorer
-from ost.scoring.weights import language_modules
+from ost.scoring.methods.scorer import BatchScores, Scorer
+from ost.scoring.passes.weights import language_modules
 
 
 class BergsonPeer(Scorer):
     """Utilities ⟨∇ℓ(z), ∇L_V⟩ over the decoder's linear layers, by bergson's hooks."""
 
-    def prepare(self) -> None:
+    def prepare(self, store: Path | None = None) -> None:
         """The anchors' gradient as bergson's query, and its collector with a streaming scorer."""
         model, language = self.proxy.model, language_modules(self.proxy.model)
         self.covered = {
@@ -42,7 +43,7 @@ class BergsonPeer(Scorer):
             model=model, target_modules=set(self.covered), data=range(10**6), cfg=settings, scorer=scorer
         )
 
-    def score_batch(self, samples: Sequence[Sample], batch: Batch) -> Chunk:
+    def score_batch(self, samples: Sequence[Sample], batch: Batch) -> BatchScores:
         """A forward and a backward pass with bergson's hooks on."""
         indices = list(range(len(samples)))
         with self._collector.with_batch(batch["attention_mask"].bool()):
@@ -50,8 +51,8 @@ class BergsonPeer(Scorer):
             losses.sum().backward()
             self.proxy.model.get_input_embeddings().weight.grad = None
             self._collector.process_batch(indices, losses=losses)
-        utility = self._found["scores"].double().expand(-1, len(self.cells.members))
-        return self.chunk(utility, losses.detach(), tokens, batch)
+        utility = self._found["scores"].double().expand(-1, len(self.partition.members))
+        return self.batch_scores(utility, losses.detach(), tokens, batch)
 
     def _query(self) -> dict[str, Tensor]:
         """Gradient of the anchors' mean loss for each covered layer alone, (1, weights); autograd's own."""

@@ -23,9 +23,9 @@ from PIL import Image
 from benchmarks.memory_of import Ran, run
 from flows.display import console
 from ost.models import Checkpoint, limit_image_tokens
-from ost.models.tiny import PROXY, build_model
 from ost.store import write_json
 from ost.worlds import handmath
+from ost.worlds.tiny import PROXY, build_model
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "metrics/bench_ingest.json"
@@ -43,7 +43,7 @@ SHORT = ("--warmup-steps", "4", "--checks", "8", "--steps", "2", "--batch-size",
 
 INGEST = """
 import sys
-from ost.config import Data
+from ost.settings import Data
 from ost.ingestion import ingest
 if __name__ == "__main__":
     pool, anchors, benchmark, model, into, workers = sys.argv[1:]

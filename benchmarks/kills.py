@@ -18,8 +18,8 @@ import torch
 
 from benchmarks.scoring import apart
 from flows.display import console
-from ost.config import Score
 from ost.scoring import Job, score_file
+from ost.settings import Score
 from ost.store import digest, write_json, write_table
 
 SAMPLES, SHARD = 16384, 64

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from benchmarks.scoring import prepare
 from flows.display import console
-from ost.config import Compute, Score
 from ost.scoring import Job, score_file
+from ost.settings import Score
 from ost.store import write_json, write_table
-from tasks.shards import runner
+from tasks.settings import Compute
+from tasks.stages.ray_shards import runner
 
 SAMPLES = 32768
 

@@ -27,14 +27,15 @@ from ost.store import digest, read_json, write_json
 from ost.worlds import handmath
 from stack.processes import BIN, run
 from stack.stack import Ports, deploy, prepare, stack, worker
-from tasks.stages import execute
+from tasks.pipeline import manifest_path, write_pipeline
+from tasks.stages.run import execute
 
 HERE = Path(__file__).parents[1]
 POOL, NEW = 8_000, 80
 SHORT = ["base.target_steps=50", "base.proxy_steps=50", "sft.steps=20", "data.truth=null", "recurate.drift=1.0"]
 """Trainings that are not what is measured are kept short."""
 SMALL = ["score.checks=0", "recurate.resamples=100", "compute.workers=1", "warmup.fraction=0.4"]
-SELECTION = "selections/ost.parquet"
+SELECTION = "selections/lookahead-20.parquet"
 LONGEST = 25.0
 """Seconds after the start of a run within which its worker is killed."""
 
@@ -88,7 +89,7 @@ def bench_kills(folder: Path, kills: int, seed: int) -> dict:
                 _bury(flow_run)
                 own.start()
                 _run_through()
-                for stage in ("ingest", "score", "select"):
+                for stage in ("ingest", "score-lookahead", "select-lookahead-20"):
                     execute(stage, twin)
                 killed.append(moment)
                 equal += digest(root / SELECTION) == digest(twin / SELECTION)
@@ -106,9 +107,9 @@ def bench_kills(folder: Path, kills: int, seed: int) -> dict:
 
 def _workspace(root: Path, assignments: list[str]) -> None:
     root.mkdir(parents=True)
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copyfile(HERE / name, root / name)
+    shutil.copyfile(HERE / "params.yaml", root / "params.yaml")
     set_params(root / "params.yaml", assignments)
+    write_pipeline(root)
     for command in (["git", "init", "--quiet"], [BIN / "dvc", "init", "--quiet"]):
         subprocess.run(command, cwd=root, check=True)
 
@@ -122,7 +123,7 @@ def _upload(folder: Path, key: str, split: str, count: int, stream: int = 0) -> 
 
 
 def _score_seconds(root: Path) -> float:
-    return read_json(root / "scores/manifest.json")["seconds"]
+    return read_json(root / manifest_path("score-lookahead"))["seconds"]
 
 
 def _start() -> str:

@@ -26,20 +26,20 @@ import torch
 from rich.table import Table
 
 from flows.display import console
-from ost.config import Score, World
 from ost.data import Dataset, Sample, write_samples
 from ost.encoding import Batch
 from ost.models import Checkpoint, load_checkpoint
-from ost.models.tiny import PROXY, build_model
-from ost.scoring import Job, score_file, shards
-from ost.scoring.engine import METHODS
-from ost.scoring.lookahead import LookaheadScorer
-from ost.scoring.scorer import Chunk, Scorer
-from ost.scoring.two_pass import moved_share
+from ost.scoring import METHODS, Job, score_file
+from ost.scoring.methods.lookahead import LookaheadScorer
+from ost.scoring.methods.scorer import BatchScores, Scorer
+from ost.scoring.methods.two_pass import moved_share
+from ost.settings import Score
 from ost.store import digest, read_json, write_json, write_table
 from ost.training import Recipe, train
 from ost.worlds import handmath
+from ost.worlds.settings import World
 from ost.worlds.teacher import wrong_answers
+from ost.worlds.tiny import PROXY, build_model
 
 ANCHORS, CHECKED, ROUNDS = 100, 300, 3
 SAMPLES = {"exact": 96}
@@ -62,27 +62,27 @@ PRETRAINING, WARMUP = 800, 30
 class Forward(Scorer):
     """A plain forward pass without gradients: what reading the pool once costs."""
 
-    def prepare(self) -> None:
+    def prepare(self, store: Path | None = None) -> None:
         """Nothing."""
 
     @torch.no_grad()
-    def score_batch(self, samples: Sequence[Sample], batch: Batch) -> Chunk:
+    def score_batch(self, samples: Sequence[Sample], batch: Batch) -> BatchScores:
         """The losses."""
         losses, tokens = self.losses(batch)
-        return self.chunk(losses[:, None].expand(-1, len(self.cells.members)), losses, tokens, batch)
+        return self.batch_scores(losses[:, None].expand(-1, len(self.partition.members)), losses, tokens, batch)
 
 
 class Backward(Forward):
     """A forward and a backward pass: what training on the pool once costs, without the optimizer."""
 
     @torch.enable_grad()
-    def score_batch(self, samples: Sequence[Sample], batch: Batch) -> Chunk:
+    def score_batch(self, samples: Sequence[Sample], batch: Batch) -> BatchScores:
         """The losses, and the batch's gradient."""
         losses, tokens = self.losses(batch)
         losses.sum().backward()
         self.proxy.model.zero_grad()
         losses = losses.detach()
-        return self.chunk(losses[:, None].expand(-1, len(self.cells.members)), losses, tokens, batch)
+        return self.batch_scores(losses[:, None].expand(-1, len(self.partition.members)), losses, tokens, batch)
 
 
 def scorer_class(kind: str) -> type[Scorer]:
@@ -119,7 +119,6 @@ def measure(kind: str, folder: Path, samples: int) -> dict[str, Any]:
 
 
 def _timed(job: Job) -> dict[str, Any]:
-    shards._scorer.cache_clear()
     start = time.perf_counter()
     scored = score_file(job)
     write_table(job.store / "table.parquet", scored.table)
@@ -174,7 +173,7 @@ def truth(folder: Path) -> dict[str, list[float]]:
             into += part / len(scorer.anchors)
     head, table = names.index("lm_head.weight"), names.index("model.language_model.embed_tokens.weight")
     found: dict[str, list[float]] = {"all": [], "bergson": []}
-    for sample in Dataset(folder / f"pool-{POOL}.parquet").take(range(CHECKED)):
+    for sample in Dataset(folder / f"pool-{POOL}.parquet").at(range(CHECKED)):
         own = gradient(sample)
         products = [(mine * theirs).sum().item() for mine, theirs in zip(own, total, strict=True)]
         tied = (own[head] * total[table]).sum().item() + (own[table] * total[head]).sum().item()
@@ -187,9 +186,7 @@ def shares(folder: Path) -> dict[str, float]:
     """Layers → share of a forward pass's FLOPs that is above what both passes have in common."""
     proxy, anchors = load_checkpoint(folder / "proxy"), list(Dataset(folder / "anchors.parquet"))
     settings = [Score(method="lookahead", layers=layers) for layers in ("all", "language", "last:1", "head")]
-    return {
-        own.layers: moved_share(LookaheadScorer(proxy, anchors, own, walked=False), anchors[:16]) for own in settings
-    }
+    return {own.layers: moved_share(LookaheadScorer(proxy, anchors, own), anchors[:16]) for own in settings}
 
 
 def bench(folder: Path, kinds: Sequence[str], rounds: int, scale: Sequence[int]) -> dict[str, Any]:

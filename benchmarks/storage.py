@@ -20,7 +20,8 @@ import boto3
 from flows.display import console
 from ost.store import write_json
 from stack.servers import s3_server
-from tasks.storage import CONNECTIONS, fetch
+from tasks.storage import fetch
+from tasks.storage.transfer import CONNECTIONS
 
 SHARDS = {"small": (400, 250_000), "shards": (48, 8 << 20), "large": (2, 200 << 20)}
 """Objects, and bytes of each."""

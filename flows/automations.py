@@ -1,5 +1,6 @@
 """What the Prefect server does by itself: it ends runs whose worker has died, and tells people what came of a run."""
 
+from contextlib import suppress
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -12,7 +13,7 @@ from flows.recurate import CHAMPION_RESOURCE, KEPT, PROMOTED
 BLOCK = "ost-notifications"
 """Name of the block that keeps the address."""
 SILENCE = timedelta(seconds=90)
-"""Without a sign of life for so long a run counts as dead; prefect.yaml has its runs give one every 30 seconds."""
+"""How long a run counts as alive after its last sign of life; prefect.yaml has runs give one every 30 seconds."""
 
 _ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
 _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
@@ -23,10 +24,11 @@ def automate(address: str | None) -> list[str]:
 
     `address`: a Slack webhook, or an address that JSON `{"subject", "body"}` is posted to. Without one nobody is told.
     """
-    wanted = [_dead_runs(), *(_told(_block(address)) if address else [])]
+    wanted = [_dead_runs(), *(_notifications(_block(address)) if address else [])]
     for one in wanted:
-        while known := _find(one.name):
-            known.delete()
+        with suppress(ValueError):  # once there is none of this name
+            while True:
+                Automation.read(name=one.name).delete()
         one.create()
     return [one.name for one in wanted]
 
@@ -51,39 +53,28 @@ def _dead_runs() -> Automation:
     )
 
 
-def _told(block: CustomWebhookNotificationBlock | SlackWebhook) -> list[Automation]:
+def _notifications(block: CustomWebhookNotificationBlock | SlackWebhook) -> list[Automation]:
     failed = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed")}
     counts = "{% for what, count in event.payload.counts.items() %}{{ what }}: {{ count }}\n{% endfor %}"
     why = "{{ event.payload.challenge.why }}\n" + counts
+
+    def notification(subject: str, events: set[str], match: dict[str, str], body: str) -> Automation:
+        send = SendNotification(block_document_id=block._block_document_id, subject=f"OST: {subject}", body=body)
+        trigger = EventTrigger(expect=events, match=match, posture=Posture.Reactive, threshold=1)
+        return Automation(name=f"ost: {subject}", trigger=trigger, actions=[send])
+
     return [
-        _tells(block, "a run failed", failed, _RUNS, "{{ flow_run.name }}: {{ flow_run.state.message }}"),
-        _tells(block, "a new champion", {PROMOTED}, CHAMPION_RESOURCE, why),
-        _tells(block, "the champion stays", {KEPT}, CHAMPION_RESOURCE, why),
+        notification("a run failed", failed, _RUNS, "{{ flow_run.name }}: {{ flow_run.state.message }}"),
+        notification("a new champion", {PROMOTED}, CHAMPION_RESOURCE, why),
+        notification("the champion stays", {KEPT}, CHAMPION_RESOURCE, why),
     ]
 
 
-def _tells(block, subject: str, events: set[str], match: dict[str, str], body: str) -> Automation:
-    return Automation(
-        name=f"ost: {subject}",
-        trigger=EventTrigger(expect=events, match=match, posture=Posture.Reactive, threshold=1),
-        actions=[SendNotification(block_document_id=block._block_document_id, subject=f"OST: {subject}", body=body)],
-    )
-
-
 def _block(address: str) -> CustomWebhookNotificationBlock | SlackWebhook:
+    post = {"url": "{{address}}", "json_data": {"subject": "{{subject}}", "body": "{{body}}"}}
     if urlsplit(address).hostname == "hooks.slack.com":
         block = SlackWebhook(url=address)
     else:
-        post = {"subject": "{{subject}}", "body": "{{body}}"}
-        block = CustomWebhookNotificationBlock(
-            name=BLOCK, url="{{address}}", json_data=post, secrets={"address": address}
-        )
+        block = CustomWebhookNotificationBlock(name=BLOCK, secrets={"address": address}, **post)
     block.save(BLOCK, overwrite=True)
     return block
-
-
-def _find(name: str) -> Automation | None:
-    try:
-        return Automation.read(name=name)
-    except ValueError:  # what it raises where there is none
-        return None

@@ -1,25 +1,22 @@
 """The curation flow: from raw samples to the subset worth training on, and proof of it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from prefect import Task, flow, task
+from prefect import Task, allow_failure, flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.session import Session
-from tasks.runs import BASE, RUNS
-
-UNTIL = ("ingest", "warmup", "score", "select", "sft", "evaluate", "report")
-"""Where a curation can end: each stage needs those before it."""
-
-ON_ACCELERATOR = ("base", "warmup", "score", "sft", "evaluate", "rate", "trial")
-"""Stages that compute on the accelerator, where there is one."""
+from tasks.pipeline import ON_ACCELERATOR, Stage, stages_of, up_to
+from tasks.plan import Plan
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
-def _run_stage(stage: str, session: Session) -> bool:
-    return session.run(stage)
+def _run_stage(stage: str, session: Session, anew: bool = False) -> bool:
+    return session.run(stage, anew)
 
 
 def stage_task(stage: str) -> Task[[str, Session], bool]:
@@ -27,32 +24,29 @@ def stage_task(stage: str) -> Task[[str, Session], bool]:
 
     Where the accelerator is used it has the tag `accelerator`, which a server may limit (`prefect concurrency-limit`).
     """
-    kind = stage.partition("@")[0].partition("-")[0]
-    return _run_stage.with_options(tags=["accelerator"] if kind in ON_ACCELERATOR else [])
+    return _run_stage.with_options(tags=["accelerator"] if stage.partition("-")[0] in ON_ACCELERATOR else [])
+
+
+def run_stages(session: Session, stages: Sequence[Stage]) -> None:
+    """Bring stages up to date, each once what it reads is; a training also once the subsets before its own are."""
+    session.expect(stages)
+    makers = {path: stage.name for stage in stages for path in stage.made}
+    submitted: dict[str, PrefectFuture] = {}
+    for stage in stages:
+        before = [submitted[name] for name in dict.fromkeys(makers[path] for path in stage.reads if path in makers)]
+        if stage.kind in ("sft", "trial"):  # which may come to the same as one on an earlier subset
+            chosen = [one for name, one in submitted.items() if name.startswith("select-")]
+            own = next(chosen.index(one) for one in before if one in chosen)
+            before += map(allow_failure, chosen[:own])
+        submitted[stage.name] = stage_task(stage.name).submit(stage.name, session, wait_for=before)
+    for future in submitted.values():
+        future.wait()
 
 
 @flow(name="curate", task_runner=ThreadPoolTaskRunner(max_workers=64))
 def curate(workspace: str = ".", force: bool = False, until: str = "report") -> dict[str, list[str]]:
     """Curate the workspace's pool, as far as the stage `until`; returns the stages that ran and those reused."""
     with Session(Path(workspace), flow_run=str(flow_run.id or ""), force=force) as session:
-
-        def stage(name: str, *after):
-            return stage_task(name).submit(name, session, wait_for=after)
-
-        wanted = UNTIL[: UNTIL.index(until) + 1]
-        world = [stage("world")] if session.params.uses_world else []
-        done = [stage("ingest", *world, stage("base@target"), stage("base@proxy"))]
-        evaluations = [stage(f"evaluate@{BASE}", *done)] if "evaluate" in wanted else []
-        for name in ("warmup", "score", "select"):
-            done = [stage(name, *done)] if name in wanted else done
-        if "sft" in wanted:
-            subsets, done = done, []
-            for run in RUNS:
-                tuned = stage(f"sft@{run.key}", *subsets)
-                done.append(stage(f"evaluate@{run.key}", tuned) if "evaluate" in wanted else tuned)
-        if "report" in wanted:
-            done, evaluations = [stage("report", *done, *evaluations)], []
-        for last in (*done, *evaluations):
-            last.wait()
+        run_stages(session, up_to(stages_of(session.root, Plan(session.params)), until))
         session.raise_first_error()
         return {"ran": session.ran, "reused": session.reused}

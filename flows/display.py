@@ -2,26 +2,53 @@
 
 import os
 import sys
+from collections.abc import Iterable
+from functools import partial
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from ost.types import Progress
 
 
 class PatientConsole(Console):
-    """One that goes quiet when nobody reads it any longer, such as a worker that was killed: the run is not over."""
+    """A terminal that goes quiet when nobody reads it any longer, as when a worker was killed and its run was not."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
-console = PatientConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+console = PatientConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120, highlight=False)
 """The terminal; a pipe, which has no width, gets lines of 120."""
 
 
+def say(text: str) -> None:
+    """Print a line as it is, however long."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Print, as one line, what a person should know."""
+    console.print("[yellow]![/]", escape(text), soft_wrap=True)
+
+
+def table(title: str, *texts: str, numbers: Iterable[str] = ()) -> Table:
+    """An empty table with columns of text, the first unbroken, and behind them columns of numbers."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for place, name in enumerate(texts):
+        made.add_column(name, no_wrap=not place)
+    for name in numbers:
+        made.add_column(name, justify="right", no_wrap=True)
+    return made
+
+
 class Display:
-    """Progress bars on a terminal; elsewhere one line for each finished stage."""
+    """Progress bars on a terminal; elsewhere one line for each finished stage. Use as a context manager."""
 
     def __init__(self) -> None:
         columns = (
@@ -30,44 +57,46 @@ class Display:
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+        self._progress = Bars(*columns, TimeElapsedColumn(), console=console, transient=True)
         self._bars: dict[str, TaskID] = {}
 
-    def start(self) -> None:
-        """Begin to draw."""
+    def __enter__(self) -> "Display":
         self._progress.start()
+        return self
 
-    def stop(self) -> None:
-        """Take the bars away."""
+    def __exit__(self, *error) -> None:
         self._progress.stop()
 
+    def bar(self, stage: str) -> Progress:
+        """The callback that advances a stage's bar."""
+        return partial(self.advance, stage)
+
     def advance(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """A stage has got on."""
+        """Move a stage's bar on, which begins with its first call."""
         if stage not in self._bars:
             self._bars[stage] = self._progress.add_task("", stage=stage, note=note, total=total)
         self._progress.update(self._bars[stage], completed=done, total=total, note=note)
 
     def fail(self, stage: str) -> None:
-        """A stage has failed; the error itself is told by whoever catches it."""
+        """Say that a stage has failed; the error itself is told by whoever catches it."""
         self._drop_bar(stage)
-        console.print(f"[red]✗[/] {stage}", highlight=False)
+        console.print(f"[red]✗[/] {stage}")
 
     def finish(self, stage: str, manifest: dict | None) -> None:
-        """A stage is done: with its manifest, or None where it was up to date and not run."""
+        """Say that a stage is done: with its manifest, or None where it was up to date and not run."""
         self._drop_bar(stage)
         if manifest is None:
-            console.print(f"[dim]=[/] {stage:<18} up to date, reused", highlight=False)
+            console.print(f"[dim]=[/] {stage:<18} up to date, reused")
             return
-        console.print(f"[green]✓[/] {stage:<18} {manifest['seconds']:6.1f} s  {_headline(manifest)}", highlight=False)
+        console.print(f"[green]✓[/] {stage:<18} {manifest['seconds']:6.1f} s  {_headline(manifest)}")
         for warning in manifest["warnings"]:
             console.print("  [yellow]![/]", escape(warning))
 
     def warn_of_records(self, count: int) -> None:
         """Say how much the record could not take, if it could not take all."""
         if count:
-            console.print(
-                f"[yellow]![/] MLflow does not answer: {count} records are kept in .ost/outbox, and the next run here "
-                "delivers them"
+            warn(
+                f"MLflow does not answer: {count} records are kept in .ost/outbox, and the next run here delivers them"
             )
 
     def _drop_bar(self, stage: str) -> None:

@@ -9,10 +9,10 @@ from prefect.runtime import flow_run
 
 from flows.curate import stage_task
 from flows.session import Session
-from ost.config import load_params
 from tasks import versioning
-from tasks.promotion import challenge
-from tasks.recuration import FOLDER, Past, Recuration
+from tasks.record.champion import challenge
+from tasks.record.recuration import FOLDER, Past, Recuration
+from tasks.settings import load_params
 
 PROMOTED, KEPT = "ost.promoted", "ost.kept"
 """Events that a run ends with, with its summary."""
@@ -28,40 +28,39 @@ def recurate(workspace: str = ".") -> dict:
     recuration = Recuration(root, params)
     if unchanged := recuration.unchanged():
         return unchanged
-    data, learning = recuration.stages
-    last = recuration.past()
+    stages, last = recuration.stages, recuration.past()
+    warmup = stages.index("warmup")
     with Session(root, flow_run=str(flow_run.id or ""), name="recurate") as session:
-        _run(session, *data)
+        _run(session, *stages[:warmup])
         why_warmed_up = _score(session, recuration, last)
-        _run(session, *learning)
-        verdict = challenge(session.tracker, params.recurate, lambda: session.run_unversioned("evaluate@champion"))
+        _run(session, *stages[warmup + 2 :])
+        verdict = challenge(session.tracker, params.recurate, lambda: session.run_unversioned("evaluate-champion"))
         summary = recuration.publish(last, why_warmed_up, verdict)
         session.tracker.log_recuration(session.parent, summary, root / FOLDER / summary["name"])
     _tell(summary)
     return summary
 
 
-def _run(session: Session, *stages: str) -> None:
+def _run(session: Session, *stages: str, anew: bool = False) -> None:
     for stage in stages:
-        stage_task(stage)(stage, session)
+        stage_task(stage)(stage, session, anew)
 
 
 def _score(session: Session, recuration: Recuration, last: Past | None) -> list[str]:
     """Score what is new with the proxy as it is, or everything with one warmed up anew; returns why anew, if so.
 
-    Until the proxy is warmed up again its stage is frozen, so that new samples alone do not make it stale, for `dvc
-    repro` neither. Drift is measured from the run that it was warmed up in.
+    Until the proxy is warmed up again it counts as up to date in spite of new samples, for `dvc repro` too. Drift is
+    measured from the run that it was warmed up in.
     """
-    root, fresh = session.root, recuration.past(last.summary["warmed_up"]) if last else None
-    reasons = _why_anew(recuration, last, fresh)
+    fresh, limits = recuration.past(last.summary["warmed_up"]) if last else None, recuration.params.recurate
+    reasons, scores = _why_anew(recuration, last, fresh), f"score-{recuration.scores}"
     if not reasons:
-        versioning.freeze(root, "warmup")
-        _run(session, "score")
-        reasons = recuration.drift(fresh).reasons(recuration.params.recurate)
+        versioning.commit(session.root, "warmup")
+        _run(session, scores)
+        reasons = recuration.drift(fresh).reasons(limits.anchor_loss_rise, limits.drift)
     if reasons:
-        versioning.thaw(root, "warmup")
-        _run(session, "warmup", "score")
-        versioning.freeze(root, "warmup")
+        _run(session, "warmup", anew=last is not None)  # DVC takes a proxy that was kept for up to date
+        _run(session, scores)
     return reasons
 
 

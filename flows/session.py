@@ -2,18 +2,21 @@
 
 import fcntl
 import os
+import threading
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, chdir
 from pathlib import Path
 from typing import IO
 
 from flows.display import Display
-from ost.config import Params, load_params
 from ost.errors import WorkspaceError
 from tasks import versioning
-from tasks.context import git_state
-from tasks.outbox import Outbox
-from tasks.pipeline import watch_inputs
+from tasks.coinciding import coinciding
+from tasks.pipeline import Stage, write_pipeline
+from tasks.record.outbox import Outbox
+from tasks.settings import Params, load_params
+from tasks.stages.context import git_state
 from tasks.tracking import Tracker
 from tasks.workers import Workers
 
@@ -33,11 +36,13 @@ class Session:
         self.reused: list[str] = []
         self.ran: list[str] = []
         self.errors: list[Exception] = []
+        self._expected: dict[str, threading.Event] = {}
 
     def __enter__(self) -> "Session":
         with ExitStack() as opened:  # what is open is closed again where a later step fails
             opened.enter_context(_claim(self.root / ".ost/lock"))
             opened.enter_context(chdir(self.root))  # as for `dvc repro`: a relative path in params.yaml starts there
+            write_pipeline(self.root)
             self._stale = versioning.stale_stages(self.root)
             self.tracker = Tracker(self.root, self.params)
             self._outbox = Outbox(self.root, self.tracker)
@@ -46,45 +51,60 @@ class Session:
                 git_state(self.root), "prefect", {"ost.flow_run": self.flow_run}, self._name, self._above
             )
             opened.push(self._end)
+            opened.enter_context(self.display)
             self._workers = opened.enter_context(Workers(self.params.compute.workers, self.display.advance))
             self._opened = opened.pop_all()
-        self.display.start()
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         self._opened.__exit__(kind, error, trace)
 
     def _end(self, kind, error, trace) -> None:
-        """Close the record, once the workers have ended."""
-        self.display.stop()
+        """Close the record, once the workers have ended and the bars are gone."""
         self.display.warn_of_records(self._outbox.close(self.parent, self.reused, succeeded=error is None))
 
-    def run(self, stage: str) -> bool:
-        """Bring a stage up to date; returns whether it had to run."""
+    def expect(self, stages: Sequence[Stage]) -> None:
+        """Announce the stages that will be run: a training on the same samples as an earlier one waits for that one."""
+        self._expected |= {stage.name: threading.Event() for stage in stages}
+
+    def run(self, stage: str, anew: bool = False) -> bool:
+        """Bring a stage up to date, or run it `anew` in any case; returns whether it had to run."""
         try:
-            return self._run(stage)
+            self._wait_for_twin(stage)
+            return self._run(stage, anew or self.force)
         except Exception as error:
             self.errors.append(told := _explained(error, stage))
             self.display.fail(stage)
             raise told from error.__cause__
+        finally:
+            if stage in self._expected:
+                self._expected[stage].set()
 
     def run_unversioned(self, stage: str) -> None:
         """Run a stage whose outputs are no part of the pipeline."""
         self.display.finish(stage, self._workers.submit(stage, self.root).result())
 
-    def _run(self, stage: str) -> bool:
-        if not self.force and self._is_current(stage):
+    def _run(self, stage: str, anew: bool) -> bool:
+        if not anew and self._is_current(stage):
             self.reused.append(stage)
             self.display.finish(stage, None)
             return False
         manifest = self._workers.submit(stage, self.root).result()
-        watch_inputs(self.root, self.params, manifest)
+        if stage == "ingest":  # which finds out what lies beside its sources
+            write_pipeline(self.root)
         versioning.commit(self.root, stage)
-        parent = self._above if self._above and stage.startswith("trial") else self.parent
+        parent = self._above if self._above and stage.startswith("trial-") else self.parent
         self._outbox.record(manifest, parent, self.flow_run)
         self.ran.append(stage)
         self.display.finish(stage, manifest)
         return True
+
+    def _wait_for_twin(self, stage: str) -> None:
+        """Of two trainings on the same samples the second takes over what the first comes to."""
+        kind, _, key = stage.partition("-")
+        twin = coinciding(self.root, self.params, key) if kind in ("sft", "trial") else None
+        if event := self._expected.get(f"{kind}-{twin}"):
+            event.wait()
 
     def raise_first_error(self) -> None:
         """Raise what went wrong first, if anything did: stages behind it only say that they could not start."""

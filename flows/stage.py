@@ -4,25 +4,22 @@ import sys
 from pathlib import Path
 
 from flows.display import Display
-from ost.config import load_params
 from ost.errors import OSTError
 from ost.store import digest
-from tasks.context import git_state
-from tasks.pipeline import watch_inputs
-from tasks.stages import execute
+from tasks.pipeline import write_pipeline
+from tasks.settings import load_params
+from tasks.stages.context import git_state
+from tasks.stages.run import execute
 from tasks.tracking import Tracker
 
 
 def run(stage: str, root: Path) -> dict:
     """Run a stage, record it in MLflow as `dvc` would have it, and return its manifest."""
-    display = Display()
-    display.start()
-    try:
-        manifest = execute(stage, root, lambda done, total, note="": display.advance(stage, done, total, note))
-    finally:
-        display.stop()
+    with Display() as display:
+        manifest = execute(stage, root, display.bar(stage))
     display.finish(stage, manifest)
-    watch_inputs(root, load_params(root / "params.yaml"), manifest)
+    if stage == "ingest":  # which finds out what lies beside its sources
+        write_pipeline(root)
     _record(manifest, root)
     return manifest
 

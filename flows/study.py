@@ -9,10 +9,11 @@ from statistics import fmean
 
 from flows.compare import FOLDER, compare
 from flows.display import console
-from ost.comparison import ARMS, SCORES, break_even
-from ost.config import BUILTIN, LLAVA
+from ost.arms import arm_of, arms
+from ost.comparison import break_even
 from ost.errors import ConfigError
 from ost.report import Line, Panel, study_png
+from ost.settings import BUILTIN, LLAVA
 from ost.store import read_json, write_json
 
 
@@ -25,7 +26,7 @@ class Study:
     """What the x axis shows."""
     variants: dict[float, list[str]]
     """Place on the x axis → the assignments that make the variant."""
-    arms: tuple[str, ...] = ("full", "random", "ost", "lookahead-cover")
+    arms: tuple[str, ...] = ("full", "random", "one-step-top", "lookahead")
     fractions: tuple[float, ...] = (0.2,)
     logarithmic: bool = False
     ticks: tuple[str, ...] = ()
@@ -64,7 +65,7 @@ STUDIES: dict[str, Study] = {
         "How many steps should the proxy take on the anchors?",
         "steps on the anchors",
         _each("score.lookahead.steps", 1, 5, 20, 50, 100, 200),
-        arms=("full", "lookahead", "lookahead-cover"),
+        arms=("full", "lookahead-top", "lookahead"),
         logarithmic=True,
     ),
     "anchors": Study(
@@ -93,7 +94,7 @@ STUDIES: dict[str, Study] = {
         "What should be kept of what is likely useful?",
         "share of the pool that is kept",
         {0.0: []},
-        arms=("full", *(arm for arm, own in ARMS.items() if own.rating in SCORES)),
+        arms=("full", *(arm.name for arm in arms().values() if arm.utility)),
         fractions=(0.1, 0.2, 0.5),
         logarithmic=True,
     ),
@@ -101,7 +102,7 @@ STUDIES: dict[str, Study] = {
         "How wrong must a pool be for selection to pay?",
         "share of the pool that is wrong",
         _each("world.wrong_share", 0.0, 0.2, 0.4, 0.6, 0.8),
-        arms=("full", "random", "ost", "lookahead-cover", "clean"),
+        arms=("full", "random", "one-step-top", "lookahead", "clean"),
         fractions=(0.5,),
         place=_wrong_share,
     ),
@@ -143,7 +144,7 @@ STUDIES: dict[str, Study] = {
             float(steps): ["models.judge=builtin", f"base.judge_steps={steps}"]
             for steps in (50, 100, 200, 400, 800, 1600)
         },
-        arms=("full", "judge", "ost", "lookahead-cover"),
+        arms=("full", "judge", "one-step-top", "lookahead"),
         place=_judge_accuracy,
     ),
 }
@@ -187,7 +188,7 @@ def draw(result: dict, path: Path) -> None:
 def _break_even(points: list[dict]) -> dict[str, dict[str, float | None]]:
     """Subset → the pool size from which it costs less than Full-SFT at as many epochs, in seconds and in FLOPs."""
     known = [{e["label"]: e for e in point["summary"]["entries"] if e["protocol"] == "A"} for point in points]
-    sizes, full = [point["place"] for point in points], ARMS["full"].label
+    sizes, full = [point["place"] for point in points], arm_of("full").label
     return {
         label: {
             unit: break_even(sizes, *([one[name][f"total_{unit}"] for one in known] for name in (label, full)))
@@ -207,7 +208,7 @@ def _accuracies(points: list[dict]) -> list[Line]:
     alone = len(points) == 1
 
     def name(entry: dict) -> str:
-        return ARMS[entry["arm"]].label.replace(" {share}", "") if alone else entry["label"]
+        return arm_of(entry["arm"]).label.replace(" {share}", "") if alone else entry["label"]
 
     return _lines(
         (name(entry), entry["arm"], entry["fraction"] if alone else point["place"], entry["accuracies"])

@@ -8,6 +8,7 @@ import torch
 
 from ost.data import Sample
 from ost.encoding import Encoder, to_device
+from ost.metrics import metric_of
 from ost.models import Checkpoint
 from ost.types import Progress, silent
 
@@ -31,25 +32,17 @@ def evaluate(
     max_new_tokens: int = 16,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Answer every benchmark sample greedily and compare with its last message, as `match` says (see `matches`)."""
+    """Answer every benchmark sample greedily and compare with its last message, by the metric `match`."""
+    matches = metric_of(match)
     predictions = generate(
         checkpoint, benchmark, batch_size=batch_size, max_new_tokens=max_new_tokens, progress=progress
     ).texts
     hits: dict[str, list[bool]] = defaultdict(list)
     for sample, text in zip(benchmark, predictions, strict=True):
-        hits[sample.task].append(matches(text, sample.answer, match))
+        hits[sample.task].append(matches(text, sample.answer))
     total = [hit for task in hits.values() for hit in task]
     by_task = {task: sum(own) / len(own) for task, own in sorted(hits.items())}
     return Evaluation(sum(total) / len(total), by_task, predictions)
-
-
-def matches(prediction: str, reference: str, match: str = "final") -> bool:
-    """Exact match, white space folded: of what follows the last "=" (`final`), or of the texts whole (`whole`)."""
-
-    def key(text: str) -> str:
-        return " ".join((text.rpartition("=")[2] if match == "final" else text).split())
-
-    return key(prediction) == key(reference)
 
 
 @dataclass(frozen=True)

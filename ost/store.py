@@ -68,6 +68,7 @@ def _md5_of(file: Path) -> str:
 
 
 def md5(data: bytes = b"") -> "hashlib._Hash":
+    """MD5 of some bytes, as a digest and for no secret."""
     return hashlib.md5(data, usedforsecurity=False)
 
 

@@ -11,11 +11,11 @@ Start = Literal["auto", "base", "warm"]
 Optimizer = Literal["auto", "sgd", "adam"]
 Detail = Literal["total", "groups", "folds"]
 Precision = Literal["auto", "fp32", "bf16"]
-Strategy = Literal["top", "quota", "vote", "draw", "spread", "cover"]
 Ranking = Literal["auto", "utility", "utility_relative", "utility_per_token"]
 JudgeMode = Literal["answer", "grade"]
 Reduction = Literal["mean", "sum"]
-Protocol_ = Literal["A", "B"]
+TrainingProtocol = Literal["A", "B"]
+"""How long a target is trained on a subset: A, as many epochs as Full-SFT; B, as many steps."""
 Column = Literal[
     *("messages", "conversations", "texts", "prompt", "completion", "query", "response", "context", "answers"),
     *("images", "image", "system", "history", "id", "task"),

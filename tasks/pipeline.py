@@ -1,60 +1,259 @@
-"""What dvc.yaml says that a stage depends on, where that follows from what the stage has read."""
+"""The pipeline of a workspace: its stages, what each depends on and leaves, and dvc.yaml, which is made from them."""
 
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
+import yaml
 
-from ost.config import Params
-from ost.store import publish
-from tasks.versioning import one_at_a_time
+from ost.arms import POOL, TRUTH, Scores
+from ost.arms.plan import Subset
+from ost.store import publish, read_json
+from tasks.plan import Plan
+from tasks.settings import Params, load_params
+from tasks.storage import is_remote
 
-NOWHERE = ".dvcignore"
-"""Stands for the weights of a model that has no folder here: a file that every DVC workspace has, and that stays."""
+HEADER = """\
+# Made from params.yaml by `ost plan`, and not to be edited: every run of the pipeline makes it anew.
+# `dvc repro` and `ost curate` run the same stages (tasks/stages/).
+"""
+SETS = ("pool", "anchors", "benchmark")
+MANIFEST = ".manifest.json"
+"""Suffix of the manifest that stands beside an artifact."""
+UNTIL = ("ingest", "warmup", "score", "select", "sft", "evaluate", "report")
+"""Kinds of stage that a run can end with."""
+ON_ACCELERATOR = ("base", "warmup", "score", "sft", "evaluate", "trial")
+"""Kinds of stage that compute on the accelerator, where there is one."""
 
 
-def watch_inputs(root: Path, params: Params, manifest: dict) -> bool:
-    """Let DVC watch what a stage has read: images beside its sources, weights in a folder of the user's own.
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline, as dvc.yaml has it. Paths are relative to the workspace."""
 
-    Returns whether dvc.yaml had to be changed for it. Only `ingest` and `base@ROLE` read what isn't known before.
+    name: str
+    """Its kind, or kind and key, such as `sft-lookahead-20-B`."""
+    reads: tuple[str, ...] = ()
+    params: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    """Folders among what it writes that it finds again when it is run anew."""
+
+    @property
+    def kind(self) -> str:
+        """What it does, such as `sft`; the name of its function."""
+        return self.name.partition("-")[0]
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """All that it writes."""
+        return *self.writes, *self.metrics
+
+
+def manifest_path(stage: str) -> str:
+    """Where a stage's manifest goes."""
+    kind, _, key = stage.partition("-")
+    return {
+        "world": "world/manifest.json",
+        "base": f"models/{key}{MANIFEST}",
+        "ingest": "data/manifest.json",
+        "warmup": f"models/proxy-warm{MANIFEST}",
+        "score": f"scores/{key}{MANIFEST}",
+        "select": f"selections/{key}{MANIFEST}",
+        "sft": f"models/sft/{key}{MANIFEST}",
+        "evaluate": f"evaluations/{key}{MANIFEST}",
+        "trial": f"evaluations/{key}{MANIFEST}",
+        "report": "report/manifest.json",
+    }[kind]
+
+
+def stages_of(root: Path, plan: Plan) -> list[Stage]:
+    """All stages of a workspace, each behind those that it depends on."""
+    params = plan.params
+    sets, models = [f"data/{name}" for name in SETS], [f"models/{role}" for role in plan.roles]
+    found = [_world()] if params.uses_world else []
+    found += [_base(root, params, role) for role in plan.roles]
+    found.append(
+        Stage(
+            "ingest",
+            (*ingest_reads(root, params), *models[:2]),
+            ("data", "models.allow_cross_family"),
+            (*sets, "data/quarantine.parquet", "data/truth.parquet", manifest_path("ingest")),
+            ("metrics/ingest.json",),
+            tuple(sets),
+        )
+    )
+    if any("proxy-warm" in scores.reads for scores in plan.scores):
+        found.append(
+            Stage(
+                "warmup",
+                ("data/pool", "models/proxy"),
+                ("seed", "warmup", "sft.steps", "sft.batch_size"),
+                ("models/proxy-warm", manifest_path("warmup")),
+            )
+        )
+    found += [_score(root, plan, scores) for scores in plan.scores]
+    found += [_select(subset) for subset in plan.subsets]
+    found += _trainings(plan)
+    found += [_evaluate(key, folder) for key, folder in plan.untrained.items()]
+    return [*found, _report(plan)] if params.curate.keep else found
+
+
+def _world() -> Stage:
+    written = tuple(f"world/{name}.parquet" for name in (*SETS, "truth"))
+    return Stage(
+        "world", (), ("seed", "world", "base.batch_size", "base.learning_rate"), (*written, manifest_path("world"))
+    )
+
+
+def _base(root: Path, params: Params, role: str) -> Stage:
+    """The base checkpoint of a role; a local folder that its weights come from is watched."""
+    name = getattr(params.models, role)
+    own = [f"base.{role}_{what}" for what in ("steps", "width")]
+    read = ("seed", "world.name", f"models.{role}", "data.max_image_tokens", "base.tasks", *own)
+    stage = f"base-{role}"
+    folder = (name,) if name and (root / name).is_dir() else ()
+    params_read = (*read, "base.batch_size", "base.learning_rate")
+    return Stage(stage, folder, params_read, (f"models/{role}", manifest_path(stage)))
+
+
+def _score(root: Path, plan: Plan, scores: Scores) -> Stage:
+    stage = f"score-{scores.name}"
+    table = f"scores/{scores.name}.parquet"
+    toxic = (f"scores/{scores.name}-toxic.parquet",) if scores.utility else ()
+    reads = tuple(path for name in scores.reads for path in _input(root, plan, name))
+    return Stage(
+        stage, reads, scores.settings, (table, *toxic, manifest_path(stage)), (f"metrics/score-{scores.name}.json",)
+    )
+
+
+def _input(root: Path, plan: Plan, name: str) -> list[str]:
+    """Paths of an input that scores name: a sample set, a model, or a setting where that names a local folder."""
+    if name in SETS:
+        return [f"data/{name}"]
+    if name == "judge":
+        return [] if plan.params.judge.server else ["models/judge" if "judge" in plan.roles else "models/target"]
+    if "." in name:
+        section, key = name.split(".")
+        folder = getattr(getattr(plan.params, section), key)
+        return [folder] if folder and (root / folder).exists() else []
+    return [f"models/{name}"]
+
+
+def _select(subset: Subset) -> Stage:
+    by, stage = subset.arm.by, f"select-{subset.key}"
+    known = {POOL: ("data/pool",), TRUTH: ("data/pool", "data/truth.parquet")}
+    reads = known.get(by) or (f"scores/{by.name}.parquet",)
+    return Stage(
+        stage, reads, ("seed", *subset.arm.settings), (f"selections/{subset.key}.parquet", manifest_path(stage))
+    )
+
+
+def _trainings(plan: Plan) -> Iterator[Stage]:
+    """A training and its evaluation; in one stage where the model is not kept."""
+    for training in plan.trainings:
+        key, subset = training.key, training.subset
+        learned = ("data/pool", f"selections/{subset.key}.parquet", "models/target")
+        learned += ("data/anchors",) if subset.arm.with_anchors else ()
+        if plan.params.curate.keep:
+            stage = f"sft-{key}"
+            yield Stage(stage, learned, ("seed", "sft"), (f"models/sft/{key}", manifest_path(stage)))
+            yield _evaluate(key, f"models/sft/{key}")
+        else:
+            stage = f"trial-{key}"
+            yield Stage(stage, (*learned, "data/benchmark"), ("seed", "sft", "evaluate"), _answers(key))
+
+
+def _evaluate(key: str, folder: str) -> Stage:
+    return Stage(f"evaluate-{key}", ("data/benchmark", folder, folder + MANIFEST), ("evaluate",), _answers(key))
+
+
+def _answers(key: str) -> tuple[str, ...]:
+    return f"evaluations/{key}.json", f"evaluations/{key}.parquet", f"evaluations/{key}{MANIFEST}"
+
+
+def report_reads(plan: Plan) -> tuple[str, ...]:
+    """All that the report looks at."""
+    stages = ["ingest", "warmup", *(f"score-{scores.name}" for scores in plan.scores)]
+    stages += [f"select-{subset.key}" for subset in plan.subsets]
+    tables = [f"scores/{scores.name}.parquet" for scores in plan.scores]
+    tables += [f"selections/{subset.key}.parquet" for subset in plan.subsets]
+    answers = [f"evaluations/{key}.json" for key in plan.evaluated]
+    return ("data/pool", "data/truth.parquet", "metrics/ingest.json", *map(manifest_path, stages), *tables, *answers)
+
+
+def _report(plan: Plan) -> Stage:
+    written = ("report/index.html", manifest_path("report"))
+    return Stage("report", report_reads(plan), ("seed", "select"), written, ("metrics/arms.json", "metrics/audit.json"))
+
+
+def ingest_reads(root: Path, params: Params) -> tuple[str, ...]:
+    """What ingestion depends on: the sources, and what was found beside them when they were last read."""
+    data = params.data
+    named = [getattr(data, name) for name in SETS] + ([data.truth] if data.truth else [])
+    local = [path for path in named if is_remote(path) or path.startswith("world/") or (root / path).exists()]
+    return tuple(dict.fromkeys([*local, *_beside(root, named)]))
+
+
+def _beside(root: Path, named: Sequence[str]) -> list[str]:
+    """What the record of the last ingestion says that it read of these sources, beside what is known before."""
+    record = root / manifest_path("ingest")
+    if not record.exists():
+        return []
+    manifest = read_json(record)
+    data = manifest["params"]["data"]
+    if [data[name] for name in SETS] != list(named[:3]):
+        return []
+    known = (*named, data["truth"])
+    return [path for path in manifest["inputs"] if not path.startswith("models/") and path not in known]
+
+
+def needed_for(stages: Sequence[Stage], wanted: Collection[str]) -> list[Stage]:
+    """The stages of these names and all that they depend on, in order."""
+    found, read = set(), set()
+    for stage in reversed(stages):
+        if stage.name in wanted or read.intersection(stage.made):
+            found.add(stage.name)
+            read.update(stage.reads)
+    return [stage for stage in stages if stage.name in found]
+
+
+def up_to(stages: Sequence[Stage], kind: str) -> list[Stage]:
+    """The stages that a run until this kind takes: all of the kind, and what they depend on."""
+    last = {"sft": ("sft", "trial"), "evaluate": ("evaluate", "trial")}.get(kind, (kind,))
+    return needed_for(stages, {stage.name for stage in stages if stage.kind in last})
+
+
+def write_pipeline(root: Path) -> bool:
+    """Make a workspace's dvc.yaml from its parameters; returns whether it had to be written.
+
+    DVC reads the file at the start of each of its commands, so it is left alone where it holds the same stages.
     """
-    if manifest["stage"].partition("@")[0] not in ("ingest", "base"):
+    plan = Plan(load_params(root / "params.yaml")).check()
+    given = yaml.safe_load((root / "params.yaml").read_text()) or {}
+    stages = {stage.name: _in_yaml(stage, given) for stage in stages_of(root, plan)}
+    text = HEADER + yaml.safe_dump({"stages": stages}, sort_keys=False, width=120)
+    file = root / "dvc.yaml"
+    if file.exists() and file.read_text() == text:
         return False
-    with one_at_a_time:
-        return _watch(root, params, manifest)
+    with publish(file) as part:
+        part.write_text(text)
+    return True
 
 
-def _watch(root: Path, params: Params, manifest: dict) -> bool:
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.width = True, 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    document = yaml.load((root / "dvc.yaml").read_text())
-    name, _, role = manifest["stage"].partition("@")
-    stage, read = document["stages"].get(name), [path for path in manifest["inputs"] if path != params.data.truth]
-    if name == "ingest":
-        changed = _set_list(stage["deps"], [_as_written(path, params) for path in read])
-    else:
-        weights = read[0] if read else NOWHERE
-        changed = stage["foreach"][role]["weights"] != weights
-        stage["foreach"][role]["weights"] = weights
-    if changed:
-        with publish(root / "dvc.yaml") as part, part.open("w") as stream:
-            yaml.dump(document, stream)
-    return changed
+def _in_yaml(stage: Stage, given: dict) -> dict[str, Any]:
+    """A stage as DVC reads it; of the parameters those that params.yaml has, for DVC refuses others."""
+    parts = {
+        "cmd": f"python -m flows.stage {stage.name}",
+        "deps": list(stage.reads),
+        "params": [name for name in stage.params if _is_given(name, given)],
+        "outs": [{path: {"persist": True}} if path in stage.kept else path for path in stage.writes],
+        "metrics": [{path: {"cache": False}} for path in stage.metrics],
+    }
+    return {name: own for name, own in parts.items() if own}
 
 
-def _as_written(path: str, params: Params) -> str:
-    """A path as dvc.yaml writes it: by the parameter that names it, where one does."""
-    for name in ("pool", "anchors", "benchmark"):
-        if getattr(params.data, name) == path:
-            return f"${{data.{name}}}"
-    return path
-
-
-def _set_list(listed: CommentedSeq, wanted: list[str]) -> bool:
-    """Bring a list to what it should hold, and leave the order of what stays."""
-    gone, new = [one for one in listed if one not in wanted], [one for one in wanted if one not in listed]
-    for one in gone:
-        listed.remove(one)
-    listed.extend(new)
-    return bool(gone or new)
+def _is_given(name: str, given: dict) -> bool:
+    section, _, key = name.partition(".")
+    return section in given and (not key or key in given[section])

@@ -17,21 +17,19 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from ost.config import Params
 from ost.errors import WorkspaceError
+from tasks.settings import Params
 
 SAMPLE_FOLDERS = ("world/", "data/")
 """Outputs that are not uploaded: samples are DVC's, and MLflow is told their digests."""
-
-
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 
 class Tracker:
     """The MLflow record of one workspace."""
 
     def __init__(self, root: Path, params: Params):
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self.root, self.model_name = root, params.tracking.model_name
         self.client = MlflowClient(tracking_uri(root, params.tracking.uri))
         self.experiment = self._experiment(params.tracking.experiment)
@@ -58,32 +56,28 @@ class Tracker:
         self.client.set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
 
     def note_reuse(self, parent: str, stages: list[str]) -> None:
-        """Say in the parent run which stages were up to date and not run again."""
+        """Tag a parent run with the stages that were up to date and not run again."""
         self.client.set_tag(parent, "ost.reused", ", ".join(stages))
 
     def log_summary(self, run_id: str, summary: dict, folder: Path) -> None:
-        """What a comparison found, in its own run: figures of each subset, and the files to look at."""
+        """Log what a comparison found in its own run: figures of each subset, and the files to look at."""
         figures = {}
         for entry in summary["entries"]:
             name = f"{entry['subset']}-{entry['protocol']}"
             figures[f"accuracy/{name}"] = entry["accuracy"]
             if entry["gap_recovery"]:
                 figures[f"gap_recovery/{name}"] = entry["gap_recovery"]["mean"]
-        self._log_figures(run_id, figures)
+        self._log_metrics(run_id, figures)
         for file in ("summary.json", "metrics/arms.json", "accuracy.png", "cost.png", "index.html"):
             self.client.log_artifact(run_id, str(folder / file))
 
     def log_recuration(self, run_id: str, summary: dict, folder: Path) -> None:
-        """What a recuration changed, in its own run."""
+        """Log what a recuration changed in its own run."""
         figures = {f"samples/{change}": float(count) for change, count in summary["counts"].items()}
         figures |= {"samples": float(summary["samples"]), "promoted": float(summary["challenge"]["promoted"])}
-        self._log_figures(run_id, figures)
+        self._log_metrics(run_id, figures)
         self.client.set_tag(run_id, "ost.verdict", summary["challenge"]["why"])
         self.client.log_artifacts(run_id, str(folder), "recuration")
-
-    def _log_figures(self, run_id: str, figures: dict[str, float]) -> None:
-        now = int(datetime.datetime.now(datetime.UTC).timestamp() * 1000)
-        self.client.log_batch(run_id, [Metric(name, value, now, 0) for name, value in figures.items()])
 
     def record(self, manifest: dict, parent: str, flow_run: str = "") -> str:
         """Make a finished stage a child run, from its manifest; returns its id."""
@@ -93,8 +87,10 @@ class Tracker:
 
     def start(self, manifest: dict, parent: str, flow_run: str = "") -> str:
         """Begin a stage's child run; returns its id."""
-        tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: _name(manifest)}
-        tags |= {"ost.stage": manifest["stage"], "ost.flow_run": flow_run}
+        stage, kind, key = _parts(manifest)
+        name = f"{key}, seed {manifest['seed']}" if kind == "trial" else stage
+        tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: name}
+        tags |= {"ost.stage": stage, "ost.kind": kind, "ost.flow_run": flow_run}
         return self.client.create_run(self.experiment, tags=tags | _git_tags(manifest["git"])).info.run_id
 
     def fill(self, run_id: str, manifest: dict) -> None:
@@ -102,25 +98,25 @@ class Tracker:
 
         Doing so again, after a transfer that broke off, changes nothing.
         """
-        stage = manifest["stage"]
-        self._log_batch(run_id, manifest)
-        self._log_datasets(run_id, manifest)
+        _, kind, _ = _parts(manifest)
+        self._log_manifest(run_id, manifest)
         for path in manifest["outputs"]:
             if not path.startswith(SAMPLE_FOLDERS):
                 self._upload(run_id, path)
-        if stage.startswith("sft@"):
+        if kind == "sft":
             self._register(run_id, manifest)
-        if stage.startswith("evaluate@"):
+        if kind == "evaluate":
             self._note_accuracy(manifest)
         self.close(run_id)
 
     def runs_with(self, tag: str, value: str) -> list[Run]:
         """Child runs that carry a tag with this value, newest first."""
-        return self._all_runs(f"tags.`{tag}` = '{value}'")
-
-    def stage_runs(self, stage: str) -> list[Run]:
-        """Child runs of a stage, newest first."""
-        return self.runs_with("ost.stage", stage)
+        found, token = [], None
+        while True:
+            page = self.client.search_runs([self.experiment], f"tags.`{tag}` = '{value}'", page_token=token)
+            found, token = found + list(page), page.token
+            if not token:
+                return found
 
     def model_versions(self, run_id: str | None = None) -> list[ModelVersion]:
         """Registered versions of the fine-tuned target, oldest first; those of one run where it is given."""
@@ -129,7 +125,7 @@ class Tracker:
         return sorted(found, key=lambda version: int(version.version))
 
     def aliased(self, alias: str) -> ModelVersion | None:
-        """The registered version that an alias means, such as `champion` or a run's name; None where it means none."""
+        """The registered version with an alias, such as `champion` or a training's key; None where there is none."""
         try:
             return self.client.get_model_version_by_alias(self.model_name, alias)
         except MlflowException as error:
@@ -137,12 +133,12 @@ class Tracker:
                 return None
             raise
 
-    def name(self, version: ModelVersion, alias: str) -> None:
-        """Let an alias mean this version from now on."""
+    def set_alias(self, version: ModelVersion, alias: str) -> None:
+        """Set an alias of a registered version, in place of whatever it meant before."""
         self.client.set_registered_model_alias(self.model_name, alias, version.version)
 
     def tag(self, version: ModelVersion, key: str, value: str) -> None:
-        """Note something with a registered version."""
+        """Set a tag of a registered version."""
         self.client.set_model_version_tag(self.model_name, version.version, key, value)
 
     def artifact(self, run_id: str, path: str) -> Path:
@@ -156,38 +152,31 @@ class Tracker:
         local = self.client.tracking_uri.startswith("sqlite:")
         return self.client.create_experiment(name, str(self.root / "mlruns") if local else None)
 
-    def _all_runs(self, wanted: str) -> list[Run]:
-        found, token = [], None
-        while True:
-            page = self.client.search_runs([self.experiment], wanted, page_token=token)
-            found, token = found + list(page), page.token
-            if not token:
-                return found
+    def _log_metrics(self, run_id: str, values: dict[str, float], at: str | None = None, **more: list) -> None:
+        """Log numbers as of an ISO time, else of now; `more`: params and tags that are logged with them."""
+        moment = datetime.datetime.fromisoformat(at) if at else datetime.datetime.now(datetime.UTC)
+        milliseconds = int(moment.timestamp() * 1000)
+        metrics = [Metric(name, value, milliseconds, 0) for name, value in values.items()]
+        self.client.log_batch(run_id, metrics, **more)
 
-    def _log_batch(self, run_id: str, manifest: dict) -> None:
-        started = int(datetime.datetime.fromisoformat(manifest["started"]).timestamp() * 1000)
-        numbers = {**manifest["metrics"], "seconds": manifest["seconds"], "flops": manifest["flops"]}
-        metrics = [Metric(name, value, started, 0) for name, value in numbers.items()]
-        params = [
-            Param(name, value) for name, value in [*_flat(manifest["params"]), *manifest.get("labels", {}).items()]
-        ]
-        digests = [
-            RunTag(tag_of(way, path), digest)
-            for way, side in (("in", "inputs"), ("out", "outputs"))
-            for path, digest in manifest[side].items()
-        ]
-        warnings = [RunTag("ost.warnings", "\n".join(manifest["warnings"]))] if manifest["warnings"] else []
-        self.client.log_batch(run_id, metrics, params, digests + warnings)
-
-    def _log_datasets(self, run_id: str, manifest: dict) -> None:
-        inputs = [
-            DatasetInput(
-                Dataset(name=name, digest=digest, source_type="dvc", source=f'{{"samples": "{name}"}}'),
-                [InputTag(MLFLOW_DATASET_CONTEXT, manifest["stage"].partition("@")[0])],
-            )
+    def _log_manifest(self, run_id: str, manifest: dict) -> None:
+        """Log a manifest's numbers, parameters, digests, warnings and datasets."""
+        sides = (("in", "inputs"), ("out", "outputs"))
+        tags = {tag_of(way, path): digest for way, side in sides for path, digest in manifest[side].items()}
+        tags |= {"ost.warnings": "\n".join(manifest["warnings"])} if manifest["warnings"] else {}
+        self._log_metrics(
+            run_id,
+            {**manifest["metrics"], "seconds": manifest["seconds"], "flops": manifest["flops"]},
+            manifest["started"],
+            params=[Param(*one) for one in [*_flat(manifest["params"]), *manifest.get("labels", {}).items()]],
+            tags=[RunTag(*one) for one in tags.items()],
+        )
+        context = [InputTag(MLFLOW_DATASET_CONTEXT, _parts(manifest)[1])]
+        datasets = [
+            Dataset(name=name, digest=digest, source_type="dvc", source=f'{{"samples": "{name}"}}')
             for name, digest in manifest["datasets"].items()
         ]
-        self.client.log_inputs(run_id, inputs)
+        self.client.log_inputs(run_id, [DatasetInput(dataset, context) for dataset in datasets])
 
     def _upload(self, run_id: str, path: str) -> None:
         full, parent = self.root / path, Path(path).parent.as_posix()
@@ -197,14 +186,16 @@ class Tracker:
             self.client.log_artifact(run_id, str(full), "" if parent == "." else parent)
 
     def _register(self, run_id: str, manifest: dict) -> None:
-        """Let the run's name mean these weights: a new version where they are new, else the version that they have."""
+        """Give the training's key, as an alias, to these weights: to a new version where they are new to the training.
+
+        Of two trainings that come to the same weights each has a version of its own: lineage is by training.
+        """
         (path, digest), *_ = manifest["outputs"].items()
-        name = manifest["stage"].partition("@")[2]
-        known = [version for version in self.model_versions() if version.tags.get("ost.digest") == digest]
-        if not known:
-            tags = {"ost.digest": digest, "ost.run": name, "ost.seed": str(manifest["seed"])}
-            known = [self._new_version(run_id, path, tags)]
-        self.name(known[-1], name)
+        _, _, name = _parts(manifest)
+        tags = {"ost.digest": digest, "ost.run": name}
+        known = [one for one in self.model_versions() if tags.items() <= one.tags.items()]
+        tags |= {"ost.seed": str(manifest["seed"])}
+        self.set_alias(known[-1] if known else self._new_version(run_id, path, tags), name)
 
     def _new_version(self, run_id: str, path: str, tags: dict[str, str]) -> ModelVersion:
         try:
@@ -215,11 +206,15 @@ class Tracker:
         return self.client.create_model_version(self.model_name, f"runs:/{run_id}/{path}", run_id, tags=tags)
 
     def _note_accuracy(self, manifest: dict) -> None:
-        digests = set(manifest["inputs"].values())
+        """Tag the version that was evaluated with its accuracy."""
         for version in self.model_versions():
-            if version.tags.get("ost.digest") in digests:
-                accuracy = f"{manifest['metrics']['accuracy']:.4f}"
-                self.tag(version, "ost.accuracy", accuracy)
+            if version.tags.get("ost.digest") in manifest["inputs"].values():
+                self.tag(version, "ost.accuracy", f"{manifest['metrics']['accuracy']:.4f}")
+
+
+_NO_TAG = re.compile(r"[^/\w.\- :]")
+MOST_TAG = 250
+"""Characters of a tag's name in MLflow."""
 
 
 def tag_of(way: str, path: str) -> str:
@@ -233,13 +228,8 @@ def path_of_tag(tag: str) -> str:
     return re.sub(r"^(\w+):/(?!/)", r"\1://", tag.split(".", 2)[2])
 
 
-_NO_TAG = re.compile(r"[^/\w.\- :]")
-MOST_TAG = 250
-"""Characters of a tag's name in MLflow."""
-
-
 def number_of(version: ModelVersion) -> str:
-    """Number of a registered version; MLflow's own calls give now a text, now a number."""
+    """Number of a registered version, which some of MLflow's calls give as text and others as a number."""
     return str(version.version)
 
 
@@ -263,10 +253,10 @@ def tracking_uri(root: Path, configured: str) -> str:
     return uri
 
 
-def _name(manifest: dict) -> str:
-    """The stage; a trial by what it trains on, and its seed."""
-    kind, _, key = manifest["stage"].partition("@")
-    return f"{key}, seed {manifest['seed']}" if kind.startswith("trial") else manifest["stage"]
+def _parts(manifest: dict) -> tuple[str, str, str]:
+    """The stage, its kind, and its key, such as sft-full-B, sft, full-B."""
+    kind, _, key = manifest["stage"].partition("-")
+    return manifest["stage"], kind, key
 
 
 def _git_tags(git: dict) -> dict[str, str]:

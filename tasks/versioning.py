@@ -9,15 +9,9 @@ from typing import TypeVar
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
 
 from ost.errors import WorkspaceError
-from ost.store import publish
 from tasks.storage import explained, patiently
-
-logging.getLogger("dvc").setLevel(logging.WARNING)  # each commit would announce its lock file
-logging.getLogger("dvc.repo.status").setLevel(logging.ERROR)  # each status would announce what is frozen
 
 Result = TypeVar("Result")
 
@@ -40,51 +34,10 @@ def commit(root: Path, stage: str) -> None:
     _ask(root, lambda repo: repo.commit(stage, force=True))
 
 
-def changed_inputs(root: Path, stage: str) -> set[str]:
-    """Inputs of a stage, frozen or not, that are not as `dvc.lock` records them; `params.yaml` for its parameters."""
-
-    def changed(repo: Repo) -> set[str]:
-        one = repo.stage.load_one(name=stage)
-        one.frozen = False  # here and now alone
-        with repo.lock:
-            found = one.status().get(stage, [])
-        return {path for change in found if isinstance(change, dict) for path in change.get("changed deps", {})}
-
-    return _ask(root, changed)
-
-
-def freeze(root: Path, stage: str) -> None:
-    """Let a stage count as up to date whatever becomes of its inputs, for `dvc repro` too: `frozen` in dvc.yaml.
-
-    DVC's own call would write the whole file anew; this adds one line.
-    """
-    lines, own = _stage_lines(root, stage)
-    if not own.get("frozen"):
-        lines.insert(own.lc.line, " " * own.lc.col + "frozen: true")
-        _write_lines(root, lines)
-
-
-def thaw(root: Path, stage: str) -> None:
-    """Undo `freeze`."""
-    lines, own = _stage_lines(root, stage)
-    if "frozen" in own:
-        del lines[own.lc.key("frozen")[0]]
-        _write_lines(root, lines)
-
-
-def _stage_lines(root: Path, stage: str) -> tuple[list[str], CommentedMap]:
-    text = (root / "dvc.yaml").read_text()
-    return text.splitlines(), YAML().load(text)["stages"][stage]
-
-
-def _write_lines(root: Path, lines: list[str]) -> None:
-    with publish(root / "dvc.yaml") as part:
-        part.write_text("\n".join(lines) + "\n")
-
-
 def init(root: Path) -> None:
-    """Make a folder a DVC workspace of its own, without git."""
-    Repo.init(str(root), no_scm=True, force=False).close()
+    """Make a folder a DVC workspace, of the git repository that it is the root of, or of its own."""
+    if not (root / ".dvc").exists():
+        Repo.init(str(root), no_scm=not (root / ".git").exists(), force=False).close()
 
 
 def _ask(root: Path, question: Callable[[Repo], Result]) -> Result:
@@ -101,6 +54,7 @@ def _ask(root: Path, question: Callable[[Repo], Result]) -> Result:
 @contextmanager
 def _repository(root: Path) -> Iterator[Repo]:
     # Seen from another folder, DVC would call its stages by other names.
+    logging.getLogger("dvc").setLevel(logging.WARNING)  # each commit would announce its lock file
     with one_at_a_time, chdir(root):
         try:
             repo = Repo(str(root))

@@ -17,7 +17,7 @@ INTERVAL = 0.2
 
 
 class Workers:
-    """A pool of `count` processes that execute stages. Use as a context manager."""
+    """A pool of `count` processes that run stages. Use as a context manager."""
 
     def __init__(self, count: int, listener: Listener):
         context = multiprocessing.get_context("spawn")
@@ -47,6 +47,7 @@ class Workers:
 
 
 _queue = None
+"""In a worker, the way back to its flow: a queue cannot travel with a call, it is handed over as the process starts."""
 
 
 def _start(queue, parent: int, cut_short: Event) -> None:
@@ -63,7 +64,7 @@ def _die_with(parent: int, cut_short: Event) -> None:
 
 
 def _execute(stage: str, root: str) -> dict:
-    from tasks.stages import execute  # torch is loaded here, in the worker, and not by the flow
+    from tasks.stages.run import execute  # torch is loaded here, in the worker, and not by the flow
 
     last = 0.0
 

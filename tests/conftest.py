@@ -12,13 +12,13 @@ import pytest
 import torch
 from specimens import copy_of, drawn, other_forms
 
-from ost.config import World
 from ost.data import Sample
 from ost.models import Checkpoint
-from ost.models.tiny import PROXY, build_model
 from ost.training import Recipe, train
 from ost.worlds import handmath
+from ost.worlds.settings import World
 from ost.worlds.teacher import wrong_answers
+from ost.worlds.tiny import PROXY, build_model
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("ost", deadline=None)  # a timing is no test

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from ost.config import Data
 from ost.data import FEATURES, Sample, write_samples
 from ost.encoding import IGNORE, Encoder
 from ost.ingestion import Ingested, ingest
 from ost.ingestion.gate import Gate
+from ost.settings import Data
 
 SETTINGS = Data(max_tokens=64, max_pixels=10_000)
 ASKED, SAID = {"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "1"}

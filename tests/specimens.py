@@ -6,7 +6,8 @@ import torch
 
 from ost.data import Sample, chat
 from ost.models import Checkpoint
-from ost.worlds import Split, handmath
+from ost.worlds import handmath
+from ost.worlds.world import Split
 
 
 def copy_of(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Checkpoint:

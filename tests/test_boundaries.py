@@ -68,20 +68,30 @@ def test_no_source_of_the_library_names_one_of_the_four(package):
     assert importers(package, "ost") == set()
 
 
+STORAGE = ("errors", "mirror", "transfer")
+
+
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("boto3", {"tasks/storage.py"}),
-        ("botocore", {"tasks/storage.py"}),
-        ("mlflow", {"tasks/tracking.py", "tasks/lineage.py", "tasks/promotion.py", "tasks/outbox.py"}),
+        *((package, {f"tasks/storage/{name}.py" for name in STORAGE}) for package in ("boto3", "botocore")),
+        (
+            "mlflow",
+            {"tasks/tracking.py", *(f"tasks/record/{name}.py" for name in ("lineage", "champion", "outbox"))},
+        ),
         ("dvc", {"tasks/versioning.py"}),
-        ("ray", {"tasks/shards.py"}),
-        ("prefect_ray", {"tasks/shards.py"}),
+        ("ray", {"tasks/stages/ray_shards.py"}),
+        ("prefect_ray", {"tasks/stages/ray_shards.py"}),
     ],
 )
 def test_each_service_has_its_own_room(package, allowed):
     found = importers(package, "tasks") | importers(package, "flows")
     assert found <= allowed, f"{package} leaks into {sorted(found - allowed)}"
+
+
+def test_an_address_is_told_from_a_path_without_boto3():
+    code = "from tasks.storage import is_remote; assert is_remote('s3://bucket')"
+    assert loaded_by(code) == set(), "every start of `ost` would wait for it"
 
 
 def test_the_walk_sees_imports(tmp_path):

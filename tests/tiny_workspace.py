@@ -1,14 +1,19 @@
 """Tiny workspaces, and the commands that a user would run in them."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from flows.parameters import set_params
 from ost.store import read_json
+from tasks.pipeline import manifest_path, write_pipeline
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -21,7 +26,7 @@ TINY = [
     "base.batch_size=8",
     "score.checks=20",
     "score.lookahead.most_steps=3",
-    "select.clean_below=0",  # a barely trained proxy finds no harm, and arms that draw alike would be one
+    "select.clean_below=0",  # a barely trained proxy finds no harm, and subsets that are drawn alike would be one
     "sft.steps=10",
     "sft.batch_size=8",
     "evaluate.max_new_tokens=4",
@@ -37,6 +42,11 @@ RECURATED = [
     "recurate.resamples=100",
 ]
 """For data that keeps arriving, of which a test says itself when the proxy no longer holds."""
+
+SUBSETS = ("full", "random-20", "lookahead-20", "lookahead-50")
+"""What a workspace chooses that is told nothing else."""
+TRAININGS = ("full-B", *(f"{subset}-{protocol}" for subset in SUBSETS[1:] for protocol in "BA"))
+"""What it trains."""
 
 
 @dataclass
@@ -58,27 +68,68 @@ class Shell:
         quiet = subprocess.DEVNULL
         return subprocess.Popen(command, cwd=self.root, env=self._env(), stdout=quiet, stderr=quiet)
 
+    def commit(self, message: str) -> None:
+        """Commit all that git does not ignore."""
+        self.run("git", "add", "--all")
+        author = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+        self.run("git", *author, "commit", "--quiet", "--message", message)
+
     def manifests(self) -> dict[str, dict]:
         """Every stage's manifest, by the stage's name."""
         found = [read_json(path) for path in sorted(self.root.rglob("*manifest.json")) if ".dvc" not in path.parts]
         return {manifest["stage"]: manifest for manifest in found if "stage" in manifest}
 
+    def declared(self) -> dict[str, tuple[set[str], set[str]]]:
+        """What dvc.yaml says that each stage reads, and that it leaves."""
+
+        def paths(entries: list[str | dict]) -> set[str]:
+            return {path for entry in entries for path in ([entry] if isinstance(entry, str) else entry)}
+
+        stages = yaml.safe_load((self.root / "dvc.yaml").read_text())["stages"]
+        return {
+            name: (paths(stage.get("deps", [])), paths([*stage.get("outs", []), *stage.get("metrics", [])]))
+            for name, stage in stages.items()
+        }
+
     def _env(self) -> dict[str, str]:
         return os.environ | {"COLUMNS": "200"} | self.environment
 
 
-def make_workspace(root: Path, prefect_home: Path, assignments: list[str]) -> Shell:
-    """A workspace in a git repository of its own."""
+def shown_by(page: Path) -> str:
+    """An HTML page without its tags."""
+    return re.sub(r"<[^>]+>", "", page.read_text())
+
+
+def assert_stages_keep_to_dvc_yaml(shell: Shell, stages: Collection[str]) -> None:
+    """Each stage, by its manifest, has read some of what dvc.yaml lists for it, and left all that it lists."""
+    manifests, declared = shell.manifests(), shell.declared()
+    for stage in stages:
+        reads, leaves = declared[stage]
+        assert set(manifests[stage]["inputs"]) <= reads, f"{stage} is reused though what it read changes"
+        assert {*manifests[stage]["outputs"], manifest_path(stage)} == leaves, f"{stage} leaves something else"
+
+
+def shell_in(root: Path, prefect_home: Path) -> Shell:
+    """Commands in an empty folder, which is made."""
+    root.mkdir(parents=True)
+    return shell_at(root, prefect_home)
+
+
+def shell_at(root: Path, prefect_home: Path) -> Shell:
+    """Commands in a folder that is there."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {"PATH": path, "PREFECT_HOME": str(prefect_home), "HF_HUB_OFFLINE": "1", "MLFLOW_TRACKING_URI": ""}
-    shell = Shell(root, environment)
-    root.mkdir(parents=True)
-    for name in ("dvc.yaml", "params.yaml", ".gitignore"):
+    return Shell(root, environment)
+
+
+def make_workspace(root: Path, prefect_home: Path, assignments: list[str]) -> Shell:
+    """A workspace in a git repository of its own."""
+    shell = shell_in(root, prefect_home)
+    for name in ("params.yaml", ".gitignore"):
         shutil.copyfile(ROOT / name, root / name)
     set_params(root / "params.yaml", assignments)
+    write_pipeline(root)
     shell.run("git", "init", "--quiet")
     shell.run("dvc", "init", "--quiet")
-    shell.run("git", "add", "--all")
-    author = ("-c", "user.name=test", "-c", "user.email=test@example.org")
-    shell.run("git", *author, "commit", "--quiet", "--message", "a workspace")
+    shell.commit("a workspace")
     return shell

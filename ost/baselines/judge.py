@@ -12,8 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from ost.data import Sample, chat
-from ost.evaluation import generate, matches
+from ost.evaluation import generate
 from ost.flops import forward_flops
+from ost.metrics import metric_of
 from ost.models import Checkpoint
 from ost.types import JudgeMode, Progress, silent
 
@@ -63,16 +64,16 @@ def judge(
 ) -> Verdicts:
     """Whether the model agrees with each sample's answer; no more samples are held than the model asks for at a time.
 
-    `answer`: it answers for itself, and agrees where its answer matches (see `ost.evaluation.matches`).
+    `answer`: it answers for itself, and agrees where its answer matches (see ost/metrics.py).
     `grade`: it is shown the answer and asked; a reply that holds neither yes nor no is no agreement.
     """
     if mode == "grade":
         replies = model.complete(_Graded(samples), progress)
         agrees = [reply is not None and _says_yes(reply) for reply in replies]
     else:
-        replies = model.complete(samples, progress)
+        replies, matches = model.complete(samples, progress), metric_of(match)
         pairs = zip(replies, samples, strict=True)
-        agrees = [reply is not None and matches(reply, sample.answer, match) for reply, sample in pairs]
+        agrees = [reply is not None and matches(reply, sample.answer) for reply, sample in pairs]
     return Verdicts(replies, np.array(agrees, dtype=bool))
 
 

@@ -7,22 +7,22 @@ that the warm-up ends with, as every other arm has one proxy.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ost.config import Score
 from ost.cost import BACKWARD, Cost, Stopwatch
 from ost.data import Sample
 from ost.encoding import Batch
 from ost.flops import forward_flops
 from ost.models import Checkpoint
-from ost.scoring.hooks import Ear
-from ost.scoring.layers import Form
-from ost.scoring.rows import rows_of
-from ost.scoring.scorer import Chunk, Scorer
-from ost.scoring.sketch import Sketcher
+from ost.scoring.gradients.hooks import GradientHooks
+from ost.scoring.gradients.layers import LayerGradient
+from ost.scoring.gradients.sketch import Sketcher
+from ost.scoring.methods.scorer import BatchScores, Scorer
+from ost.settings import Score
 from ost.store import matrix
 from ost.training import Moments
 from ost.types import Progress, silent
@@ -54,10 +54,11 @@ def less(
     watch, passes = Stopwatch(), (len(pool) + len(anchors)) * (1 + BACKWARD)
     settings = Score(method="gradient", detail="groups", optimizer="sgd", sketch=0, checks=0, batch_size=batch_size)
     scorer, found = _LessScorer(proxy, list(anchors), settings, moments, Sketcher(dimensions)), []
+    scorer.prepare()
     size, note = WINDOW * batch_size, "gradient features"
     for start in range(0, len(pool), size):
         own = pool[start : start + size]
-        rows = rows_of(scorer, own, lambda done, start=start: progress(start + done, len(pool), note))
+        rows = scorer.rows(own, lambda done, start=start: progress(start + done, len(pool), note))
         found.append(matrix(rows, "by_cell").max(axis=1))
     return np.concatenate(found), Cost(watch.seconds, forward_flops(proxy, pool) * passes)
 
@@ -66,32 +67,32 @@ class _LessScorer(Scorer):
     """Cosines of each sample's projected Adam update with the projected mean gradient of each task's anchors."""
 
     def __init__(self, proxy, anchors, settings: Score, moments: Moments, sketcher: Sketcher):
-        self._moments, self._sketcher = moments, sketcher
         super().__init__(proxy, anchors, settings)
+        self._moments, self._sketcher = moments, sketcher
 
-    def prepare(self) -> None:
+    def prepare(self, store: Path | None = None) -> None:
         """The feature of each task, (D, d), of length one."""
-        self._ear = Ear(self.proxy.model, self.weights)
+        self._hooks = GradientHooks(self.proxy.model, self.weights)
         tasks = []
-        for members in self.cells.members:
+        for members in self.partition.members:
             own = [self._features(part, self.encode(part), _gradient)[0] for part in self.anchor_batches(members)]
             tasks.append(torch.cat(own).mean(dim=0))
         self._tasks = torch.nn.functional.normalize(torch.stack(tasks).double(), dim=1)
 
-    def score_batch(self, samples: Sequence[Sample], batch: Batch) -> Chunk:
+    def score_batch(self, samples: Sequence[Sample], batch: Batch) -> BatchScores:
         """One forward and one backward pass."""
         features, losses, tokens = self._features(samples, batch, self._adam)
         cosines = torch.nn.functional.normalize(features.double(), dim=1) @ self._tasks.T
-        return self.chunk(cosines, losses, tokens, batch)
+        return self.batch_scores(cosines, losses, tokens, batch)
 
     def _features(self, samples: Sequence[Sample], batch: Batch, update: Update) -> tuple[Tensor, Tensor, Tensor]:
         """Projected updates (B, d), losses (B,) and answer tokens (B,)."""
         parts: list[Tensor] = []
 
-        def report(name: str, form: Form) -> None:
-            parts.append(self._sketcher.project(name, update(name, form.dense())))
+        def report(name: str, gradient: LayerGradient) -> None:
+            parts.append(self._sketcher.project(name, update(name, gradient.dense())))
 
-        with self._ear.listening(samples, batch, report):
+        with self._hooks.collecting(samples, batch, report):
             losses, tokens = self.losses(batch)
             losses.sum().backward()
         return torch.stack(parts).sum(dim=0), losses.detach(), tokens

@@ -8,7 +8,7 @@ from ost.cost import Cost, Stopwatch
 from ost.data import Sample
 from ost.flops import forward_flops
 from ost.models import Checkpoint
-from ost.scoring.losses import losses_of
+from ost.scoring.passes.losses import losses_of
 from ost.types import Progress, silent
 
 

@@ -1,6 +1,5 @@
-"""Comparison: the arms, how each of them chooses, and what their results say together."""
+"""Comparison: what the trainings of one seed or many say together, and what proves a gain."""
 
-from ost.comparison.arms import ARMS, RATINGS, SCORES, Arm, Rating, Subset, Trial, plan
-from ost.comparison.summary import break_even, summarise
+from ost.comparison.summary import break_even, entries_of, summarise
 
-__all__ = ["ARMS", "RATINGS", "SCORES", "Arm", "Rating", "Subset", "Trial", "break_even", "plan", "summarise"]
+__all__ = ["break_even", "entries_of", "summarise"]

@@ -13,15 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ost.data.sample import Sample
-from ost.data.shards import FEATURES, Shard, from_row
+from ost.data.shards import CONTENT, FEATURES, Shard, from_row
 from ost.errors import DataError
 from ost.store import read_json, write_json
 
 LISTING = "dataset.json"
 """Names the shards of a folder in their order, and the rows that were left out of the set after they were written."""
 
-CONTENT = ("id", "images", "messages", "task")
-"""Columns that a sample is made of."""
 CACHED_BYTES, OPEN_FILES = 64 << 20, 64
 """Row groups that are kept in memory, in bytes, and files that are kept open."""
 
@@ -57,15 +55,10 @@ class Dataset(Samples):
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        if self.path.is_file():
-            shards, left_out = [Shard(self.path.name, _rows_in(self.path))], {}
-            self._folder = self.path.parent
-        else:
-            shards, left_out = _listed(self.path)
-            self._folder = self.path
-        self._shards = shards
+        self._folder = self.path.parent if self.path.is_file() else self.path
+        self._shards, left_out = _one_shard(self.path) if self.path.is_file() else _listed(self.path)
         self._left_out = {name: np.array(rows, dtype=np.int64) for name, rows in left_out.items()}
-        kept = [shard.samples - len(self._left_out.get(shard.file, ())) for shard in shards]
+        kept = [shard.samples - len(left_out.get(shard.file, ())) for shard in self._shards]
         self._starts = np.cumsum([0, *kept])
         self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
         self._opened = functools.lru_cache(OPEN_FILES)(_opened)
@@ -207,9 +200,9 @@ def _listed(folder: Path) -> tuple[list[Shard], dict[str, list[int]]]:
     return shards, {one["file"]: one["left_out"] for one in listed if "left_out" in one}
 
 
-def _rows_in(path: Path) -> int:
+def _one_shard(path: Path) -> tuple[list[Shard], dict[str, list[int]]]:
     try:
-        return pq.read_metadata(path).num_rows
+        return [Shard(path.name, pq.read_metadata(path).num_rows)], {}
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} is no Parquet file of samples: {error}") from error
 
@@ -226,5 +219,5 @@ def _open(path: Path) -> pq.ParquetFile:
 
 
 def _sample(table: pa.Table, row: int) -> Sample:
-    (one,) = table.slice(row, 1).select(CONTENT).to_pylist()
+    (one,) = table.slice(row, 1).select(list(CONTENT)).to_pylist()
     return from_row(one)

@@ -114,10 +114,11 @@ def content_digest(ids: Iterable[str]) -> str:
     return hashlib.blake2b("\n".join(sorted(ids)).encode(), digest_size=16).hexdigest()
 
 
+def plain(part: dict) -> dict:
+    """A part of a message without the keys that say nothing of one of its type."""
+    return {"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]}
+
+
 def _turn(turn: dict) -> dict:
     said = {key: turn[key] for key, usual in OPTIONAL.items() if turn.get(key) not in (None, usual)}
-    return {"role": turn["role"], "content": [_part(part) for part in turn["content"]]} | said
-
-
-def _part(part: dict) -> dict:
-    return {"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]}
+    return {"role": turn["role"], "content": list(map(plain, turn["content"]))} | said

@@ -186,7 +186,8 @@ def from_row(row: Mapping) -> Sample:
 
 def _open(path: Path, features: datasets.Features) -> pq.ParquetWriter:
     schema = features.arrow_schema
-    leaves = [leaf for name in schema.names for leaf in _leaves(name, schema.field(name).type)]
+    pq.write_table(schema.empty_table(), sink := pa.BufferOutputStream())  # to have Parquet's own names of the columns
+    leaves = [column.path for column in pq.read_metadata(pa.BufferReader(sink.getvalue())).schema]
     return pq.ParquetWriter(
         path,
         schema,
@@ -197,15 +198,5 @@ def _open(path: Path, features: datasets.Features) -> pq.ParquetWriter:
     )
 
 
-def _leaves(name: str, kind: pa.DataType) -> list[str]:
-    """Names by which Parquet knows the columns that an Arrow column is stored as."""
-    if pa.types.is_list(kind):
-        return _leaves(f"{name}.list.element", kind.value_type)
-    if pa.types.is_struct(kind):
-        return [leaf for one in kind for leaf in _leaves(f"{name}.{one.name}", one.type)]
-    return [name]
-
-
 def _table(rows: Sequence[dict], features: datasets.Features) -> pa.Table:
-    schema = features.arrow_schema
-    return pa.table([pa.array([row[name] for row in rows], schema.field(name).type) for name in schema.names], schema)
+    return pa.Table.from_pylist(rows, features.arrow_schema)

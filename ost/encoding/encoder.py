@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -10,13 +10,11 @@ from transformers.processing_utils import ProcessorMixin
 
 from ost.data import Sample
 from ost.data.picture import picture
-from ost.encoding.control import any_of, control_tokens
-from ost.encoding.marks import Marks
-from ost.encoding.measure import Measured, Ruler, Size
+from ost.encoding.control import Marks, any_of, control_tokens
+from ost.encoding.measure import Measured, Size, TokenCounter
 from ost.encoding.processing import Batch, Processing
-from ost.encoding.reasoning import without_reasoning
-from ost.encoding.template import Template
-from ost.encoding.turns import write
+from ost.encoding.template import Template, without_reasoning
+from ost.encoding.turns import write_learned
 from ost.errors import DataError
 
 
@@ -57,13 +55,11 @@ class Encoder:
 
         Raises DataError, with the sample's id, where one cannot be encoded.
         """
-        marks = self._marks.fresh_for(_texts(samples))
-        return self._batch(samples, [_named(sample, self._whole, marks) for sample in samples], "right", marks)
+        return self._batch(samples, self._whole, "right")
 
     def prompts(self, samples: Sequence[Sample]) -> Batch:
         """The samples without their last answer, padded on the left, for generation."""
-        marks = self._marks.fresh_for(_texts(samples))
-        batch = self._batch(samples, [_named(sample, self._prompt, marks) for sample in samples], "left", marks)
+        batch = self._batch(samples, self._prompt, "left")
         del batch["labels"]
         return batch
 
@@ -83,39 +79,41 @@ class Encoder:
         Raises DataError, saying why, where the sample cannot be encoded.
         """
         marks = self._marks.fresh_for(_texts([sample]))
-        return self._ruler.measure(self._whole(sample, marks), sizes, marks)
+        return self._counter.measure(self._whole(sample, marks), sizes, marks)
 
     def image_tokens(self, sizes: Sequence[Size]) -> list[int]:
         """Tokens that the processor puts in the place of an image of each size, (width, height) in pixels.
 
         Raises DataError for a size that it refuses.
         """
-        return self._ruler.image_tokens(sizes)
+        return self._counter.image_tokens(sizes)
 
     @property
     def counts_by_arithmetic(self) -> bool:
         """Whether the processor tells rightly how many tokens an image of a size has, so that none has to be made."""
-        return self._ruler.calculates
+        return self._counter.calculates
 
     @functools.cached_property
-    def _ruler(self) -> Ruler:
-        return Ruler(self.processor, self._processing, self._marks, self._template.example)
+    def _counter(self) -> TokenCounter:
+        return TokenCounter(self.processor, self._processing, self._marks, self._template.example)
 
-    def _batch(self, samples: Sequence[Sample], texts: Sequence[str], side: str, marks: Marks) -> Batch:
-        images = [[picture(image) for image in sample.images] for sample in samples]
+    def _batch(self, samples: Sequence[Sample], write: Callable[[Sample, Marks], str], side: str) -> Batch:
+        marks = self._marks.fresh_for(_texts(samples))
         try:
+            texts = [write(sample, marks) for sample in samples]
+            images = [[picture(image) for image in sample.images] for sample in samples]
             return self._processing.run(texts, images, side, marks)
         except DataError as error:
             if len(samples) == 1:
                 raise DataError(f"sample {samples[0].id}: {error}") from error
-            for sample, text in zip(samples, texts, strict=True):  # to name the one
-                self._batch([sample], [text], side, marks)
+            for sample in samples:  # to name the one
+                self._batch([sample], write, side)
             raise
 
     def _whole(self, sample: Sample, marks: Marks) -> str:
         """A sample as the template writes it, with marks around what is learned."""
         messages = [_hidden(message, marks) for message in sample.messages]
-        written = write(messages, self._template, marks, self._added, self.tokenizer.eos_token)
+        written = write_learned(messages, self._template, marks, self._added, self.tokenizer.eos_token)
         self._check_images(sample, written.text)
         return marks.around(written.text, written.spans)
 
@@ -155,10 +153,3 @@ def _hidden(message: dict, marks: Marks) -> dict:
     ]
     thoughts = message.get("reasoning_content")
     return message | {"content": content} | ({"reasoning_content": marks.hide(thoughts)} if thoughts else {})
-
-
-def _named(sample: Sample, build, marks: Marks) -> str:
-    try:
-        return build(sample, marks)
-    except DataError as error:
-        raise DataError(f"sample {sample.id}: {error}") from error

@@ -17,7 +17,7 @@ from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from ost.encoding.marks import Marks
+from ost.encoding.control import Marks
 from ost.encoding.processing import Processing
 from ost.errors import DataError
 
@@ -42,13 +42,13 @@ class Measured:
     """Of these, how many a loss is taken on."""
 
 
-class Ruler:
+class TokenCounter:
     """Counts the tokens of marked texts with images of given sizes, for one processor."""
 
     def __init__(self, processor: object, processing: Processing, marks: Marks, probe: Callable[[int], str]):
         """`probe` renders a conversation with so many images."""
         self._processor, self._marks, self._probe = processor, marks, probe
-        self._images = _Remembering(processor.image_processor) if processing.sees else None
+        self._images = _CachedImageProcessor(processor.image_processor) if processing.sees else None
         self._processing = processing.with_images_by(self._images) if self._images else processing
         self._tiny = Image.new("RGB", SHAPES[0])
         self._place: str | None = getattr(processor, "image_token", None)
@@ -57,13 +57,12 @@ class Ruler:
             getattr(type(processor), name, None) is getattr(ProcessorMixin, name, None) for name in WRITERS
         )
         self._beyond: dict[Size, int] = {SHAPES[0]: 0}
-        self._adds_up: bool | None = None
 
     def measure(self, text: str, sizes: Sequence[Size], marks: Marks) -> Measured:
         """Tokens of a marked text with images of these sizes; raises DataError where the processor refuses them."""
         sizes = [(int(width), int(height)) for width, height in sizes]
         beyond = sum(map(self._tokens_beyond, sizes))
-        if len(sizes) > 1 and not self._sums_are_right():
+        if len(sizes) > 1 and not self._adds_up:
             return self._run(text, sizes, marks)
         found = self._count(text, len(sizes), marks)
         return Measured(found.tokens + beyond, found.learned)
@@ -122,22 +121,19 @@ class Ruler:
         except DataError:
             return False
 
-    def _sums_are_right(self) -> bool:
+    @functools.cached_property
+    def _adds_up(self) -> bool:
         """Whether an image has as many tokens among others as it has alone."""
-        if self._adds_up is None:
-            trials = ([SHAPES[1], SHAPES[3]], [SHAPES[4], SHAPES[0], SHAPES[2]])
-            self._adds_up = all(map(self._sum_is_right, trials))
-        return self._adds_up
+        return all(map(self._sum_is_right, ([SHAPES[1], SHAPES[3]], [SHAPES[4], SHAPES[0], SHAPES[2]])))
 
     def _sum_is_right(self, sizes: Sequence[Size]) -> bool:
         text = self._probe(len(sizes))
-        among = (
-            self._run(text, sizes, self._marks).tokens - self._run(text, SHAPES[:1] * len(sizes), self._marks).tokens
-        )
+        first = self._run(text, SHAPES[:1] * len(sizes), self._marks).tokens
+        among = self._run(text, sizes, self._marks).tokens - first
         return among == sum(map(self._tokens_beyond, sizes))
 
 
-class _Remembering:
+class _CachedImageProcessor:
     """An image processor that is asked once about blank images of each set of sizes, and then knows what it said."""
 
     def __init__(self, image_processor: object):

@@ -10,11 +10,14 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from ost.data.sample import text_of
+from ost.data.sample import plain, text_of
 from ost.errors import DataError
 
-Form = Literal["parts", "text"]
+ContentType = Literal["parts", "text"]
 """What the content of a turn is for a template: a list of parts, or their text."""
+
+THOUGHT = ("<think>", "</think>")
+"""The marks that most models write around their reasoning; see `Template.before_answers` for what one model has."""
 
 ASKED, ANSWERED, TOLD = "pineapple", "tangerine", "blackcurrant"
 """Words of a conversation that only tries the template out."""
@@ -30,9 +33,9 @@ class Template:
         self.source = _default(getattr(processor, "chat_template", None)) or _default(tokenizer.chat_template)
         if self.source is None:
             raise DataError("the checkpoint's tokenizer has no chat template, so messages cannot be rendered")
-        first: tuple[Form, Form] = ("text", "parts") if processor is tokenizer else ("parts", "text")
+        first: tuple[ContentType, ContentType] = ("text", "parts") if processor is tokenizer else ("parts", "text")
         self._special = dict(tokenizer.special_tokens_map)
-        self._forms: dict[str, Form] = self._forms_that_fit(first)
+        self._forms: dict[str, ContentType] = self._forms_that_fit(first)
         self.takes_images = self._takes_images()
         """Whether it writes something for an image in a question."""
 
@@ -69,7 +72,7 @@ class Template:
         elif answered or text is not None:  # some templates look at the first part of an answer alone
             content = [{"type": "text", "text": text_of(message) if text is None else text}]
         else:
-            content = [_part(part) for part in message["content"]]
+            content = list(map(plain, message["content"]))
         thoughts = message.get("reasoning_content") if answered else None
         return {"role": message["role"], "content": content} | ({"reasoning_content": thoughts} if thoughts else {})
 
@@ -84,7 +87,7 @@ class Template:
         except Exception as error:  # a template is a program; whatever it raises is what it has to say
             raise DataError(f"the chat template refuses the turns: {type(error).__name__}: {error}") from error
 
-    def _forms_that_fit(self, first: tuple[Form, Form]) -> dict[str, Form]:
+    def _forms_that_fit(self, first: tuple[ContentType, ContentType]) -> dict[str, ContentType]:
         refused = "what it writes does not hold them"
         for user, assistant in itertools.product(first, first):
             self._forms = {"user": user, "assistant": assistant}
@@ -95,14 +98,12 @@ class Template:
                 refused = str(error)
         raise DataError(f"the chat template writes no question with its answer: {refused}")
 
-    def _form_of_system(self, user: Form, first: tuple[Form, Form]) -> Form:
+    def _form_of_system(self, user: ContentType, first: tuple[ContentType, ContentType]) -> ContentType:
         for form in (user, *first):
             self._forms["system"] = form
-            try:
+            with contextlib.suppress(DataError):  # many templates know no system turn, and say so when one comes
                 if self._holds(_said("system", TOLD), _said("user", ASKED), _said("assistant", ANSWERED)):
                     return form
-            except DataError:  # many templates know no system turn, and say so when one comes
-                continue
         return user
 
     def _holds(self, *messages: dict) -> bool:
@@ -112,10 +113,9 @@ class Template:
         return all(word in written and not re.search(rf"['\"]{word}['\"]\s*[,}}\]]", written) for word in words)
 
     def _takes_images(self) -> bool:
-        try:
+        with contextlib.suppress(DataError):
             return self.example(1) != self.example(0)
-        except DataError:
-            return False
+        return False
 
 
 def _default(template: str | dict[str, str] | None) -> str | None:
@@ -126,5 +126,6 @@ def _said(role: str, text: str) -> dict:
     return {"role": role, "content": [{"type": "text", "text": text}]}
 
 
-def _part(part: dict) -> dict:
-    return {"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]}
+def without_reasoning(text: str, mark: str = THOUGHT[1]) -> str:
+    """What stands behind the last mark that ends reasoning; all of a text without one."""
+    return text.rpartition(mark)[2] if mark else text

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ost.data.sample import is_learned, text_of
-from ost.encoding.marks import Marks
-from ost.encoding.reasoning import THOUGHT
-from ost.encoding.template import Template
+from ost.encoding.control import Marks
+from ost.encoding.template import THOUGHT, Template
 from ost.errors import DataError
 
 MERGED = "so its answers cannot be told from its prompts"
@@ -29,7 +28,9 @@ class Written:
     """First character and end of what is learned, in order."""
 
 
-def write(messages: Sequence[dict], template: Template, marks: Marks, tokens: re.Pattern, end: str | None) -> Written:
+def write_learned(
+    messages: Sequence[dict], template: Template, marks: Marks, tokens: re.Pattern, end: str | None
+) -> Written:
     """A sample's messages as the template writes them, and where they are learned.
 
     `messages` hold no control tokens (see `Marks.hide`). `tokens` matches the tokens that may end a turn; where none

@@ -1,8 +1,8 @@
 """A selection written as a trainer loads it, or as the user's own records."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -10,34 +10,24 @@ import pyarrow as pa
 
 from ost.data import Dataset
 from ost.errors import ConfigError, DataError
-from ost.export.forms import FORMS
-from ost.export.ids import write_ids
-from ost.export.kept import Kept
-from ost.export.manifest import Manifest, is_export
-from ost.export.own import write_own
-from ost.export.writing import Written, write_trainer
-from ost.formats import open_source
+from ost.export.forms import forms
+from ost.export.forms.form import Written
+from ost.export.manifest import is_export
+from ost.export.selected import Selected
 from ost.store import publish, remove
 from ost.types import Progress, silent
 
 
-@dataclass(frozen=True)
-class Exported:
-    """What was written."""
+@dataclass(frozen=True, kw_only=True)
+class Exported(Written):
+    """What was written, and where."""
 
     folder: Path
     form: str
-    samples: int
     files: int
     bytes: int
     longest_tokens: int
     """Of the longest sample, by the target's own processor."""
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    """Samples that the form cannot say: why → how many."""
-    notes: Sequence[str] = ()
-    """What a person should know."""
-    commands: Sequence[str] = ()
-    """What comes next, such as the line to train with."""
 
 
 def export(
@@ -69,49 +59,37 @@ def export(
     out = Path(out)
     _check_form(form, source, images)
     _check_out(out, source, overwrite)
-    kept = Kept(selection, pool)
-    with _whole(out) as folder:
-        if form == "ids":
-            written = Written(write_ids(folder, kept, selection, scores, everything))
-            Manifest(form, written.samples, kept.longest).write(folder, kept)
-        elif form == "same":
-            written = write_own(
-                kept,
-                open_source(source),
-                folder,
-                columns=columns,
-                image_roots=image_roots,
-                train_on=train_on,
-                copy=images == "copy",
-                progress=progress,
-            )
-        else:
-            written = write_trainer(kept, form, folder, out, progress)
-        files = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
-    told = written.left_out, written.notes, written.commands
-    return Exported(out, form, written.samples, len(files), sum(files), kept.longest, *told)
-
-
-@contextlib.contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `out`; gone where that fails, since it may be large."""
-    with publish(out) as part:
-        try:
-            part.mkdir()
-            yield part
-        except BaseException:
-            remove(part)
-            raise
+    selected = Selected.of(selection, pool)
+    with publish(out) as folder, contextlib.ExitStack() as failed:
+        failed.callback(remove, folder)  # since it may be large
+        folder.mkdir()
+        written = forms()[form].write(
+            selected,
+            folder,
+            out,
+            progress,
+            source=source,
+            columns=columns,
+            image_roots=image_roots,
+            train_on=train_on,
+            images=images,
+            scores=scores,
+            everything=everything,
+        )
+        sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+        failed.pop_all()
+    measured = {"files": len(sizes), "bytes": sum(sizes), "longest_tokens": selected.longest}
+    return Exported(folder=out, form=form, **measured, **vars(written))
 
 
 def _check_form(form: str, source: object, images: str) -> None:
-    if form not in FORMS:
-        raise ConfigError(f"there is no form {form!r} to export; give one of {', '.join(FORMS)}")
+    if form not in forms():
+        raise ConfigError(f"there is no form {form!r} to export; give one of {', '.join(forms())}")
     if images not in ("copy", "leave"):
         raise ConfigError(f"images are to be `copy` or `leave`; found {images!r}")
-    if form == "same" and source is None:
+    if forms()[form].needs_source and source is None:
         raise ConfigError(
-            "the form `same` takes records from the source that the pool was ingested from: give it, data.pool"
+            f"the form `{form}` takes records from the source that the pool was ingested from: give it, data.pool"
         )
 
 

@@ -3,29 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 import pyarrow as pa
 
 from ost.errors import DataError
-from ost.export.kept import Kept
+from ost.export.selected import Selected
 from ost.store import read_json, read_table, write_json, write_table
 
 FOLDER = ".export"
-SAMPLES = pa.schema(
-    [
-        ("id", pa.string()),  # in the pool
-        ("written", pa.string()),  # as the form says it; null where the sample was left out
-        ("rank", pa.int32()),
-        ("own_id", pa.string()),
-        ("file", pa.string()),
-        ("position", pa.int64()),
-        ("tokens", pa.int32()),
-        ("pixels", pa.int64()),  # of its largest image
-        ("left_out", pa.string()),  # why
-    ]
-)
-"""What is kept of each chosen sample, in the pool's order."""
+FACTS = ("rank", "own_id", "file", "position", "tokens")
+"""What is kept of each selected sample beside its id, as the pool has it."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +26,21 @@ class Manifest:
     columns: Mapping[str, str] = field(default_factory=dict)
     images: str = "copy"
 
-    def write(
-        self,
-        folder: Path,
-        kept: Kept,
-        changed: Mapping[str, str] = MappingProxyType({}),
-        left_out: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        """Lay it, and a table of the samples, into an export's folder.
+    def write(self, folder: Path, selected: Selected, changed: Mapping[str, str], left_out: Mapping[str, str]) -> None:
+        """Lay it, and a table of the samples in the pool's order, into an export's folder.
 
-        `changed`: id in the pool → id as written, where that is another. `left_out`: id → why.
+        `changed`: id in the pool → id as written, where that is another. `left_out`: id → why. The table has a row
+        `id, written, FACTS, pixels, left_out` a sample: `written` is null where it was left out, `pixels` those of its
+        largest image.
         """
-        ids = kept.facts["id"].to_pylist()
+        ids = selected.facts["id"].to_pylist()
         written = [None if name in left_out else changed.get(name, name) for name in ids]
-        why = [left_out.get(name) for name in ids]
-        found = {"written": pa.array(written), "pixels": pa.array(kept.pixels), "left_out": pa.array(why, pa.string())}
-        columns = [found[name] if name in found else kept.facts[name] for name in SAMPLES.names]
+        samples = {"id": selected.facts["id"], "written": pa.array(written, pa.string())}
+        samples |= {name: selected.facts[name] for name in FACTS}
+        samples |= {"pixels": selected.pixels, "left_out": pa.array(map(left_out.get, ids), pa.string())}
         (folder / FOLDER).mkdir()
         write_json(folder / FOLDER / "export.json", asdict(self))
-        write_table(folder / FOLDER / "samples.parquet", pa.table(columns, names=SAMPLES.names).cast(SAMPLES))
+        write_table(folder / FOLDER / "samples.parquet", pa.table(samples))
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, pa.Table]:

@@ -1,12 +1,12 @@
 """Rows of Arrow tables as records, with the columns that `datasets` stores as JSON decoded."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from ost.formats.fields import NOT_LOADED, TEXTS, TURNS, loaded
+from ost.formats.fields import FIELDS, NOT_LOADED, TEXTS, TURNS
 from ost.formats.reject import Broken
 
 DAMAGE = (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException)
@@ -23,26 +23,30 @@ def batch_rows(size: int, rows: int) -> int:
     return max(1, min(ROWS, ROW_BYTES * rows // max(1, size)))
 
 
-def wanted(schema: pa.Schema, columns: Mapping[str, str], file: str) -> list[str] | Broken:
-    """The columns of a file to be loaded; Broken where none of them holds turns."""
-    names = loaded(columns, schema.names)
+def records(
+    file: str,
+    schema: pa.Schema,
+    columns: Mapping[str, str],
+    filled: Sequence[str],
+    read: Callable[[list[str]], Iterable[pa.RecordBatch]],
+) -> Iterator[dict | Broken]:
+    """The rows of a table, each a dict, or Broken where Python cannot hold it; one Broken where no column holds turns.
+
+    `columns` maps our names to the table's. `read` gives the batches of some columns: of the others, those that are
+    `filled` are told by name alone.
+    """
+    names = [name for name in schema.names if name in FIELDS | set(columns.values())]
     turns = {theirs for ours, theirs in columns.items() if ours in TURNS} | TURNS
     if turns.isdisjoint(names):
         found = ", ".join(schema.names)
-        return Broken(f"{file} has no column of turns (found: {found}); name it in data.columns", "broken-file")
-    return names
-
-
-def records(batches: Iterable[pa.RecordBatch], columns: Mapping[str, str], left: Iterable[str]) -> Iterator:
-    """The rows, each a dict, or Broken where Python cannot hold it; `left` names the columns that were not loaded."""
-    rest = dict.fromkeys(left, NOT_LOADED)
-    for batch in batches:
+        yield Broken(f"{file} has no column of turns (found: {found}); name it in data.columns", "broken-file")
+        return
+    rest = dict.fromkeys((name for name in filled if name not in names), NOT_LOADED)
+    for batch in read(names):
         decoders = _decoders(batch.schema, TEXTS | set(columns.values()))
         for row in _rows(batch):
             if isinstance(row, dict):
-                for name, decode in decoders.items():
-                    row[name] = decode(row[name])
-                row.update(rest)
+                row |= {name: decode(row[name]) for name, decode in decoders.items()} | rest
             yield row
 
 

@@ -1,6 +1,6 @@
 """The names that records use for what is read of them."""
 
-from collections.abc import Mapping
+from typing import Any
 
 DIALECTS = (
     ("messages",),
@@ -16,15 +16,8 @@ TRL's; ms-swift's; energon's. The first that a record has is read."""
 TURNS = frozenset(name for dialect in DIALECTS for name in dialect)
 
 UNSUPPORTED = (
-    "video",
-    "videos",
-    "audio",
-    "audios",
-    "tools",
-    "tool_calls",
-    "functions",
-    "function_call",
-    "loss_scale",
+    *("video", "videos", "audio", "audios"),
+    *("tools", "tool_calls", "functions", "function_call", "loss_scale"),
 )
 """Fields of a record, or of a message, that change what it means in a way that is not read; empty ones do not."""
 
@@ -57,7 +50,6 @@ NOT_LOADED = "(not loaded)"
 """Stands in a record for a column that is not read."""
 
 
-def loaded(columns: Mapping[str, str], found: list[str]) -> list[str]:
-    """Those of a table's columns that a record needs, where `columns` maps our names to theirs."""
-    wanted = FIELDS | set(columns.values())
-    return [name for name in found if name in wanted]
+def filled(value: Any) -> bool:
+    """Whether a field says anything."""
+    return value is not None and value != "" and value != [] and value != {}

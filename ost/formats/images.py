@@ -4,8 +4,8 @@
 # ruff: noqa: PTH116, PTH118
 
 import base64
-import binascii
 import configparser
+import functools
 import os
 import re
 import stat
@@ -13,15 +13,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ost.formats.marks import value_of
 from ost.formats.reject import Rejected, show
 
 MOST_BYTES = 1 << 28
 """Bytes of an encoded image beyond which it is refused unread."""
 
+SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+"""What image files that are read are named by."""
+
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{40,}={0,2}\s*")
 _MAGIC = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 """How images begin; base64 that decodes to nothing of the kind is a path."""
+
+_VALUES = ("bytes", "path", "url", "base64", "image")
+"""Where a struct may hold its image, the first that it has."""
 
 _KNOWN = 1 << 14
 """Folders whose resolved names are remembered."""
@@ -40,7 +45,7 @@ class Images:
         self._roots = [os.path.realpath(Path(folder).expanduser()) for folder in roots]
         self._allowed = [self._root, *self._roots]
         self._caches = _dvc_caches(Path(self._root))
-        self._real: dict[str, str] = {}
+        self._real = functools.lru_cache(_KNOWN)(os.path.realpath)
 
     def locate(self, value: Any, file: Path) -> Path | bytes:
         """The image's bytes, or the path of its file, which exists, for an image of a record in `file`.
@@ -109,11 +114,7 @@ class Images:
         folder, base = os.path.split(path)
         if base in ("", ".", ".."):
             return 0, os.path.realpath(path)
-        if folder not in self._real:
-            if len(self._real) > _KNOWN:
-                self._real.clear()
-            self._real[folder] = os.path.realpath(folder)
-        path = os.path.join(self._real[folder], base)
+        path = os.path.join(self._real(folder), base)
         try:
             mode = os.lstat(path).st_mode
         except (FileNotFoundError, NotADirectoryError):
@@ -122,6 +123,13 @@ class Images:
             return mode, path
         path = os.path.realpath(path)
         return os.stat(path).st_mode, path
+
+
+def value_of(image: Any) -> Any:
+    """What an image value names: itself, or what a struct such as {"bytes", "path"} holds; None for an empty one."""
+    while isinstance(image, dict):
+        image = next((image[name] for name in _VALUES if image.get(name) is not None), None)
+    return image
 
 
 def _within(path: str, folder: str) -> bool:
@@ -163,17 +171,12 @@ def _from_data_url(url: str) -> bytes:
 
 def _from_base64(value: str) -> bytes | None:
     """The bytes of bare base64; None for what is none, or no image's, and may be a path."""
-    if len(value) < 40 or not _starts_like_image(value[:24]) or not _BASE64.fullmatch(value):
-        return None
-    _bounded(b"", len(value) * 3 // 4)
     try:
+        # Its head first, so that no long text is looked through in vain.
+        head = base64.b64decode(value[:24], validate=True) if len(value) >= 40 else b""
+        if not head.startswith(_MAGIC) or not _BASE64.fullmatch(value):
+            return None
+        _bounded(b"", len(value) * 3 // 4)
         return base64.b64decode("".join(value.split()), validate=True)
     except ValueError:
         return None
-
-
-def _starts_like_image(head: str) -> bool:
-    try:
-        return base64.b64decode(head, validate=True).startswith(_MAGIC)
-    except (binascii.Error, ValueError):
-        return False

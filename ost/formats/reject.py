@@ -5,19 +5,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Reason = Literal[
-    "broken-file",
-    "malformed",
-    "unsupported",
-    "missing-image",
-    "broken-image",
-    "image-too-large",
-    "image-outside-folder",
-    "empty-answer",
-    "too-long",
-    "cannot-encode",
-    "duplicate",
-    "in-anchors",
-    "in-benchmark",
+    *("broken-file", "malformed", "unsupported", "missing-image", "broken-image", "image-too-large"),
+    *("image-outside-folder", "empty-answer", "too-long", "cannot-encode", "duplicate", "in-anchors", "in-benchmark"),
 ]
 
 _REPR = reprlib.Repr()
@@ -45,6 +34,11 @@ class Broken:
 
     detail: str
     reason: Reason = "malformed"
+
+
+def unreadable(what: str, error: Exception, to: str = "") -> Broken:
+    """A file, or a part of one, whose bytes are damaged; `to`: " to its end" where its first records were read."""
+    return Broken(f"{what} cannot be read{to}: {show(str(error))}", "broken-file")
 
 
 def show(value: object) -> str:

@@ -1,29 +1,50 @@
 """A source: the files that a pool, an anchor set or a benchmark consists of, in any mix of forms."""
 
+import importlib
 import os
+import pkgutil
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import datasets
 
 from ost.errors import DataError
-from ost.formats import arrow_file, json_text, parquet, tar
-from ost.formats.reject import Broken, show
+from ost.formats.images import SUFFIXES
+from ost.formats.reject import Broken, show, unreadable
 from ost.formats.streams import PACKED
 from ost.formats.unit import Loaded, Unit, digest_of
 from ost.store import read_json
 
+
+def _readers() -> dict[str, ModuleType]:
+    """What reads each form: the modules of this room that are called after it, `FORM_reader`.
+
+    Each has SUFFIXES of its files' names, `units` and `load` as below, `copy_records`, by which an export gives records
+    back in their own form, DAMAGE, what `load` raises where nothing of a
+    unit can be read, and what messages need: LISTED, its place among the forms and what it is called there, and
+    COMPRESSED, what its files are called where they may be packed with gzip or zstd, too, else "".
+    """
+    modules = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    names = [name for name in modules if name.endswith("_reader")]
+    found = {name.removesuffix("_reader"): importlib.import_module(f"ost.formats.{name}") for name in names}
+    return dict(sorted(found.items(), key=lambda item: item[1].LISTED))
+
+
+READERS = _readers()
+_FORM = {suffix: form for form, reader in READERS.items() for suffix in reader.SUFFIXES}
+_NAMED = [reader.LISTED[1] for reader in READERS.values()]
+
 FORMS = (
-    "a .json, .jsonl, .parquet, .arrow or .tar file (text and tars also as .gz or .zst), a folder of such files, "
-    "a `datasets` folder made by save_to_disk, or a dataset's name on the hub, org/name[:config][:split]"
+    f"a {', '.join(_NAMED[:-1])} or {_NAMED[-1]} file "
+    f"({' and '.join(reader.COMPRESSED for reader in READERS.values() if reader.COMPRESSED)} also as .gz or .zst), "
+    "a folder of such files, a `datasets` folder made by save_to_disk, or a dataset's name on the hub, "
+    "org/name[:config][:split]"
 )
 
-_MODULES = {"json": json_text, "parquet": parquet, "arrow": arrow_file, "tar": tar}
-_FORM = {suffix: form for form, module in _MODULES.items() for suffix in module.SUFFIXES}
-
-_IMAGES = frozenset(f".{suffix}" for suffix in (*tar.IMAGES, "svg", "heic", "avif", "jfif", "jp2", "ppm"))
+_IMAGES = frozenset(f".{suffix}" for suffix in (*SUFFIXES, "svg", "heic", "avif", "jfif", "jp2", "ppm"))
 _SIDECARS = frozenset((".md", ".yaml", ".yml", ".py", ".idx", ".lock", ".part"))
 _SIDECAR_STEMS = frozenset(("readme", "license", "licence", "notice", "citation", "changelog", "requirements"))
 _DESCRIPTIONS = frozenset(("dataset.json", "dataset_info.json", "dataset_infos.json", "state.json"))
@@ -50,7 +71,7 @@ class Source:
     def units(self) -> Iterator[Unit]:
         """The records of all files, in order, as units to be loaded by workers; streamed, in flat memory."""
         for file in self.files:
-            yield from _MODULES[form_of(file)].units(file, self.name(file))
+            yield from READERS[form_of(file)].units(file, self.name(file))
 
     def name(self, file: Path) -> str:
         """What messages and tables call one of the files."""
@@ -81,16 +102,19 @@ def load(unit: Unit, columns: Mapping[str, str] | None = None) -> Loaded:
     """
     if isinstance(unit.payload, Broken):
         return Loaded(digest_of([unit.payload.detail.encode()]), iter([(unit.first, unit.payload)]))
-    module = _MODULES[unit.form]
-    return module.load(unit, columns or {}) if module in (parquet, arrow_file) else module.load(unit)
+    reader = READERS[unit.form]
+    try:
+        return reader.load(unit, columns or {})
+    except reader.DAMAGE as error:
+        return Loaded("", iter([(unit.first, unreadable(unit.name, error))]))
 
 
 def form_of(file: Path) -> str | None:
-    """The form that a file's name tells: json, parquet, arrow or tar; None for any other."""
+    """The form that a file's name tells, one of READERS; None for any other."""
     name = file.name.lower()
     packed = next((suffix for suffix in PACKED if name.endswith(suffix)), "")
     form = _FORM.get(Path(name.removesuffix(packed)).suffix)
-    return form if not packed or form in ("json", "tar") else None
+    return form if not packed or (form and READERS[form].COMPRESSED) else None
 
 
 def _source(folder: Path, files: list[Path], unread: tuple[str, ...] = ()) -> Source:
@@ -101,16 +125,16 @@ def _folder(folder: Path) -> Source:
     if (folder / "dataset_dict.json").is_file():
         splits = ", ".join(sorted(child.name for child in folder.iterdir() if child.is_dir()))
         raise DataError(f"{folder} holds several splits ({splits}); give the folder of one, such as {folder}/train")
-    files, unread = _walk(folder)
+    files, unread = _files_in(folder)
     if (folder / "state.json").is_file():
-        return _source(folder, _saved(folder), tuple(unread))
+        files = _saved(folder)
     if files:
         return _source(folder, files, tuple(unread))
     found = ", ".join(sorted(child.name for child in folder.iterdir())[:5]) or "nothing"
     raise DataError(f"the folder {folder} holds no samples (found: {found}); give {FORMS}")
 
 
-def _walk(folder: Path) -> tuple[list[Path], list[str]]:
+def _files_in(folder: Path) -> tuple[list[Path], list[str]]:
     """The files of a folder that hold samples, however deep, and the names of others that may; hidden ones are neither.
 
     Both in the order of their paths. Links to folders are not followed, but named where samples stand behind them.

@@ -7,6 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import zstandard
 
@@ -54,4 +55,16 @@ def opened(file: Path) -> Iterator[io.BufferedReader]:
                 unpacked = stack.enter_context(gzip.GzipFile(fileobj=stream))
             most = max(MOST_UNPACKED, MOST_UNPACKED_RATIO * file.stat().st_size)
             stream = io.BufferedReader(_Bounded(unpacked, most), _BUFFER)
+        yield stream
+
+
+@contextlib.contextmanager
+def packed(target: Path) -> Iterator[BinaryIO]:
+    """A file to write to, packed as its name says; without the time, so that the same records are the same file."""
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(target.open("wb"))
+        if target.suffix.lower() in (".gz", ".tgz"):
+            stream = stack.enter_context(gzip.GzipFile("", "wb", fileobj=stream, mtime=0))
+        elif target.suffix.lower() == ".zst":
+            stream = stack.enter_context(zstandard.ZstdCompressor().stream_writer(stream))
         yield stream

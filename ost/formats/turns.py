@@ -5,23 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ost.formats.fields import DIALECTS, UNSUPPORTED
+from ost.formats.fields import DIALECTS, UNSUPPORTED, filled
 from ost.formats.reject import Rejected, show
 
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
 
-ROLES = {
-    "system": SYSTEM,
-    "developer": SYSTEM,
-    "user": USER,
-    "human": USER,
-    "assistant": ASSISTANT,
-    "gpt": ASSISTANT,
-    "bot": ASSISTANT,
-    "model": ASSISTANT,
-}
-TOOL_ROLES = frozenset(("tool", "function", "function_call", "function_response", "observation", "tool_call"))
-UNSUPPORTED_ROLES = TOOL_ROLES | {"tool_response", "ipython"}
+_NAMES = {SYSTEM: ("system", "developer"), USER: ("user", "human"), ASSISTANT: ("assistant", "gpt", "bot", "model")}
+ROLES = {name: role for role, names in _NAMES.items() for name in names}
+TOOL_ROLES = frozenset(
+    ("tool", "function", "function_call", "function_response", "observation", "tool_call", "tool_response", "ipython")
+)
 
 OWN_IMAGE = ("image", "path", "url", "base64", "bytes", "image_url")
 """Where an image part may hold its image itself."""
@@ -64,7 +57,7 @@ def read_turns(fields: Mapping[str, Any]) -> Turns:
         wanted = "; ".join(" and ".join(f"`{name}`" for name in names) for names in DIALECTS)
         raise Rejected("malformed", f"no chat turns: one of {wanted}; found {show(found)}. See data.columns")
     read = Turns([], names)
-    READERS[names[0]](fields, read)
+    READERS[names](fields, read)
     _add_system(fields, read.turns)
     _check(read.turns, names)
     return read
@@ -100,11 +93,8 @@ def _texts(fields: Mapping[str, Any], read: Turns) -> None:
     for value in _list(fields["texts"], "`texts`"):
         if not isinstance(value, dict):
             raise Rejected("malformed", f"each of `texts` must hold `user` and `assistant`; found {show(value)}")
-        read.turns += [
-            _simple(USER, value.get("user"), "`user`"),
-            _simple(ASSISTANT, value.get("assistant"), "`assistant`"),
-        ]
-        read.unread |= {f"texts.{key}" for key in value.keys() - {"user", "assistant"} if _filled(value[key])}
+        read.turns += [_simple(role, value.get(role), f"`{role}`") for role in (USER, ASSISTANT)]
+        read.unread |= {f"texts.{key}" for key in value.keys() - {USER, ASSISTANT} if filled(value[key])}
 
 
 def _prompt(fields: Mapping[str, Any], read: Turns) -> None:
@@ -138,14 +128,7 @@ def _context(fields: Mapping[str, Any], read: Turns) -> None:
     read.turns += [_simple(USER, fields["context"], "`context`"), _simple(ASSISTANT, answers, "`answers`")]
 
 
-READERS = {
-    "messages": _messages,
-    "conversations": _messages,
-    "texts": _texts,
-    "prompt": _prompt,
-    "query": _query,
-    "context": _context,
-}
+READERS = dict(zip(DIALECTS, (_messages, _messages, _texts, _prompt, _query, _context), strict=True))
 
 
 def _list(value: Any, name: str, empty: bool = False) -> list:
@@ -181,7 +164,7 @@ def _role(value: Any) -> str:
     name = value.lower() if isinstance(value, str) else ""
     if name in ROLES:
         return ROLES[name]
-    if name in UNSUPPORTED_ROLES:
+    if name in TOOL_ROLES:
         raise Rejected("unsupported", f"a message is by the {name}: calls of tools are not read")
     raise Rejected("malformed", f"the role must be one of {', '.join(ROLES)}; found {show(value)}")
 
@@ -204,7 +187,7 @@ def _part(value: Any, read: Turns) -> str | Picture:
     if kind == "text" and not own:
         return text(words, "a text part")
     if kind in ("image", "image_url") and words is None and len(own) <= 1:
-        read.unread |= {f"part.{key}" for key in value.keys() - {"type", "text", *own} if _filled(value[key])}
+        read.unread |= {f"part.{key}" for key in value.keys() - {"type", "text", *own} if filled(value[key])}
         return Picture(value[own[0]] if own else None)
     if isinstance(kind, str) and ("video" in kind or "audio" in kind):
         raise Rejected("unsupported", f"a part is of type {show(kind)}; only images and text are read")
@@ -222,7 +205,7 @@ def _extras(value: Mapping[str, Any], turn: Turn, read: Turns) -> None:
             turn.learned = turn.learned and bool(extra)
         elif name == "reasoning_content" and turn.role == ASSISTANT:
             turn.reasoning = text(extra, "`reasoning_content`")
-        elif _filled(extra):
+        elif filled(extra):
             read.unread.add(f"message.{name}")
 
 
@@ -245,7 +228,3 @@ def _check(turns: list[Turn], names: tuple[str, ...]) -> None:
         raise Rejected("malformed", "no message is by the user, so nothing was asked")
     if not any(turn.learned for turn in turns if turn.role == ASSISTANT):
         raise Rejected("empty-answer", "no answer is to be learned: `loss` is false for each")
-
-
-def _filled(value: Any) -> bool:
-    return value is not None and value != "" and value != [] and value != {}

@@ -38,7 +38,7 @@ class Unit:
     size: int
     """Bytes of the source that it stands for; of all units together, about the source's size."""
     payload: Any
-    """What the form's `load` needs, or one Broken in place of all."""
+    """What the reader's `load` needs, or one Broken in place of all."""
 
 
 class Loaded(NamedTuple):
@@ -61,16 +61,12 @@ def cut(items: Iterable[Item], key: Callable[[Item], bytes], size: Callable[[Ite
             unit, total = [], 0
         unit.append(item)
         total += own
-        if len(unit) >= MOST_RECORDS or _ends(key(item), own):
+        draw = int.from_bytes(hashlib.blake2b(key(item), digest_size=8).digest(), "big") / 2**64
+        if len(unit) >= MOST_RECORDS or draw < max(1 / TYPICAL_RECORDS, own / TYPICAL_BYTES):
             yield unit
             unit, total = [], 0
     if unit:
         yield unit
-
-
-def _ends(key: bytes, size: int) -> bool:
-    draw = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64
-    return draw < max(1 / TYPICAL_RECORDS, size / TYPICAL_BYTES)
 
 
 def digest_of(parts: Iterable[bytes | memoryview]) -> str:

@@ -1,6 +1,6 @@
 """From a user's own files to checked sample sets: workers, checks, and a reason for every record that is kept out."""
 
 from ost.ingestion.ingest import Ingested, ingest
-from ost.ingestion.quarantine import Quarantined, SetName, write_quarantine
+from ost.ingestion.taken import Quarantined, SetName, write_quarantine
 
 __all__ = ["Ingested", "Quarantined", "SetName", "ingest", "write_quarantine"]

@@ -7,20 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ost.config import Data
 from ost.data import Facts, Sample
 from ost.data.picture import fault, size_of
 from ost.data.sample import content_id, image_digest, is_learned, learned_last, prompt_ids, text_of
 from ost.encoding import Encoder
 from ost.errors import DataError
 from ost.formats import Broken, Draft, Images, Rejected, Why, parse
-from ost.formats.marks import value_of
+from ost.formats.images import value_of
 from ost.models import load_processor
+from ost.settings import Data
 
 MOST_CHARACTERS, CHARACTERS_A_TOKEN = 2**20, 256
 """A text is counted up to the first, or up to so many for each token that it may have; few tokens stand for more."""
 REMEMBERED = 256
 """Images whose check is remembered: samples that share one usually stand together."""
+DUPLICATE = Why("duplicate", "images and messages are those of an earlier record")
+"""Why a sample is kept out that stands in its source already."""
 SMALLEST = (28, 28)
 """Size of an image that costs next to no tokens."""
 
@@ -40,14 +42,9 @@ class Rules:
     @classmethod
     def of(cls, settings: Data, processor: str | Path | None) -> "Rules":
         """The rules that the settings ask for."""
-        return cls(
-            processor=None if processor is None else str(processor),
-            max_tokens=settings.max_tokens,
-            max_pixels=settings.max_pixels,
-            train_on=settings.train_on,
-            columns=tuple(sorted(settings.columns.items())),
-            image_roots=settings.image_roots,
-        )
+        name, columns = None if processor is None else str(processor), tuple(sorted(settings.columns.items()))
+        limits = settings.max_tokens, settings.max_pixels
+        return cls(name, *limits, settings.train_on, columns, settings.image_roots)
 
 
 class ImageFile(NamedTuple):
@@ -170,13 +167,11 @@ class Gate:
             measured = self._encoder.measure(sample, sizes)
             if measured.tokens <= most:
                 return measured.tokens, measured.learned
-            verdict.shrinkable = bool(sizes) and self._least(sample) <= most
+            least = self._encoder.measure(sample, [SMALLEST] * len(sizes)).tokens if sizes else measured.tokens
+            verdict.shrinkable = least <= most
         except DataError as error:
             raise Rejected("cannot-encode", str(error)) from error
         raise Rejected("too-long", f"{measured.tokens} tokens, more than data.max_tokens = {most}")
-
-    def _least(self, sample: Sample) -> int:
-        return self._encoder.measure(sample, [SMALLEST] * len(sample.images)).tokens
 
 
 def encoder_of(processor: str | None) -> Encoder | None:

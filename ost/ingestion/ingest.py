@@ -2,52 +2,25 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from ost.config import Data
 from ost.data import Dataset
 from ost.data.dataset import write_listing
 from ost.data.shards import Shard
 from ost.errors import DataError
-from ost.formats import Broken, Source, open_source
-from ost.ingestion.crew import Crew
-from ost.ingestion.gate import ImageFile, Rules
+from ost.formats import Broken, Source, Why, open_source
+from ost.ingestion.gate import DUPLICATE, ImageFile, Rules
 from ost.ingestion.inspector import Inspected, digest_of, forget_others
 from ost.ingestion.notes import notes_of
-from ost.ingestion.quarantine import Quarantined, SetName
+from ost.ingestion.taken import Quarantined, SetName, Taken
+from ost.ingestion.workers import Workers
+from ost.settings import Data
 from ost.store import remove
 from ost.types import Progress, silent
 
 MEGABYTE = 1 << 20
-
-
-@dataclass
-class Taken:
-    """What was taken from one source."""
-
-    folder: Path
-    read: int = 0
-    kept: int = 0
-    quarantine: list[Quarantined] = field(default_factory=list)
-    tasks: set[str] = field(default_factory=set)
-    unread_columns: Counter = field(default_factory=Counter)
-    absent_columns: Counter = field(default_factory=Counter)
-    """Columns that data.columns names, and how many records have them not."""
-    unread_files: Sequence[str] = ()
-    learned_turns: int = 0
-    context_turns: int = 0
-    shrinkable: int = 0
-    """Of those that are too long, how many would not be if their images took fewer tokens."""
-    beside: set[Path] = field(default_factory=set)
-    """Files and folders beside the source, or in the folders named for it, that its images were read from."""
-
-    @property
-    def counts(self) -> dict:
-        """`{"read", "kept", "quarantined", "reasons": {reason: count}}`; read = kept + quarantined."""
-        reasons = Counter(entry.reason for entry in self.quarantine)
-        return {"read": self.read, "kept": self.kept, "quarantined": reasons.total(), "reasons": dict(reasons)}
 
 
 @dataclass(frozen=True)
@@ -68,7 +41,7 @@ class Ingested:
     @property
     def quarantine(self) -> list[Quarantined]:
         """Every record that was kept out."""
-        return [entry for one in self.taken.values() for entry in one.quarantine]
+        return [record for one in self.taken.values() for record in one.quarantine]
 
     @property
     def warnings(self) -> list[str]:
@@ -107,18 +80,21 @@ def ingest(
     taken: dict[SetName, Taken] = {}
     asked: dict[str, dict[str, str]] = {}
     notes: set[str] = set()
-    meter = _Meter(sum(source.size for source in sources.values()), progress)
-    with Crew(rules, workers) as crew:
+    total, done = sum(source.size for source in sources.values()), 0
+    most = max(1, total // MEGABYTE)
+    with Workers(rules, workers) as processes:
         for name, source in sources.items():
             taking = _Taking(name, source, Path(into) / name, refused.get(name, ()), asked)
-            meter.start(name)
-            for inspected in crew.inspect(source.units(), source.root, taking.taken.folder, memory):
+            progress(done // MEGABYTE, most, f"MB; {name}")
+            for inspected in processes.inspect(source.units(), source.root, taking.taken.folder, memory):
                 taking.add(inspected)
                 notes.add(inspected.note)
-                meter.advance(inspected.size, taking.taken)
+                done = min(done + inspected.size, total)
+                note = f"MB; {name}: {taking.taken.read:,} records, {taking.taken.kept:,} kept"
+                progress(done // MEGABYTE, most, note)
             taken[name] = taking.finish(addresses[name])
             asked[name] = taking.asked
-    meter.finish()
+    progress(most, most, "MB; all is read")
     if memory and memory.is_dir():
         forget_others(memory, notes)
     return Ingested({name: taken[name] for name in ("pool", "anchors", "benchmark") if name in taken})
@@ -135,51 +111,45 @@ class _Taking:
         refused: Sequence[Broken],
         others: Mapping[str, Mapping[str, str]],
     ):
-        self.name, self.taken = name, Taken(folder, unread_files=source.unread)
+        self.name, self.taken = name, Taken(folder=folder, unread_files=source.unread)
         self.asked: dict[str, str] = {}
         """What each sample asks, where others must not ask it again: the pool is nobody's other."""
         self._root = source.root
         self._others, self._seen = dict(others), set()
         self._shards: list[Shard] = []
         self._left_out: dict[str, list[int]] = {}
-        folder.mkdir(parents=True, exist_ok=True)
         for broken in refused:
-            self._refuse("", 0, "", None, broken.reason, broken.detail)
+            self._refuse("", position=0, id="", own_id=None, reason=broken.reason, detail=broken.detail)
 
     def add(self, found: Inspected) -> None:
         """Take what one unit held."""
         taken, first = self.taken, len(self.taken.quarantine)
-        taken.read += len(found.kept)
         for record in found.rejected:
             self._refuse(found.file, **record)
         shards = [Shard(name, samples) for name, samples in found.shards]
         places = ((shard.file, row) for shard in shards for row in range(shard.samples))
         for sample, (file, row) in zip(found.kept, places, strict=True):
-            why = self._overlap(sample)
-            if why:
+            if why := self._overlap(sample):
                 self._left_out.setdefault(file, []).append(row)
-                taken.read -= 1  # counted with the refused
-                self._refuse(found.file, sample["position"], sample["id"], sample["own_id"], *why)
-                continue
-            taken.kept += 1
-            taken.tasks.add(sample["task"])
-        taken.quarantine[first:] = sorted(taken.quarantine[first:], key=lambda entry: entry.position)
+                own = {key: sample[key] for key in ("position", "id", "own_id")}
+                self._refuse(found.file, **own, **why._asdict())
+            else:
+                taken.read += 1
+                taken.kept += 1
+                taken.tasks.add(sample["task"])
+        taken.quarantine[first:] = sorted(taken.quarantine[first:], key=lambda record: record.position)
         self._shards += shards
-        taken.unread_columns.update(found.unread)
-        taken.absent_columns.update(found.absent)
-        taken.learned_turns += found.learned_turns
-        taken.context_turns += found.context_turns
-        taken.shrinkable += found.shrinkable
+        taken.merge(found)
         taken.beside |= self._beside(found.files)
 
     def _beside(self, images: Sequence[ImageFile]) -> set[Path]:
-        """The entries of the source's own folder that images lie in or are; elsewhere their folders."""
+        """Files and folders of the source's own folder that images are or lie in; elsewhere the images' folders."""
         folders = {image.path: image.path.rpartition("/")[0] or "/" for image in images}
         places = {Path(path if folder == str(self._root) else folder) for path, folder in folders.items()}
-        return {self._top(place) if place.is_relative_to(self._root) else place for place in places}
-
-    def _top(self, place: Path) -> Path:
-        return self._root / place.relative_to(self._root).parts[0]
+        return {
+            self._root / place.relative_to(self._root).parts[0] if place.is_relative_to(self._root) else place
+            for place in places
+        }
 
     def finish(self, address: str | Path) -> Taken:
         """Publish the set, and forget shards that are none of it; raises DataError where nothing is left."""
@@ -193,55 +163,30 @@ class _Taking:
                 remove(file)
         return self.taken
 
-    def _overlap(self, sample: dict) -> tuple[str, str] | None:
+    def _overlap(self, sample: dict) -> Why | None:
         """Why a sample must not be in this set, because of what came before it."""
         name = bytes.fromhex(sample["id"])
         if name in self._seen:
-            return "duplicate", "images and messages are those of an earlier record"
+            return DUPLICATE
         self._seen.add(name)
         for other, asked in self._others.items():
             for prompt in sample["prompts"]:
                 if prompt in asked:
                     same = "sample" if asked[prompt] == sample["id"] else "question"
-                    return f"in-{other}", f"the same {same} as {asked[prompt]}"
+                    return Why(f"in-{other}", f"the same {same} as {asked[prompt]}")
         if self.name != "pool":
             self.asked |= dict.fromkeys(sample["prompts"], sample["id"])
         return None
 
-    def _refuse(self, file: str, position: int, id: str, own_id: str | None, reason: str, detail: str) -> None:
+    def _refuse(self, file: str, **record) -> None:
         self.taken.read += 1
-        self.taken.quarantine.append(Quarantined(self.name, file, position, own_id, id, reason, detail))
-
-
-class _Meter:
-    """How far all sources together are read, in megabytes."""
-
-    def __init__(self, total: int, progress: Progress):
-        self.total, self.progress, self.done, self.name = total, progress, 0, ""
-
-    def start(self, name: str) -> None:
-        """Say which source is begun."""
-        self.name = name
-        self._tell(f"MB; {name}")
-
-    def advance(self, size: int, taken: Taken) -> None:
-        """So many bytes more are read."""
-        self.done = min(self.done + size, self.total)
-        self._tell(f"MB; {self.name}: {taken.read:,} records, {taken.kept:,} kept")
-
-    def finish(self) -> None:
-        """All is read; some bytes of files stand around their records."""
-        self.done = self.total = max(self.total, MEGABYTE)
-        self._tell("MB; all is read")
-
-    def _tell(self, note: str) -> None:
-        self.progress(self.done // MEGABYTE, max(1, self.total // MEGABYTE), note)
+        self.taken.quarantine.append(Quarantined(self.name, file, **record))
 
 
 def _nothing_left(name: SetName, address: str | Path, taken: Taken) -> str:
     if not taken.quarantine:
         return f"{name}: {address} holds no records; point data.{name} at a source that does"
-    reasons = Counter(entry.reason for entry in taken.quarantine).most_common()
+    reasons = Counter(record.reason for record in taken.quarantine).most_common()
     first = taken.quarantine[0]
     place = f"{first.position} of {first.file}" if first.file else f"{first.position}"
     return (

@@ -1,7 +1,6 @@
 """What a worker does: read one unit of a source, judge each of its records, and write those that pass as shards."""
 
 import dataclasses
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -11,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ost.data import ShardWriter
-from ost.data.sample import context_turns
 from ost.formats import Unit, load
 from ost.ingestion.gate import Gate, ImageFile, Rules, Verdict
+from ost.ingestion.taken import Counts
 from ost.store import publish, remove
 
 MAY_COME = ("missing-image", "image-outside-folder", "broken-file")
@@ -21,10 +20,12 @@ MAY_COME = ("missing-image", "image-outside-folder", "broken-file")
 TEXTS = (".json", ".jinja", ".txt", ".model")
 """Suffixes of a checkpoint's files that its processor is made from."""
 LIBRARIES = ("transformers", "tokenizers", "pillow", "pyarrow", "datasets")
+ROOMS = ("data", "formats", "ingestion", "encoding", "models")
+"""What a verdict depends on: libraries, and rooms of this one."""
 
 
-@dataclass
-class Inspected:
+@dataclass(kw_only=True)
+class Inspected(Counts):
     """What became of one unit's records; kept as JSON until the unit, its image files or the rules change."""
 
     file: str
@@ -41,34 +42,21 @@ class Inspected:
     """A record that did not: `position`, `id`, `own_id`, `reason`, `detail`."""
     files: list[ImageFile] = field(default_factory=list)
     """Image files that were read."""
-    unread: dict[str, int] = field(default_factory=dict)
-    """Columns that were not read, and in how many records they stand."""
-    absent: dict[str, int] = field(default_factory=dict)
-    """Columns that data.columns names, and how many records have them not."""
-    learned_turns: int = 0
-    context_turns: int = 0
-    """Turns of the assistant that are context alone."""
-    shrinkable: int = 0
-    """Of those that are too long, how many would not be if their images took fewer tokens."""
 
     def add(self, verdict: Verdict) -> None:
         """Take what became of the next record."""
-        sample, record = verdict.sample, {"position": verdict.position, "own_id": verdict.own_id}
+        self.count(verdict)
         self.files += verdict.files
-        self.shrinkable += verdict.shrinkable
-        for counts, columns in ((self.unread, verdict.unread), (self.absent, verdict.absent)):
-            for column in columns:
-                counts[column] = counts.get(column, 0) + 1
-        if not verdict.passed:
-            reason, detail = verdict.why
-            self.rejected.append(record | {"id": sample.id if sample else "", "reason": reason, "detail": detail})
-            return
-        self.kept.append(record | {"id": sample.id, "task": sample.task, "prompts": verdict.prompts})
-        self.learned_turns += len(sample.learned)
-        self.context_turns += context_turns(sample)
+        sample, record = verdict.sample, {"position": verdict.position, "own_id": verdict.own_id}
+        if verdict.passed:
+            self.count_turns(sample)
+            self.kept.append(record | {"id": sample.id, "task": sample.task, "prompts": verdict.prompts})
+        else:
+            name = sample.id if sample else ""
+            self.rejected.append(record | {"id": name} | verdict.why._asdict())
 
     @property
-    def is_settled(self) -> bool:
+    def is_final(self) -> bool:
         """Whether every record would be judged the same as long as no file that was read changes."""
         return all(record["reason"] not in MAY_COME for record in self.rejected)
 
@@ -85,7 +73,7 @@ class Inspector:
         """Judge a unit's records, or remember how they were judged; those that pass are in shards then."""
         loaded = load(unit, self._columns)
         key = hashlib.blake2b(f"{loaded.digest}\n{unit.name}\n{unit.first}".encode(), digest_size=16).hexdigest()
-        found = Inspected(unit.name, unit.size, f"{key}.json")
+        found = Inspected(file=unit.name, size=unit.size, note=f"{key}.json")
         if self._memory and (known := self._remembered(self._memory / found.note, unit)):
             return known
         with ShardWriter(self._into) as writer:
@@ -95,9 +83,9 @@ class Inspector:
                 if verdict.passed:
                     writer.add(verdict.sample, verdict.facts)
         found.shards = [(shard.file, shard.samples) for shard in writer.shards]
-        if self._memory and found.is_settled:
+        if self._memory and found.is_final:
             with publish(self._memory / found.note) as part:
-                part.write_text(json.dumps(dataclasses.asdict(found)))
+                part.write_text(json.dumps(vars(found)))
         return found
 
     def _remembered(self, note: Path, unit: Unit) -> Inspected | None:
@@ -132,9 +120,6 @@ def digest_of(rules: Rules) -> str:
     return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
-@functools.cache
 def _code_digest() -> str:
-    library = Path(__file__).parents[1]
-    rooms = ("data", "formats", "ingestion", "encoding", "models")
-    files = [file for room in rooms for file in sorted((library / room).glob("*.py"))]
+    files = [file for room in ROOMS for file in sorted((Path(__file__).parents[1] / room).rglob("*.py"))]
     return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=12).hexdigest()

@@ -2,10 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ost.ingestion.ingest import Taken
+from ost.ingestion.taken import Taken
 
 SMALL_POOL = 1_000
 """Samples below which training on the whole pool is likely cheaper than choosing from it."""
@@ -17,18 +15,18 @@ SHOWN, COLUMNS = 3, 12
 """Examples of what was found, and columns, that one note names."""
 
 
-def notes_of(taken: Mapping[str, "Taken"]) -> list[str]:
+def notes_of(taken: Mapping[str, Taken]) -> list[str]:
     """The notes of all sources, those of the data's own damage first."""
     found = [note for name, one in taken.items() for note in _of_source(name, one)]
     return [*found, *_of_overlaps(taken), *_of_tasks(taken["pool"], taken["anchors"])]
 
 
-def _of_source(name: str, one: "Taken") -> Iterator[str]:
-    if lost := [entry.detail for entry in one.quarantine if entry.reason == "broken-file"]:
+def _of_source(name: str, one: Taken) -> Iterator[str]:
+    if lost := [record.detail for record in one.quarantine if record.reason == "broken-file"]:
         yield f"{name}: could not be read, and was left out: {_some(lost)}; write it anew"
-    told = Counter(entry.reason for entry in one.quarantine if entry.reason not in TOLD_ELSEWHERE)
+    told = Counter(record.reason for record in one.quarantine if record.reason not in TOLD_ELSEWHERE)
     if told.total() > MANY * one.read:
-        first = next(entry for entry in one.quarantine if entry.reason == told.most_common(1)[0][0])
+        first = next(record for record in one.quarantine if record.reason == told.most_common(1)[0][0])
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in told.most_common())
         yield (
             f"{name}: {told.total():,} of {one.read:,} records were left out ({reasons}), such as record "
@@ -45,7 +43,7 @@ def _of_source(name: str, one: "Taken") -> Iterator[str]:
         share = one.context_turns / (one.context_turns + one.learned_turns)
         yield f"{name}: {share:.0%} of the assistant's turns are context alone, neither learned nor scored"
     if one.shrinkable:
-        long = sum(entry.reason == "too-long" for entry in one.quarantine)
+        long = sum(record.reason == "too-long" for record in one.quarantine)
         yield (
             f"{name}: {one.shrinkable:,} of {long:,} samples that are too long would not be with smaller images: set "
             "data.max_image_tokens, which lowers the resolution, or raise data.max_tokens"
@@ -59,10 +57,9 @@ def columns_told(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{column} ({count:,})" for column, count in frequent[:COLUMNS]) + more
 
 
-def _of_overlaps(taken: Mapping[str, "Taken"]) -> Iterator[str]:
-    entries = [entry for one in taken.values() for entry in one.quarantine]
-    overlaps = [entry for entry in entries if entry.reason in ("in-anchors", "in-benchmark")]
-    counts = Counter((entry.source, entry.reason.removeprefix("in-")) for entry in overlaps)
+def _of_overlaps(taken: Mapping[str, Taken]) -> Iterator[str]:
+    reasons = ((record.source, record.reason) for one in taken.values() for record in one.quarantine)
+    counts = Counter((source, reason[3:]) for source, reason in reasons if reason in ("in-anchors", "in-benchmark"))
     for (source, other), count in counts.items():
         yield (
             f"{count} sample(s) of the {source} also stand in the {other} and were left out of the {source}: "
@@ -70,7 +67,7 @@ def _of_overlaps(taken: Mapping[str, "Taken"]) -> Iterator[str]:
         )
 
 
-def _of_tasks(pool: "Taken", anchors: "Taken") -> Iterator[str]:
+def _of_tasks(pool: Taken, anchors: Taken) -> Iterator[str]:
     if uncovered := sorted(pool.tasks - anchors.tasks - {""}):
         yield (
             f"no anchor is of the pool's task(s) {', '.join(uncovered)}: these samples are scored by what they do for "

@@ -1,17 +1,16 @@
 """A look at a source before anything is written: its forms, what would be kept, what would not, and what to set."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ost.config import Data
-from ost.data.sample import context_turns
-from ost.formats import Source, Unit, load, open_source
-from ost.ingestion.gate import Gate, Rules, Verdict
+from ost.formats import load, open_source
+from ost.ingestion.gate import DUPLICATE, Gate, Rules, Verdict
 from ost.ingestion.notes import columns_told
+from ost.ingestion.taken import Counts
+from ost.settings import Data
 from ost.types import Progress, silent
 
 FIRST = 1_000
@@ -32,8 +31,8 @@ class Example:
     detail: str
 
 
-@dataclass
-class Survey:
+@dataclass(kw_only=True)
+class Survey(Counts):
     """What was seen of a source."""
 
     files: int
@@ -48,7 +47,6 @@ class Survey:
     """Reason → records that would be kept out for it."""
     examples: dict[str, list[Example]] = field(default_factory=lambda: defaultdict(list))
     unread_files: tuple[str, ...] = ()
-    unread_columns: Counter = field(default_factory=Counter)
     turns: Counter = field(default_factory=Counter)
     """Learned turns of a sample → samples."""
     images: Counter = field(default_factory=Counter)
@@ -58,10 +56,6 @@ class Survey:
     """Of each sample that would be kept, where a model was named."""
     sizes: Counter = field(default_factory=Counter)
     """(width, height) → images."""
-    shrinkable: int = 0
-    """Of those that are too long, how many would not be if their images took fewer tokens."""
-    context_turns: int = 0
-    """Turns of the assistant that are context alone."""
 
     @property
     def kept(self) -> int:
@@ -114,42 +108,32 @@ def survey(
     DataError where the source can't be read at all.
     """
     source = open_source(address)
-    found = Survey(len(source.files), source.size, unread_files=tuple(source.unread))
+    found = Survey(files=len(source.files), size=source.size, unread_files=tuple(source.unread))
     settings = settings or Data()
     gate, seen = Gate(Rules.of(settings, processor), source.root), set()
-    for unit, position, record in _records(source, settings.columns):
+    records = ((unit, *own) for unit in source.units() for own in load(unit, settings.columns).records)
+    for unit, position, record in records:
         if found.read == most:
             found.whole = False
             break
-        verdict = gate.judge(record, unit.file, unit.name, position)
         found.read += 1
         found.forms[unit.form] += 1
-        _count(found, verdict, unit.name, seen)
+        _count(found, gate.judge(record, unit.file, unit.name, position), unit.name, seen)
         progress(found.read, most or found.read, "records looked at")
     return found
 
 
-def _records(source: Source, columns: Mapping[str, str]) -> Iterator[tuple[Unit, int, object]]:
-    for unit in source.units():
-        for position, record in load(unit, columns).records:
-            yield unit, position, record
-
-
 def _count(found: Survey, verdict: Verdict, name: str, seen: set[str]) -> None:
-    found.unread_columns.update(verdict.unread)
-    found.shrinkable += verdict.shrinkable
-    sample, why = verdict.sample, verdict.why
-    if why is None and sample.id in seen:
-        why = "duplicate", "images and messages are those of an earlier record"
-    if why:
-        reason, detail = why
-        found.reasons[reason] += 1
-        if len(found.examples[reason]) < EXAMPLES:
-            found.examples[reason].append(Example(name, verdict.position, verdict.own_id, detail))
+    found.count(verdict)
+    sample = verdict.sample
+    if why := verdict.why or (DUPLICATE if sample.id in seen else None):
+        found.reasons[why.reason] += 1
+        if len(found.examples[why.reason]) < EXAMPLES:
+            found.examples[why.reason].append(Example(name, verdict.position, verdict.own_id, why.detail))
         return
     seen.add(sample.id)
     found.turns[len(sample.learned)] += 1
-    found.context_turns += context_turns(sample)
+    found.count_turns(sample)
     found.images[len(sample.images)] += 1
     found.tasks[sample.task] += 1
     found.sizes.update(verdict.facts.sizes)

@@ -1,4 +1,4 @@
-"""Models: tiny builders, checkpoints, adapters, processors, families."""
+"""Models: checkpoints, adapters, processors, families."""
 
 from ost.models.adapter import add_adapter
 from ost.models.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint, resolve_device

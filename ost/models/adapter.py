@@ -71,23 +71,18 @@ def base_of(name: str | Path) -> str | Path | None:
     file = Path(name) / CONFIG
     if not file.is_file():
         return None
-    base = _named_base(file)
-    if not base.startswith((".", "/")):
-        return base
-    folder = (Path(name) / base).resolve()
-    if not folder.is_dir():
-        raise ModelError(f"{name} is a LoRA adapter on {base}, and there is no folder {folder}: put its base there")
-    return folder
-
-
-def _named_base(file: Path) -> str:
     try:
         base = json.loads(file.read_text())["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError):
         base = None
     if not isinstance(base, str) or not base:
         raise ModelError(f"{file} names no base: its `base_model_name_or_path` is a folder or a hub name")
-    return base
+    if not base.startswith((".", "/")):
+        return base
+    folder = (Path(name) / base).resolve()
+    if not folder.is_dir():
+        raise ModelError(f"{name} is a LoRA adapter on {base}, and there is no folder {folder}: put its base there")
+    return folder
 
 
 def load_adapter(model: PreTrainedModel, name: str | Path) -> None:

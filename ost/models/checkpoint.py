@@ -66,7 +66,7 @@ def load_checkpoint(name: str | Path, device: torch.device | str = "cpu", base: 
         model, notes = _load_weights(beneath or name, config)
         if beneath:
             load_adapter(model, name)
-        moments = _load_moments(name)
+        moments = load_file(file) if (file := Path(name) / SECOND_MOMENT).is_file() else None
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the weights of {name} (safetensors only): {error}") from error
     return Checkpoint(model.to(device).eval(), load_processor(name, config), moments, base, notes)
@@ -99,11 +99,6 @@ def _read_weights(name: str | Path, config: PretrainedConfig) -> tuple[PreTraine
     options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True, "trust_remote_code": False}
     model, info = auto.from_pretrained(name, config=config, **options)
     return model, sorted(info["missing_keys"])
-
-
-def _load_moments(name: str | Path) -> dict[str, torch.Tensor] | None:
-    file = Path(name) / SECOND_MOMENT
-    return load_file(file) if file.is_file() else None
 
 
 def resolve_device(device: str) -> torch.device:

@@ -4,6 +4,7 @@ Families call that setting by many names. What each does is found by trying: it 
 of many shapes then take is measured with the processor itself.
 """
 
+import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,10 +24,12 @@ SOFT_TOKENS = (1120, 560, 280, 140, 70)
 """The only values of `max_soft_tokens` that Gemma 4 takes."""
 SWITCHES = ("do_image_splitting", "crop_to_patches", "split_image", "slice_mode", "do_pan_and_scan")
 
-RATIOS = np.geomspace(1 / 16, 16, 129)
-"""Width by height of the images that are tried."""
-AREAS = (16e6, 1.2e6, 2e5, 4e3)
-"""Pixels of the images that are tried where that takes no image."""
+MANY: tuple[Size, ...] = tuple(
+    (max(1, round((area * ratio) ** 0.5)), max(1, round((area / ratio) ** 0.5)))
+    for area in (16e6, 1.2e6, 2e5, 4e3)
+    for ratio in np.geomspace(1 / 16, 16, 129)
+)
+"""Images that are tried where that takes no image: of so many pixels, up to 16 times as wide as high."""
 FEW: tuple[Size, ...] = (
     *((1500, 1500), (2000, 1000), (1000, 2000), (2100, 700), (700, 2100), (2400, 400), (400, 2400)),
     *((1200, 900), (900, 1200), (640, 480), (480, 640), (200, 200)),
@@ -35,11 +38,11 @@ FEW: tuple[Size, ...] = (
 
 
 @dataclass(frozen=True)
-class Dial:
+class Setting:
     """Values of a setting, from the one that it has downwards, and how one is set."""
 
     values: Sequence
-    turn: Callable[[object], None]
+    apply: Callable[[object], None]
 
 
 def limit_image_tokens(processor: ProcessorMixin, most: int, config: PretrainedConfig | None = None) -> int:
@@ -56,10 +59,10 @@ def limit_image_tokens(processor: ProcessorMixin, most: int, config: PretrainedC
     taken = _most_tokens(processor)
     holders = [holder for holder in (processor.image_processor, config) if holder is not None]
     before = [dict(vars(holder)) for holder in holders]
-    for dial in _dials(processor.image_processor, holders, most):
+    for setting in _settings(processor.image_processor, holders, most):
         if taken is not None and taken <= most:
             return taken
-        taken = _turned_down(processor, dial, most)
+        taken = _lowered(processor, setting, most)
     if taken is not None and taken <= most:
         return taken
     for holder, attributes in zip(holders, before, strict=True):
@@ -71,19 +74,17 @@ def limit_image_tokens(processor: ProcessorMixin, most: int, config: PretrainedC
     )
 
 
-def _turned_down(processor: ProcessorMixin, dial: Dial, most: int) -> int | None:
-    """Turn a dial to the first value with which no image takes more than `most`, or to the least that it can have."""
+def _lowered(processor: ProcessorMixin, setting: Setting, most: int) -> int | None:
+    """Lower a setting to its first value with which no image takes more than `most`, or to its least."""
 
     def tokens(at: int) -> int | None:
-        dial.turn(dial.values[at])
+        setting.apply(setting.values[at])
         return _most_tokens(processor)
 
-    low, high = 0, len(dial.values) - 1  # what refuses every image counts as too low
-    while low < high:
-        middle = (low + high) // 2
-        found = tokens(middle)
-        low, high = (low, middle) if found is None or found <= most else (middle + 1, high)
-    at = low
+    def fits(at: int) -> bool:  # what refuses every image counts as too low
+        return (found := tokens(at)) is None or found <= most
+
+    at = bisect.bisect_left(range(len(setting.values) - 1), True, key=fits)
     while (found := tokens(at)) is None and at:
         at -= 1
     return found
@@ -93,21 +94,13 @@ def _most_tokens(processor: ProcessorMixin) -> int | None:
     """The most tokens that an image takes; None where the processor refuses images as it is set."""
     try:
         encoder = Encoder(processor)
-        sizes = _many() if encoder.counts_by_arithmetic else FEW
+        sizes = MANY if encoder.counts_by_arithmetic else FEW
         return max(encoder.image_tokens(sizes))
     except DataError:
         return None
 
 
-def _many() -> list[Size]:
-    return [
-        (max(1, round((area * ratio) ** 0.5)), max(1, round((area / ratio) ** 0.5)))
-        for area in AREAS
-        for ratio in RATIOS
-    ]
-
-
-def _dials(images: object, holders: Sequence[object], most: int) -> Iterator[Dial]:
+def _settings(images: object, holders: Sequence[object], most: int) -> Iterator[Setting]:
     """The settings of an image processor that lower the tokens of an image, those that keep most of it first."""
     size = dict(getattr(images, "size", None) or {})
     if "longest_edge" in size and hasattr(images, "merge_size"):
@@ -115,75 +108,76 @@ def _dials(images: object, holders: Sequence[object], most: int) -> Iterator[Dia
     if "max_pixels" in size:
         yield _pixels(images, size, "max_pixels", "min_pixels", most)
     for name in COUNTS:
-        if _is_count(getattr(images, name, None)):
-            yield _count(images, name, range(getattr(images, name), 0, -1))
+        if _is_count(own := getattr(images, name, None)):
+            yield _attribute(images, name, range(own, 0, -1))
     if len(getattr(images, "image_grid_pinpoints", None) or ()) > 1:
         yield _grid(images, holders)
     if "longest_edge" in size and not hasattr(images, "merge_size"):
         yield _edge(images, size)
     for name in SWITCHES:
         if getattr(images, name, None) is True:
-            yield Dial((True, False), lambda value, name=name: setattr(images, name, value))
+            yield _attribute(images, name, (True, False))
     for name in TOKENS:
-        if _is_count(getattr(images, name, None)):
-            yield _count(images, name, _falling(getattr(images, name), 1))
+        if _is_count(own := getattr(images, name, None)):
+            yield _attribute(images, name, _falling(own, 1))
     if _is_count(own := getattr(images, "max_soft_tokens", None)):
-        yield _count(images, "max_soft_tokens", [value for value in SOFT_TOKENS if value <= own])
+        yield _attribute(images, "max_soft_tokens", [value for value in SOFT_TOKENS if value <= own])
 
 
-def _pixels(images: object, size: dict, highest: str, lowest: str, most: int) -> Dial:
+def _pixels(images: object, size: dict, highest: str, lowest: str, most: int) -> Setting:
     """Pixels of an image; a token stands for so many of them that `most` tokens bound every image, however wide."""
     edge = getattr(images, "patch_size", None) or getattr(images, "spatial_factor", 1)
     token = (edge * getattr(images, "merge_size", 1)) ** 2
     frames = getattr(images, "temporal_patch_size", 1)  # some count an image as so many
     sure = [value for value in (most * token * frames, most * token) if value < size[highest]]
     values = [size[highest], *sure, *_falling((sure or [size[highest]])[-1], token)[1:]]
-
-    def turn(value: int) -> None:
-        images.size = type(images.size)(**size | {highest: value, lowest: min(value, size[lowest])})
-
-    return Dial(values, turn)
+    return _bound(images, size, highest, lowest, values)
 
 
-def _edge(images: object, size: dict) -> Dial:
+def _edge(images: object, size: dict) -> Setting:
     """The longest edge, in steps of a tile or a patch."""
     tile = dict(getattr(images, "max_image_size", None) or {}).get("longest_edge")
     patch = getattr(images, "patch_size", None)
     step = tile or (patch["height"] if isinstance(patch, dict) or hasattr(patch, "get") else patch) or 1
-    shortest = {"shortest_edge": size["shortest_edge"]} if "shortest_edge" in size else {}
-
-    def turn(value: int) -> None:
-        images.size = type(images.size)(
-            **size | {"longest_edge": value} | {k: min(v, value) for k, v in shortest.items()}
-        )
-
-    return Dial([size["longest_edge"], *range((size["longest_edge"] - 1) // step * step, 0, -step)], turn)
+    values = [size["longest_edge"], *range((size["longest_edge"] - 1) // step * step, 0, -step)]
+    return _bound(images, size, "longest_edge", "shortest_edge", values)
 
 
-def _grid(images: object, holders: Sequence[object]) -> Dial:
+def _bound(images: object, size: dict, highest: str, lowest: str, values: Sequence[int]) -> Setting:
+    """A bound of an image's size; the lower bound must not stay above it."""
+
+    def apply(value: int) -> None:
+        least = {lowest: min(value, size[lowest])} if lowest in size else {}
+        images.size = type(images.size)(**size | {highest: value} | least)
+
+    return Setting(values, apply)
+
+
+def _grid(images: object, holders: Sequence[object]) -> Setting:
     """The grids of tiles that an image may be cut into, the largest left out first; a model must know the same."""
     grids = sorted(images.image_grid_pinpoints, key=lambda grid: (grid[0] * grid[1], grid))
     areas = sorted({height * width for height, width in grids}, reverse=True)
     kept = [[list(grid) for grid in grids if grid[0] * grid[1] <= area] for area in areas]
 
-    def turn(value: list[list[int]]) -> None:
+    def apply(value: list[list[int]]) -> None:
         for holder in holders:
             if hasattr(holder, "image_grid_pinpoints"):
                 holder.image_grid_pinpoints = value
 
-    return Dial(kept, turn)
+    return Setting(kept, apply)
 
 
-def _count(images: object, name: str, values: Sequence[int]) -> Dial:
+def _attribute(images: object, name: str, values: Sequence) -> Setting:
+    """An attribute of the image processor's own; the one that says the least must not stay above it."""
     least = name.replace("max_", "min_", 1)
     lowest = getattr(images, least, None)
 
-    def turn(value: int) -> None:
+    def apply(value: int) -> None:
         setattr(images, name, value)
         if _is_count(lowest):
             setattr(images, least, min(lowest, value))
 
-    return Dial(list(values), turn)
+    return Setting(list(values), apply)
 
 
 def _falling(value: int, step: int) -> list[int]:

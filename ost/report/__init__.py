@@ -1,7 +1,8 @@
-"""The report: what a curation found, as one HTML page that needs nothing but itself."""
+"""Reports: what a curation, a comparison or a study found, as pages and charts that need nothing but themselves."""
 
-from ost.report.comparison import Line, Panel, accuracies_png, comparison_page, costs_png, study_png
+from ost.report.comparison import accuracies_png, comparison_page, costs_png
 from ost.report.page import Example, ReportData, render
+from ost.report.study import Line, Panel, study_png
 
 __all__ = [
     "Example",

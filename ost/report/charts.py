@@ -1,13 +1,12 @@
-"""The report's charts, written as inline SVG for the page.
+"""The charts of the pages: accuracies, costs and utilities, as inline SVG for a page or as PNG for a file.
 
 The SVG holds no colours but CSS variables, so that it follows the page into the dark, and its text stays text.
 """
 
 import io
-import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -19,7 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
-from ost.selection import arm_label
+from ost.arms import arm_of
+from ost.arms.plan import BASE
+from ost.store import publish
 
 # Data colours: Okabe and Ito's set, which stays apart under every common colour blindness. No two entries may be equal,
 # for the SVG's colours are found again by their value.
@@ -32,122 +33,96 @@ DARK = {
     "ost": "#4fb0ea", "wide": "#2fc79b", "violet": "#dd9bc0", "sky": "#8fd0f5", "right": "#6fb4dd", "wrong": "#f0803c",
 }  # fmt: skip
 
-ORDER = {"base": 0, "full": 1, "random": 2, "ost": 4, "ost-wide": 5}
-"""Where an arm stands in tables and charts; others come between `random` and `ost`."""
-
-MEASURES = (
-    "accuracy", "samples", "steps", "select_seconds", "train_seconds", "total_seconds", "select_flops", "train_flops",
-    "total_flops",
-)  # fmt: skip
+PROTOCOLS = {"B": "protocol B: same steps", "A": "protocol A: same epochs"}
+"""What tells the protocols apart. B comes first: it is the fair comparison."""
+DASHED = (0, (3, 3))
 
 
-@dataclass(frozen=True)
-class Standing:
-    """One arm under one protocol, averaged over its seeds."""
-
-    arm: str
-    fraction: float
-    protocol: str
-    """`A`, `B`, or empty for the untrained base model."""
-    seeds: int
-    low: float
-    high: float
-    mean: Mapping[str, float]
-    """Each of MEASURES; NaN where no row has it. Accuracies in 0..1, times in seconds."""
-    by_task: Mapping[str, float]
-
-    @property
-    def accuracy(self) -> float:
-        """Mean accuracy, 0..1."""
-        return self.mean["accuracy"]
-
-    @property
-    def label(self) -> str:
-        """The arm as a person calls it."""
-        return arm_label(self.arm, self.fraction)
+def by_protocol(entries: Sequence[Mapping]) -> dict[str, list[Mapping]]:
+    """Entries of a summary by protocol, in their order."""
+    groups = {name: [entry for entry in entries if entry["protocol"] == name] for name in PROTOCOLS}
+    return {name: own for name, own in groups.items() if own}
 
 
-def standings(arms: Sequence[Mapping]) -> list[Standing]:
-    """The rows of `metrics/arms.json` grouped by arm, fraction and protocol, in the order they are shown."""
-    groups: dict[tuple, list[Mapping]] = {}
-    for row in arms:
-        protocol = "" if row["arm"] == "base" else str(row.get("protocol") or "")
-        groups.setdefault((row["arm"], float(row["fraction"]), protocol), []).append(row)
-    found = [_standing(*key, rows) for key, rows in groups.items()]
-    # B comes first: it is the fair comparison, at the same number of steps.
-    return sorted(found, key=lambda s: (ORDER.get(s.arm, 3), s.arm, s.fraction, s.protocol != "B", s.protocol))
+def colour_of(name: str) -> str:
+    """Colour of an arm, or of the scores of the same name; the base model has one too."""
+    return LIGHT["base" if name == BASE else arm_of(name).colour]
 
 
-def _standing(arm: str, fraction: float, protocol: str, rows: list[Mapping]) -> Standing:
-    scores = [row["accuracy"] for row in rows]
-    tasks = dict.fromkeys(task for row in rows for task in row.get("by_task") or {})
-    by_task = {task: _mean([(row.get("by_task") or {}).get(task) for row in rows]) for task in sorted(tasks)}
-    mean = {name: _mean([row.get(name) for row in rows]) for name in MEASURES}
-    seeds = len({row.get("seed") for row in rows})
-    return Standing(arm, fraction, protocol, seeds, min(scores), max(scores), mean, by_task)
+def accuracy_chart(entries: Sequence[Mapping]) -> Figure:
+    """A point for each entry of a summary, its 95 % interval, and a mark for each seed.
 
-
-def _mean(values: list[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else float("nan")
-
-
-def accuracy_chart(arms: Sequence[Mapping]) -> Figure:
-    """Bars: accuracy by arm, one bar a protocol, a whisker from the lowest to the highest seed."""
-    shown = standings(arms)
-    colours, names = _colours(shown), list(dict.fromkeys(standing.label for standing in shown))
-    figure, axes = canvas(1.15 + 0.56 * len(names))
-    for place, name in enumerate(names):
-        own = [standing for standing in shown if standing.label == name]
-        for nth, standing in enumerate(own):
-            _bar(axes, place + 0.4 * (nth - (len(own) - 1) / 2), standing, colours[name])
-    axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.set(xlim=(0, 108), ylim=(len(names) - 0.45, -0.55), xlabel="benchmark accuracy, %", xticks=range(0, 101, 20))
+    A row for each label, in the order of the entries; where they are of both protocols, A's are pale.
+    """
+    labels, groups = list(dict.fromkeys(entry["label"] for entry in entries)), by_protocol(entries)
+    figure, axes = canvas(1.0 + (0.1 + 0.2 * len(groups)) * len(labels))
+    for place, own in enumerate(groups.values()):
+        shift = 0.36 * (place - (len(groups) - 1) / 2)
+        for entry in own:
+            _draw_accuracy(axes, labels.index(entry["label"]) + shift, entry)
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
+    axes.margins(x=0.12)
+    axes.set(ylim=(len(labels) - 0.45, -0.55), xlabel="benchmark accuracy, %")
     axes.grid(visible=False, axis="y")
-    for full in [standing for standing in shown if standing.arm == "full"][:1]:
-        axes.axvline(100 * full.accuracy, color=LIGHT["full"], linewidth=1, linestyle=(0, (3, 3)), zorder=0)
-    _protocols(figure, shown, lambda alpha: Patch(color=LIGHT["muted"], alpha=alpha, linewidth=0))
+    for full in [entry for entry in entries if entry["arm"] == "full"][:1]:
+        axes.axvline(100 * full["accuracy"], color=LIGHT["full"], linewidth=1, linestyle=DASHED, zorder=0)
+    _legend(figure, _protocol_handles(groups))
     return figure
 
 
-def _bar(axes: Axes, y: float, standing: Standing, colour: str) -> None:
-    value, end = 100 * standing.accuracy, 100 * standing.high
-    axes.barh(y, value, 0.36, color=colour, alpha=_alpha(standing.protocol), linewidth=0)
-    if standing.seeds > 1:
-        axes.plot([100 * standing.low, end], [y, y], color=LIGHT["ink"], linewidth=1.2)
-    axes.text(end + 1.2, y, f"{value:.1f}", va="center_baseline", color=LIGHT["ink"], fontsize=9.5)
+def _draw_accuracy(axes: Axes, y: float, entry: Mapping) -> None:
+    look = {"color": colour_of(entry["arm"]), "alpha": _alpha(entry["protocol"])}
+    seeds = [100 * value for value in entry["accuracies"]]
+    ends = [100 * end for end in entry["interval"] if end is not None]
+    if ends:
+        axes.plot(ends, [y] * 2, linewidth=2, **look)
+        axes.plot(seeds, [y] * len(seeds), "|", **look)
+    axes.plot(100 * entry["accuracy"], y, "o", markersize=7, markeredgewidth=0, **look)
+    note = {"textcoords": "offset points", "va": "center_baseline", "color": LIGHT["ink"], "fontsize": 9}
+    axes.annotate(f"{100 * entry['accuracy']:.1f}", (max(seeds + ends), y), xytext=(8, 0), **note)
 
 
-def cost_chart(arms: Sequence[Mapping]) -> Figure:
-    """Points: accuracy against all seconds that an arm took; a line joins the protocols of one arm."""
-    shown = [standing for standing in standings(arms) if np.isfinite(standing.mean["total_seconds"])]
-    colours = _colours(shown)
-    seconds, unit = time_unit(max((standing.mean["total_seconds"] for standing in shown), default=0.0))
-    points = [(standing.mean["total_seconds"] / seconds, 100 * standing.accuracy) for standing in shown]
-    figure, axes = canvas(3.5)
-    for name, colour in colours.items():
-        own = [point for standing, point in zip(shown, points, strict=True) if standing.label == name]
-        axes.plot(*zip(*own, strict=True), color=colour, linewidth=1.2, alpha=0.6, zorder=1)
-    for standing, (x, y) in zip(shown, points, strict=True):
-        alpha = _alpha(standing.protocol)
-        axes.plot(x, y, "o", color=colours[standing.label], alpha=alpha, markersize=9, markeredgewidth=0)
-    right, top = np.max([*points, (1e-3, 1.0)], axis=0)
-    floor = min((y for _, y in points), default=0.0)
-    axes.set(xlim=(-0.05 * right, 1.3 * right), ylim=(max(floor - 8, -3), min(top + 9, 104)))
-    axes.set(xlabel=f"choosing and training together, {unit}", ylabel="benchmark accuracy, %")
-    _protocols(figure, shown, lambda alpha: Line2D([], [], marker="o", color=LIGHT["muted"], alpha=alpha, linewidth=0))
-    _name_points(figure, axes, [standing.label for standing in shown], points)
+def cost_chart(entries: Sequence[Mapping]) -> Figure:
+    """A point for each entry of a summary: accuracy against all seconds that choosing and training took.
+
+    A thin line joins the protocols of one subset, A's being pale; a broad one what nothing else beats on both. Ceilings
+    are left out: nobody can choose by what they know.
+    """
+    shown = [entry for own in by_protocol(entries).values() for entry in own if not entry["ceiling"]]
+    seconds, unit = time_unit(max((entry["total_seconds"] for entry in shown), default=0.0))
+    figure, axes = canvas(3.8)
+    points = [(entry["total_seconds"] / seconds, 100 * entry["accuracy"]) for entry in shown]
+    placed = list(zip(shown, points, strict=True))
+    _draw_front(axes, {point for entry, point in placed if entry["front"]})
+    for label in dict.fromkeys(entry["label"] for entry in shown):
+        own = [(entry, point) for entry, point in placed if entry["label"] == label]
+        colour = colour_of(own[0][0]["arm"])
+        axes.plot(*zip(*(point for _, point in own), strict=True), color=colour, linewidth=1, alpha=0.5, zorder=1)
+        for entry, point in own:
+            axes.plot(*point, "o", color=colour, alpha=_alpha(entry["protocol"]), markersize=8, markeredgewidth=0)
+    axes.margins(y=0.12)
+    right = max((x for x, _ in points), default=1.0)
+    axes.set(xlim=(-0.05 * right, 1.3 * right), ylabel="benchmark accuracy, %")
+    axes.set_xlabel(f"choosing and training together, {unit}")
+    _legend(figure, _protocol_handles(by_protocol(shown)))
+    _name_points(figure, axes, placed)
     return figure
 
 
-def utility_chart(utility: np.ndarray, wrong: np.ndarray | None = None) -> Figure | None:
-    """Histogram of utility (N,), split by the truth `wrong` (N,) where it is known; None where no utility is finite.
+def _draw_front(axes: Axes, points: Collection[tuple[float, float]]) -> None:
+    """Join the points that no other is both cheaper and better than; of those equal in one, the better in the other."""
+    best = [
+        (x, y) for x, y in points if not any(low <= x and high >= y and (low, high) != (x, y) for low, high in points)
+    ]
+    axes.plot(*zip(*sorted(best), strict=True), color=LIGHT["line"], linewidth=6, zorder=0)
+
+
+def utility_chart(utility: np.ndarray, wrong: np.ndarray | None = None) -> Figure:
+    """Histogram of utility (N,), some of it finite, split by the truth `wrong` (N,) where it is known.
 
     Values beyond the 0.5 and 99.5 percentiles are counted in the outermost bars; zero is always an edge between bars.
     """
     finite = np.isfinite(utility)
-    if not finite.any():
-        return None
     edges = _edges(utility[finite])
     values = np.clip(utility[finite], edges[0], edges[-1])
     parts = [values] if wrong is None else [values[~wrong[finite]], values[wrong[finite]]]
@@ -186,6 +161,12 @@ def svg(figure: Figure, name: str, description: str) -> Markup:
     return Markup(f'<svg role="img" aria-label="{escape(description)}" {box}>{rest}')
 
 
+def png(figure: Figure, path: str | Path) -> None:
+    """Publish the figure as a PNG on white."""
+    with publish(path) as part:
+        figure.savefig(part, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+
+
 def canvas(height: float) -> tuple[Figure, Axes]:
     """Figure of `height` inches, narrow enough to be read on a phone, and its axes without a frame."""
     figure, (axes,) = stacked(height, 1)
@@ -206,29 +187,13 @@ def stacked(height: float, count: int) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def _colours(shown: Sequence[Standing]) -> dict[str, str]:
-    """A colour for each label; arms beyond the usual four take the spare ones in turn."""
-    spare: Iterator[str] = itertools.cycle(("wide", "violet", "sky"))
-    chosen: dict[str, str] = {}
-    for standing in shown:
-        if standing.label not in chosen:
-            fixed = standing.arm in ("base", "full", "random", "ost") and LIGHT[standing.arm] not in chosen.values()
-            chosen[standing.label] = LIGHT[standing.arm if fixed else next(spare)]
-    return chosen
-
-
 def _alpha(protocol: str) -> float:
     return 0.45 if protocol == "A" else 1.0
 
 
-def _protocols(figure: Figure, shown: Sequence[Standing], handle: Callable[[float], Artist]) -> None:
-    """Legend of the protocols that are shown."""
-    texts = {"B": "protocol B: same steps", "A": "protocol A: same epochs"}
-    handles = []
-    for protocol in [name for name in texts if any(standing.protocol == name for standing in shown)]:
-        handles.append(handle(_alpha(protocol)))
-        handles[-1].set_label(texts[protocol])
-    _legend(figure, handles)
+def _protocol_handles(protocols: Iterable[str]) -> list[Artist]:
+    style = {"marker": "o", "markeredgewidth": 0, "color": LIGHT["muted"], "linewidth": 0}
+    return [Line2D([], [], alpha=_alpha(name), label=PROTOCOLS[name], **style) for name in protocols]
 
 
 def _legend(figure: Figure, handles: list[Artist]) -> None:
@@ -237,22 +202,35 @@ def _legend(figure: Figure, handles: list[Artist]) -> None:
         figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, handlelength=1.2, **style)
 
 
-def _name_points(figure: Figure, axes: Axes, names: list[str], points: list) -> None:
-    """Write each label once, at the first side of its point where it covers neither a point nor another label."""
+def _name_points(figure: Figure, axes: Axes, placed: Sequence[tuple[Mapping, tuple[float, float]]]) -> None:
+    """Write each label at its first point, and with its protocol where another of its points lies on the front.
+
+    It goes to the side of the point where it covers the fewest points and other labels.
+    """
+    names: dict[str, tuple[float, float]] = {}
+    for entry, point in placed:
+        first = names.setdefault(entry["label"], point)
+        if entry["front"] and point != first:
+            names[f"{entry['label']}, {entry['protocol']}"] = point
     figure.draw_without_rendering()
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axes.transData.transform(points or np.empty((0, 2)))]
-    sides = [((9, 0), "left"), ((-9, 0), "right"), ((0, 13), "center"), ((0, -13), "center")]
-    for name, point in dict(zip(reversed(names), reversed(points), strict=True)).items():
-        for offset, align in sides:
-            place = {"xytext": offset, "textcoords": "offset points", "ha": align, "va": "center_baseline"}
-            note = axes.annotate(name, point, color=LIGHT["ink"], fontsize=9.5, parse_math=False, **place)
+    pixels = axes.transData.transform(np.reshape([point for _, point in placed], (-1, 2)))
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels]
+    sides = {(9, 0): "left", (-9, 0): "right", (0, 13): "center", (0, -13): "center"}
+    look = {"color": LIGHT["ink"], "fontsize": 9, "textcoords": "offset points", "va": "center_baseline"}
+    for name, point in names.items():
+        boxes = {}
+        for offset, align in sides.items():
+            note = axes.annotate(name, point, xytext=offset, ha=align, parse_math=False, **look)
             note.set_in_layout(False)
-            box = note.get_window_extent()
-            free = axes.bbox.x1 >= box.x1 and axes.bbox.x0 <= box.x0 and not box.count_overlaps(taken)
-            if free or offset == sides[-1][0]:
-                taken.append(box)
-                break
+            boxes[note] = note.get_window_extent()
+        best = min(boxes, key=lambda note: (_sticks_out(axes, boxes[note]), boxes[note].count_overlaps(taken)))
+        taken.append(boxes.pop(best))
+        for note in boxes:
             note.remove()
+
+
+def _sticks_out(axes: Axes, box: Bbox) -> bool:
+    return box.x0 < axes.bbox.x0 or box.x1 > axes.bbox.x1
 
 
 def _edges(values: np.ndarray, bars: int = 48) -> np.ndarray:

@@ -3,22 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ost.breadth import Breadth
-from ost.report.charts import Standing
-from ost.selection import arm_label
+from ost.arms import arm_of
+from ost.audit.breadth import Breadth
 
 COLOURS = ("ost", "random", "wide", "violet", "sky", "wrong")
 """Of the tasks in the bars; those beyond are one part, in the colour REST."""
 REST = "base"
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A row of the table."""
-
-    label: str
-    purity: float | None
-    breadth: Breadth | None
 
 
 @dataclass(frozen=True)
@@ -34,16 +24,13 @@ class Kind:
     @property
     def subsets(self) -> dict[str, float]:
         """`kept` without the arm that keeps the whole pool."""
-        return {label: share for label, share in self.kept.items() if label != arm_label("full", 1.0)}
+        return {label: share for label, share in self.kept.items() if label != arm_of("full").label}
 
 
-def kept_rows(audit: Mapping | None, breadth: Mapping[str, Breadth], shown: Sequence[Standing]) -> list[Kept]:
-    """Every arm of which something is known, by label, in the order of the other tables."""
-    purity = {label: share for label, share in ((audit or {}).get("purity") or {}).items() if share is not None}
-    labels = [standing.label for standing in shown]
-    found = dict.fromkeys([*purity, *breadth])
-    order = sorted(found, key=lambda label: labels.index(label) if label in labels else len(labels))
-    return [Kept(label, purity.get(label), breadth.get(label)) for label in order]
+def kept_labels(purity: Mapping[str, float | None], breadth: Mapping[str, Breadth], order: Sequence[str]) -> list[str]:
+    """Labels of the subsets of which something is known, by their place in `order`; others come last."""
+    known = [*(label for label, share in purity.items() if share is not None), *breadth]
+    return list(dict.fromkeys([*(label for label in order if label in known), *known]))
 
 
 def kinds_of(breadth: Mapping[str, Breadth]) -> list[Kind]:

@@ -1,4 +1,4 @@
-"""The anchors as cells, so that a utility can be told by task, and how sure it is."""
+"""Groups of the anchors, called cells: by them a utility is told for each task, with its standard error."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ost.config import Score
 from ost.data import Sample
+from ost.settings import Score
 from ost.types import Detail
 
 
 @dataclass(frozen=True)
-class Cells:
-    """A division of the A anchors into D cells: folds of the tasks, whole tasks, or one cell that holds all."""
+class Partition:
+    """A partition of the A anchors into D cells: folds of the tasks, whole tasks, or one cell that holds all."""
 
     members: tuple[tuple[int, ...], ...]
     """Indices of each cell's anchors."""
@@ -28,7 +28,7 @@ class Cells:
 
     @property
     def shares(self) -> np.ndarray:
-        """(D,) float64: share of the anchors that each cell holds, alike for cells left out; their sum is 1."""
+        """(D,) float64: weight of each cell in a mean over the cells, by the anchors that it holds; they sum to 1."""
         sizes = np.array([1 if self.left_out else len(cell) for cell in self.members], dtype=np.float64)
         return sizes / sizes.sum()
 
@@ -38,14 +38,14 @@ class Cells:
         return tuple(sorted({task for task in self.tasks if task}))
 
 
-def divide(anchors: Sequence[Sample], detail: Detail, folds: int) -> Cells:
-    """Cells of the anchors. A task with fewer anchors than `folds` has a fold for each of them.
+def divide(anchors: Sequence[Sample], detail: Detail, folds: int) -> Partition:
+    """Split the anchors into cells. A task with fewer anchors than `folds` has a fold for each of them.
 
     Anchors are dealt to folds in the order of their ids, so that the order of the file plays no part.
     """
     everyone = range(len(anchors))
     if detail == "total":
-        return Cells((tuple(everyone),), ("",), (0,))
+        return Partition((tuple(everyone),), ("",), (0,))
     order = sorted(everyone, key=lambda index: (anchors[index].task, anchors[index].id))
     members, tasks, numbers = [], [], []
     for task, own in groupby(order, key=lambda index: anchors[index].task):
@@ -54,28 +54,35 @@ def divide(anchors: Sequence[Sample], detail: Detail, folds: int) -> Cells:
         members += [indices[start::count] for start in range(count)]
         tasks += [task] * count
         numbers += range(count)
-    return Cells(tuple(members), tuple(tasks), tuple(numbers))
+    return Partition(tuple(members), tuple(tasks), tuple(numbers))
 
 
-def cells_of(anchors: Sequence[Sample], settings: Score) -> Cells:
+def partition_of(anchors: Sequence[Sample], settings: Score) -> Partition:
     """The cells that a run resolves its utilities over."""
     if settings.method != "lookahead" or settings.resolution == "total":
         return divide(anchors, settings.resolution, settings.folds)
     folds = folds_of(anchors, settings.folds)
-    return Cells(folds, ("",) * len(folds), tuple(range(len(folds))), left_out=len(folds) > 1)
+    return Partition(folds, ("",) * len(folds), tuple(range(len(folds))), left_out=len(folds) > 1)
 
 
 def folds_of(anchors: Sequence[Sample], folds: int) -> tuple[tuple[int, ...], ...]:
     """At most so many folds of all anchors, each with its part of every task; the order of the file plays no part."""
+    found: list[tuple[int, ...]] = [()] * folds
     cells = divide(anchors, "folds", folds)
-    by_number: dict[int, tuple[int, ...]] = {}
-    for number, members in zip(cells.folds, cells.members, strict=True):
-        by_number[number] = by_number.get(number, ()) + members
-    return tuple(by_number[number] for number in sorted(by_number))
+    for fold, members in zip(cells.folds, cells.members, strict=True):
+        found[fold] += members
+    return tuple(members for members in found if members)
+
+
+def all_but_each(folds: Sequence[Sequence[int]]) -> list[list[int]]:
+    """For each fold the anchors of all others; of a single fold its own."""
+    if len(folds) == 1:
+        return [list(folds[0])]
+    return [[at for other in folds if other is not fold for at in other] for fold in folds]
 
 
 def mean_step(stacks: Mapping[str, Tensor], shares: np.ndarray) -> dict[str, Tensor]:
-    """The cells' steps, (D, *shape) for each weight, as their mean by share: one step, a tensor for each weight."""
+    """Mean of the cells' steps, (D, *shape) for each weight, by the cells' shares: a tensor for each weight."""
     weights = torch.as_tensor(shares / shares.sum())
     return {name: torch.einsum("d,d...->...", weights.to(stack), stack) for name, stack in stacks.items()}
 

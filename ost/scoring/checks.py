@@ -13,16 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import spearmanr
 
-from ost.config import Score
 from ost.cost import BACKWARD
 from ost.data import Sample
 from ost.models import Checkpoint
-from ost.scoring.anchors import Cells, folds_of
-from ost.scoring.exact import ExactScorer
-from ost.scoring.lookahead import LookaheadScorer
-from ost.scoring.rows import rows_of
-from ost.scoring.scorer import Scorer
-from ost.scoring.transposed import TransposedScorer
+from ost.scoring.anchors import folds_of
+from ost.scoring.methods import prepared_scorer
+from ost.settings import Score
 from ost.store import lists, matrix, read_table, write_table
 from ost.types import Method, Progress, silent
 
@@ -31,7 +27,7 @@ STEP = 1e-4
 ENOUGH = 0.9
 """Share of the check's samples that suffices where those are known: a pool that grew a little is not checked anew."""
 STEPS = 10
-"""Steps of the walk that one step is held against."""
+"""Steps on the anchors that one step is held against."""
 TOP = 0.2
 """Share of the samples whose overlap is told."""
 FIDELITY, STABILITY, LOOKAHEAD = 0.99, 0.7, 0.7
@@ -53,7 +49,7 @@ class Checks:
 
     samples: int
     fidelity: Agreement
-    """Scores against the simulated step in float64; with `lookahead`, against the walk in float64."""
+    """Scores against the simulated step in float64; with `lookahead`, against as many steps in float64."""
     lookahead: Agreement
     """One step against ten steps on the anchors; with `lookahead`, against as many as it takes."""
     halves: Agreement
@@ -75,37 +71,20 @@ def choose(ids: Sequence[str], count: int) -> list[int]:
     return sorted(order[:count])
 
 
+@dataclass(frozen=True)
 class Reference:
     """The check's samples, scored in float64 by all anchors and by two halves of them, and with another step count."""
 
-    def __init__(
-        self,
-        proxy: Checkpoint,
-        anchors: Sequence[Sample],
-        settings: Score,
-        samples: Sequence[Sample],
-        progress: Progress = silent,
-        store: Path | None = None,
-    ):
-        """`store`: a Parquet file that rows are kept in from run to run.
-
-        A sample that has one is not scored again; where ENOUGH of the samples do, the check is made on those alone.
-        """
-        self._method = settings.method
-        known = read_table(store) if store and store.exists() else None
-        old = set(known["id"].to_pylist()) if known else set()
-        new = [sample for sample in samples if sample.id not in old]
-        if known and len(new) <= (1 - ENOUGH) * len(samples):
-            rows, self.samples, self.forwards = known, [sample for sample in samples if sample.id in old], 0.0
-        else:
-            reference = _walked if settings.method == "lookahead" else _simulated
-            fresh, self.forwards = reference(proxy, anchors, settings, new, progress)
-            rows, self.samples = pa.concat_tables(table for table in (known, fresh) if table), samples
-        rows = rows.take(pc.index_in(pa.array([sample.id for sample in self.samples]), rows["id"].combine_chunks()))
-        if store and self.forwards:
-            write_table(store, rows)
-        self.utility, self.other = rows["utility"].to_numpy(), rows["other"].to_numpy()
-        self._halves = matrix(rows, "halves").T
+    samples: Sequence[Sample]
+    utility: np.ndarray
+    """(n,) by the simulated step, or with `lookahead` by as many steps as the run takes."""
+    halves: np.ndarray
+    """(n, 2) by each half of the anchors."""
+    other: np.ndarray
+    """(n,) by many steps, or with `lookahead` by one."""
+    method: Method
+    forwards: float
+    """Forward-pass equivalents that it took."""
 
     def accepts(self, utility: np.ndarray) -> bool:
         """Whether scores of the samples rank as the reference does."""
@@ -113,46 +92,72 @@ class Reference:
 
     def compare(self, utility: np.ndarray) -> Checks:
         """The checks, for the run's own utilities of the samples."""
-        halves = agreement(*self._halves)
+        halves = agreement(*self.halves.T)
         stability = max(0.0, 2 * halves.spearman / (1 + halves.spearman)) if halves.spearman > -1 else 0.0
         fidelity, ahead = agreement(utility, self.utility), agreement(self.utility, self.other)
         checks = Checks(len(self.samples), fidelity, ahead, halves, stability)
-        checks.warnings.extend(warnings_of(checks, self._method))
-        return checks
+        return dataclasses.replace(checks, warnings=warnings_of(checks, self.method))
 
 
-def _simulated(
+def make_reference(
+    proxy: Checkpoint,
+    anchors: Sequence[Sample],
+    settings: Score,
+    samples: Sequence[Sample],
+    progress: Progress = silent,
+    store: Path | None = None,
+) -> Reference:
+    """Score the check's samples in float64. `store`: a Parquet file that rows are kept in from run to run.
+
+    A sample that has a row is not scored again; where ENOUGH of the samples do, the check is made on those alone.
+    """
+    known = read_table(store) if store and store.exists() else None
+    old = set(known["id"].to_pylist()) if known else set()
+    new = [sample for sample in samples if sample.id not in old]
+    if known and len(new) <= (1 - ENOUGH) * len(samples):
+        rows, samples, forwards = known, [sample for sample in samples if sample.id in old], 0.0
+    else:
+        in_float64 = _by_many_steps if settings.method == "lookahead" else _by_one_step
+        fresh, forwards = in_float64(proxy, anchors, settings, new, progress)
+        rows = pa.concat_tables(table for table in (known, fresh) if table)
+    rows = rows.take(pc.index_in(pa.array([sample.id for sample in samples]), rows["id"].combine_chunks()))
+    if store and forwards:
+        write_table(store, rows)
+    utility, other = rows["utility"].to_numpy(), rows["other"].to_numpy()
+    return Reference(samples, utility, matrix(rows, "halves"), other, settings.method, forwards)
+
+
+def _by_one_step(
     proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, samples: Sequence[Sample], progress: Progress
 ) -> tuple[pa.Table, float]:
-    """Rows by `exact` in float64, the other ranking by a walk; and the forward-pass equivalents that they took."""
+    """Rows by `exact`, the other ranking by many steps; and the forward-pass equivalents that they took."""
     step, note = settings.step if settings.method == "exact" else STEP, "checking (exact, float64)"
-    exact = settings.model_copy(update={"detail": "folds", "step": step, "sketch": 0})
-    scorer = ExactScorer(_double(proxy), anchors, exact)
-    by_cell = matrix(rows_of(scorer, samples, lambda done: progress(done, len(samples), note)), "by_cell")
-    halves = np.stack([by_cell @ half for half in _halves(scorer.cells)], axis=1)
+    exact = settings.model_copy(update={"method": "exact", "detail": "folds", "step": step})
+    scorer = prepared_scorer(_double(proxy), anchors, exact)
+    by_cell = matrix(scorer.rows(samples, lambda done: progress(done, len(samples), note)), "by_cell")
+    shares, odd = scorer.partition.shares, np.array(scorer.partition.folds) % 2  # every other fold of each task
+    halves = np.stack([by_cell @ (shares * (1 - odd)), by_cell @ (shares * odd)], axis=1)
     ahead = settings.lookahead.model_copy(update={"steps": STEPS, "start": "warm"})
-    ahead = settings.model_copy(
-        update={"method": "lookahead", "optimizer": "auto", "detail": "total", "lookahead": ahead, "sketch": 0}
-    )
-    rows = _rows(samples, by_cell @ scorer.cells.shares, halves, _of(LookaheadScorer(proxy, anchors, ahead), samples))
-    return rows, len(samples) * (3 + BACKWARD + len(anchors)) + STEPS * len(anchors) * (1 + BACKWARD)
+    changes = {"method": "lookahead", "optimizer": "auto", "detail": "total", "lookahead": ahead, "sketch": 0}
+    other = _utility(proxy, anchors, settings.model_copy(update=changes), samples)
+    forwards = len(samples) * (3 + BACKWARD + len(anchors)) + STEPS * len(anchors) * (1 + BACKWARD)
+    return _rows(samples, by_cell @ shares, halves, other), forwards
 
 
-def _walked(
+def _by_many_steps(
     proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, samples: Sequence[Sample], progress: Progress
 ) -> tuple[pa.Table, float]:
-    """As `_simulated`, by the walk itself in float64, by walks on the halves, and by one step as the other ranking."""
+    """As `_by_one_step`, by the run's own steps, by those on each half, and by one step as the other ranking."""
     settings, double = settings.model_copy(update={"detail": "total", "sketch": 0}), _double(proxy)
     halves = [[anchors[at] for at in fold] for fold in folds_of(anchors, 2)]
-    ways = [(settings, anchors), (settings, halves[0]), (settings, halves[-1])]
-    ways.append((settings.model_copy(update={"method": "transposed"}), anchors))
+    one_step = settings.model_copy(update={"method": "transposed"})
+    ways = [(anchors, settings), (halves[0], settings), (halves[-1], settings), (anchors, one_step)]
     found = []
-    for way, own in ways:
-        scorer = (TransposedScorer if way.method == "transposed" else LookaheadScorer)(double, own, way)
-        found.append(_of(scorer, samples))
+    for own, how in ways:
+        found.append(_utility(double, own, how, samples))
         progress(len(found), len(ways), "checking (float64)")
-    walk = settings.lookahead.steps * (1 + BACKWARD)
-    forwards = 2 * len(ways) * len(samples) + 2 * walk * len(anchors) + 2 * (2 + BACKWARD) * len(anchors)
+    training = settings.lookahead.steps * (1 + BACKWARD)
+    forwards = 2 * len(found) * len(samples) + 2 * training * len(anchors) + 2 * (2 + BACKWARD) * len(anchors)
     return _rows(samples, found[0], np.stack(found[1:3], axis=1), found[3]), forwards
 
 
@@ -160,13 +165,12 @@ def _double(proxy: Checkpoint) -> Checkpoint:
     return dataclasses.replace(proxy, model=copy.deepcopy(proxy.model).double())
 
 
-def _of(scorer: Scorer, samples: Sequence[Sample]) -> np.ndarray:
-    """Utilities (n,) by a scorer that sees all anchors as one cell."""
-    return matrix(rows_of(scorer, samples), "by_cell")[:, 0]
+def _utility(proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, samples: Sequence[Sample]) -> np.ndarray:
+    """Utilities (n,) by settings that take all anchors as one cell."""
+    return matrix(prepared_scorer(proxy, anchors, settings).rows(samples), "by_cell")[:, 0]
 
 
 def _rows(samples: Sequence[Sample], utility: np.ndarray, halves: np.ndarray, other: np.ndarray) -> pa.Table:
-    """Columns `utility`, `halves` by each half of the anchors, and `other`: many steps for one, or one for many."""
     ids = [sample.id for sample in samples]
     return pa.table({"id": ids, "utility": utility, "halves": lists(halves), "other": other})
 
@@ -182,14 +186,8 @@ def agreement(one: np.ndarray, other: np.ndarray) -> Agreement:
     return Agreement(float(spearmanr(one, other).statistic), len(set.intersection(*heads)) / top)
 
 
-def _halves(cells: Cells) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of two halves of the cells, every other fold of each task."""
-    odd = np.array(cells.folds) % 2
-    return cells.shares * (1 - odd), cells.shares * odd
-
-
 def warnings_of(checks: Checks, method: Method) -> list[str]:
-    """What is low, and what to do about it."""
+    """A warning, with its remedy, for each figure of the checks that is too low."""
     found = []
     if checks.fidelity.spearman < FIDELITY:
         found.append(

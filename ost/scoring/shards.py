@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from ost.config import Score
 from ost.data import Dataset, Sample
 from ost.data.shards import size_of
 from ost.models import Checkpoint, checkpoint_folders, load_checkpoint, resolve_device
-from ost.scoring.engine import METHODS
-from ost.scoring.rows import rows_of
-from ost.scoring.scorer import Scorer
+from ost.scoring.methods import prepared_scorer
+from ost.scoring.methods.lookahead import with_steps
+from ost.scoring.methods.scorer import Scorer
+from ost.settings import Score
 from ost.store import digest, read_table, write_table
 
 KEPT_RUNS = 3
@@ -44,34 +44,43 @@ class Job:
     device: str = "auto"
     threads: int = 1
     bf16: bool = False
+    """The arithmetic, which the run settles."""
     base: str | Path | None = None
     """What the proxy was warmed up from, where that is known."""
     steps: int | None = None
-    """Of `lookahead`, once they are known; they follow from all that makes the folder's name."""
+    """Of `lookahead`, once the run has settled them; they follow from all that makes the folder's name."""
 
     @functools.cached_property
     def folder(self) -> Path:
-        """Where the rows of this proxy, these anchors, these settings and this scoring code are kept."""
-        parts = [*_weights_of(self.proxy), digest(self.anchors), _code_digest(), str(self.bf16)]
-        parts.append(self.settings.model_dump_json(exclude=UNRELATED))
-        if self.base and self.settings.method == "lookahead" and self.settings.lookahead.from_base(self.base):
-            parts += _weights_of(self.base)
-        return self.store / hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
-
-    @property
-    def reference(self) -> Path:
-        """File of the check's own rows."""
-        return self.folder / "reference" / "rows.parquet"
-
-    @property
-    def walk(self) -> Path:
-        """File of how far `lookahead` walks."""
-        return self.folder / "walk.json"
+        """Where the rows of this proxy, these anchors, these settings, this arithmetic and this code are kept."""
+        return self._folder(self.bf16)
 
     @property
     def ends(self) -> Path:
-        """File of the weights that it comes to."""
+        """File of the weights that `lookahead`'s training on the anchors ends with."""
         return self.folder / "walk.safetensors"
+
+    @property
+    def reference(self) -> Path:
+        """File of the check's rows, which are the same whatever arithmetic the run takes."""
+        return self._folder(bf16=False) / "reference" / "rows.parquet"
+
+    @property
+    def plan(self) -> Path:
+        """File of how many steps `lookahead` takes, likewise."""
+        return self._folder(bf16=False) / "walk.json"
+
+    def _folder(self, bf16: bool) -> Path:
+        parts = [*self._inputs, str(bf16), self.settings.model_dump_json(exclude=UNRELATED)]
+        return self.store / hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
+
+    @functools.cached_property
+    def _inputs(self) -> list[str]:
+        """Digests of the files and the code that rows come from."""
+        parts = [*_weights_of(self.proxy), digest(self.anchors), _code_digest()]
+        if self.base and self.settings.method == "lookahead" and self.settings.lookahead.from_base(self.base):
+            parts += _weights_of(self.base)
+        return parts
 
     def load_proxy(self) -> Checkpoint:
         """The proxy, on the job's device."""
@@ -93,15 +102,25 @@ Runner = Callable[[Job, Sequence[Sequence[int]]], Iterable[int]]
 
 def run_here(job: Job, shards: Sequence[Sequence[int]]) -> Iterator[int]:
     """Score the shards one after the other, in this process."""
+    scorer = prepare_scorer(job) if shards else None
     for shard in shards:
-        yield score_shard(job, shard)
+        yield score_shard(job, shard, scorer)
 
 
-def score_shard(job: Job, positions: Sequence[int]) -> int:
-    """Score the samples at these positions of the pool and publish their rows; returns how many there are."""
+def prepare_scorer(job: Job) -> Scorer:
+    """The job's method, with what it needs for any sample."""
     torch.set_num_threads(job.threads)
-    portions = _portions(Dataset(job.pool), positions)
-    rows = pa.concat_tables(rows_of(_scorer(job), samples) for samples in portions)
+    settings = with_steps(job.settings, job.steps)
+    return prepared_scorer(job.load_proxy(), job.load_anchors(), settings, job.bf16, job.ends)
+
+
+def score_shard(job: Job, positions: Sequence[int], scorer: Scorer | None = None) -> int:
+    """Score the samples at these positions of the pool and publish their rows; returns how many there are.
+
+    `scorer`: the job's, prepared, for a process that scores several shards; left out, it is prepared for this one.
+    """
+    scorer = scorer or prepare_scorer(job)
+    rows = pa.concat_tables(scorer.rows(samples) for samples in _portions(Dataset(job.pool), positions))
     name = hashlib.blake2b("\n".join(rows["id"].to_pylist()).encode(), digest_size=12).hexdigest()
     write_table(job.folder / f"{name}.parquet", rows)
     return len(rows)
@@ -150,19 +169,10 @@ def _published(job: Job) -> list[Path]:
     return sorted(job.folder.glob("*.parquet"))
 
 
-@functools.lru_cache(maxsize=1)
-def _scorer(job: Job) -> Scorer:
-    """The job's scorer, prepared once a process."""
-    ahead = job.settings.lookahead.model_copy(update={"steps": job.steps})
-    settings = job.settings.model_copy(update={"lookahead": ahead})
-    kept = {"store": job.ends} if settings.method == "lookahead" else {}
-    return METHODS[settings.method](job.load_proxy(), job.load_anchors(), settings, job.bf16, **kept)
-
-
 @functools.cache
 def _code_digest() -> str:
     """Digest of the code that rows come from: after a change of it nothing old is taken for new."""
     library = Path(__file__).parents[1]
-    files = [file for room in ("scoring", "encoding", "models") for file in sorted((library / room).glob("*.py"))]
+    files = [file for room in ("scoring", "encoding", "models") for file in sorted((library / room).rglob("*.py"))]
     files.append(library / "data/picture.py")
     return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=12).hexdigest()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ost.scoring.anchors import Cells
+from ost.scoring.anchors import Partition
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Resolved:
     """Task → (N,) utility for that task's anchors."""
 
 
-def resolve(by_cell: np.ndarray, cells: Cells) -> Resolved:
+def resolve(by_cell: np.ndarray, partition: Partition) -> Resolved:
     """Sum up utilities (N, D) by the cells' shares; each task's utility likewise, over its own cells.
 
     The standard error is that of a stratified sample: within a task the F folds' utilities are F draws, so the variance
@@ -29,13 +29,13 @@ def resolve(by_cell: np.ndarray, cells: Cells) -> Resolved:
     square of their share. Tasks with a single fold are taken as one stratum. Where each cell's utility comes from the
     anchors outside of it, the standard error is the delete-a-group jackknife's, F − 1 times that (Kott, 2001).
     """
-    groups = {task: _mean(by_cell, cells, _of(cells, task)) for task in cells.groups}
-    return Resolved(by_cell @ cells.shares, _standard_error(by_cell, cells), groups)
+    groups = {task: _mean(by_cell, partition, _of(partition, task)) for task in partition.groups}
+    return Resolved(by_cell @ partition.shares, _standard_error(by_cell, partition), groups)
 
 
-def degrees_of_freedom(cells: Cells) -> int:
+def degrees_of_freedom(partition: Partition) -> int:
     """Degrees of freedom of the standard error: folds less tasks."""
-    return sum(len(stratum) - 1 for stratum in _strata(cells))
+    return sum(len(stratum) - 1 for stratum in _strata(partition))
 
 
 def toxic_q(found: Resolved, freedom: int, trusted: np.ndarray | None, tested: np.ndarray | bool = True) -> np.ndarray:
@@ -66,38 +66,38 @@ def conformal_p(values: np.ndarray, trusted: np.ndarray) -> np.ndarray:
     return (1 + np.searchsorted(known, values, side="right")) / (1 + len(known))
 
 
-def without_own(by_cell: np.ndarray, cells: Cells) -> np.ndarray:
+def without_own(by_cell: np.ndarray, partition: Partition) -> np.ndarray:
     """Utility (A,) of each anchor for the anchors outside its fold, from the anchors' utilities (A, D)."""
-    utility, number = np.empty(len(by_cell)), np.array(cells.folds)
-    for index, members in enumerate(cells.members):
+    utility, number = np.empty(len(by_cell)), np.array(partition.folds)
+    for index, members in enumerate(partition.members):
         others = np.flatnonzero(number != number[index])
-        utility[list(members)] = _mean(by_cell[list(members)], cells, others if len(others) else [index])
+        utility[list(members)] = _mean(by_cell[list(members)], partition, others if len(others) else [index])
     return utility
 
 
-def _standard_error(by_cell: np.ndarray, cells: Cells) -> np.ndarray:
-    if degrees_of_freedom(cells) == 0:
+def _standard_error(by_cell: np.ndarray, partition: Partition) -> np.ndarray:
+    if degrees_of_freedom(partition) == 0:
         return np.full(len(by_cell), np.nan)
     variance = np.zeros(len(by_cell))
-    for stratum in _strata(cells):
-        count, shares = len(stratum), cells.shares[stratum]
+    for stratum in _strata(partition):
+        count, shares = len(stratum), partition.shares[stratum]
         if count > 1:
-            away = by_cell[:, stratum] - _mean(by_cell, cells, stratum)[:, None]
+            away = by_cell[:, stratum] - _mean(by_cell, partition, stratum)[:, None]
             variance += (shares**2 * away**2).sum(axis=1) * count / (count - 1)
-    return np.sqrt(variance) * (len(cells.members) - 1 if cells.left_out else 1)
+    return np.sqrt(variance) * (len(partition.members) - 1 if partition.left_out else 1)
 
 
-def _strata(cells: Cells) -> list[list[int]]:
+def _strata(partition: Partition) -> list[list[int]]:
     """Cells of each task; the tasks with one cell together."""
-    by_task = [_of(cells, task) for task in sorted(set(cells.tasks))]
+    by_task = [_of(partition, task) for task in sorted(set(partition.tasks))]
     single = [stratum[0] for stratum in by_task if len(stratum) == 1]
     return [stratum for stratum in by_task if len(stratum) > 1] + ([single] if single else [])
 
 
-def _of(cells: Cells, task: str) -> list[int]:
-    return [index for index, own in enumerate(cells.tasks) if own == task]
+def _of(partition: Partition, task: str) -> list[int]:
+    return [index for index, own in enumerate(partition.tasks) if own == task]
 
 
-def _mean(by_cell: np.ndarray, cells: Cells, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-    shares = cells.shares[indices]
+def _mean(by_cell: np.ndarray, partition: Partition, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    shares = partition.shares[indices]
     return by_cell[:, indices] @ (shares / shares.sum())

@@ -1,43 +1,21 @@
-"""Selection: from scores to the subset that each arm trains on."""
+"""Selection: from scores to the samples that are kept, each of the others with a reason."""
 
-from ost.selection.arms import (
-    ARMS,
-    QUARANTINED,
-    TOXIC,
-    Arm,
-    arm_label,
-    by_utility,
-    clean_warnings,
-    draw,
-    fraction_of,
-    is_clean,
-    select,
-    select_arm,
-    toxic_list,
-)
+from ost.selection.by_utility import by_utility, clean_warnings, is_clean, select, toxic_list
 from ost.selection.diversity import diverse
 from ost.selection.strategies import STRATEGIES
 from ost.selection.tables import KEPT, NOT_DRAWN, expected_purity, kept_ids, selection_table, shuffled, size_of
 
 __all__ = [
-    "ARMS",
     "KEPT",
     "NOT_DRAWN",
-    "QUARANTINED",
     "STRATEGIES",
-    "TOXIC",
-    "Arm",
-    "arm_label",
     "by_utility",
     "clean_warnings",
     "diverse",
-    "draw",
     "expected_purity",
-    "fraction_of",
     "is_clean",
     "kept_ids",
     "select",
-    "select_arm",
     "selection_table",
     "shuffled",
     "size_of",

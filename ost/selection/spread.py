@@ -1,4 +1,4 @@
-"""Near-duplicates are passed over, the best first, at whatever likeness fills the subset.
+"""Selection without near-duplicates: the best first, by the strictest threshold that still fills the subset.
 
 The filter is DEITA's (see ost/selection/diversity.py), which leaves more samples the higher its threshold is; the
 threshold is found by bisection.

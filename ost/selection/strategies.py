@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import rankdata
 
-from ost.config import Select
-from ost.errors import DataError
+from ost.errors import ConfigError, DataError
 from ost.selection.cover import cover as cover_by
-from ost.selection.part import p_right_of, part_of
+from ost.selection.purity import p_right_of, part_of
 from ost.selection.spread import spread as spread_by
 from ost.selection.tables import NOT_DRAWN, shuffled
+from ost.settings import Select
 from ost.store import matrix
-from ost.types import Ranking, Strategy
+from ost.types import Ranking
 
 BELOW = "utility below the cut"
 QUOTA = "utility below the cut of its task"
@@ -40,12 +40,12 @@ class Choice:
 
 def top(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
     """The best by rank."""
-    return Choice(_ranked(scores, settings.by)["id"].to_pylist()[:size], BELOW)
+    return Choice(ranked_by(scores, settings.by)["id"].to_pylist()[:size], BELOW)
 
 
 def quota(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
     """The best of each task, as many as its share of the pool, rounded by largest remainder."""
-    ranked = _ranked(scores, settings.by)
+    ranked = ranked_by(scores, settings.by)
     ids, tasks = np.array(ranked["id"].to_pylist()), np.array(ranked["task"].to_pylist())
     names, counts = np.unique(np.array(scores["task"].to_pylist()), return_counts=True)
     places = {task: np.flatnonzero(tasks == task) for task in names}
@@ -59,7 +59,7 @@ def vote(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
 
     Raises DataError where the scores have no utility by task.
     """
-    ranked = _ranked(scores, settings.by)
+    ranked = ranked_by(scores, settings.by)
     groups = [name for name in scores.column_names if name.startswith("utility/")]
     if not groups:
         raise DataError(
@@ -102,17 +102,37 @@ def cover(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
     return Choice([ids[index] for index in kept], BELOW, dict.fromkeys(ids, COVERED), purity)
 
 
-STRATEGIES: dict[Strategy, Callable[[pa.Table, int, Select, int], Choice]] = {
-    "top": top,
-    "quota": quota,
-    "vote": vote,
-    "draw": draw,
-    "spread": spread,
-    "cover": cover,
+@dataclass(frozen=True)
+class Strategy:
+    """One way to choose from a score table."""
+
+    choose: Callable[[pa.Table, int, Select, int], Choice]
+    """Scores, size, settings and seed → what is kept."""
+    how: str
+    """What a person calls it, behind an arm's name."""
+    by_task: bool = False
+    """Whether it needs utilities by task, which `lookahead` has not."""
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "top": Strategy(top, "by rank"),
+    "quota": Strategy(quota, "by quota"),
+    "vote": Strategy(vote, "by vote", by_task=True),
+    "draw": Strategy(draw, "drawn"),
+    "spread": Strategy(spread, "by spread"),
+    "cover": Strategy(cover, "for breadth"),
 }
+"""`select.strategy`, and the ends of arms' names, such as `lookahead-top`."""
 
 
-def _ranked(scores: pa.Table, by: Ranking) -> pa.Table:
+def strategy_of(name: str) -> Strategy:
+    """The strategy of a name; raises ConfigError for none."""
+    if name not in STRATEGIES:
+        raise ConfigError(f"no strategy named {name!r}; known: {', '.join(STRATEGIES)}")
+    return STRATEGIES[name]
+
+
+def ranked_by(scores: pa.Table, by: Ranking) -> pa.Table:
     """The samples that are not quarantined, the best first; ties by id, so that the pool's order plays no part.
 
     Their sketches are left out, and the column `row` tells where they are.
@@ -134,14 +154,14 @@ def _part(scores: pa.Table, size: int, settings: Select) -> tuple[pa.Table, floa
 
     The column `p_right` tells how likely each is right, where the scores do.
     """
-    ranked = _ranked(scores, settings.by)
+    ranked = ranked_by(scores, settings.by)
     count, purity = part_of(ranked, size, len(scores), settings)
     right = p_right_of(ranked)
     known = ranked if right is None else ranked.append_column("p_right", pa.array(right))
     return known.slice(0, count), purity
 
 
-def _sketches(scores: pa.Table, part: pa.Table, strategy: Strategy) -> np.ndarray:
+def _sketches(scores: pa.Table, part: pa.Table, strategy: str) -> np.ndarray:
     """Sketches (n, k) of ranked samples, float16."""
     found = scores.select(["sketch"]).take(part["row"]) if "sketch" in scores.column_names else None
     if found is None or found["sketch"].null_count:

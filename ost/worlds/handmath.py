@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ost.config import World
 from ost.data import Sample, chat
 from ost.errors import ConfigError
 from ost.models.processor import ImageOnlyQwen3VLProcessor
-from ost.models.tiny import build_processor
+from ost.worlds.settings import World
+from ost.worlds.tiny import build_processor
 from ost.worlds.world import SPLITS, Split
 
 Task = Literal["sum", "difference", "product", "maximum"]

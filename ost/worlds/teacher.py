@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ost.config import BUILTIN, Base
-from ost.config import World as Settings
 from ost.data import Sample
 from ost.evaluation import generate
 from ost.models import Checkpoint
-from ost.models.tiny import TARGET, build
+from ost.settings import BUILTIN
 from ost.training import Recipe, train
 from ost.types import Progress, silent
+from ost.worlds.settings import Base
+from ost.worlds.settings import World as Settings
+from ost.worlds.tiny import TARGET, build
 from ost.worlds.world import Problem, World
 
 SPOILING_SHARE = 0.4

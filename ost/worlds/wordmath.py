@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from ost.config import World
 from ost.data import Sample, chat
 from ost.errors import ConfigError
-from ost.models.tiny import build_processor
 from ost.worlds.handmath import SLIPS, TASKS, worked
+from ost.worlds.settings import World
+from ost.worlds.tiny import build_processor
 from ost.worlds.world import SPLITS, Split
 
 KNOWN = ("difference", "product")

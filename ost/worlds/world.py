@@ -1,14 +1,15 @@
 """What a built-in world is: problems with a right answer, a rule by which a teacher errs, and a tokenizer for both."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-import numpy as np
-from transformers import PreTrainedTokenizerBase
-from transformers.processing_utils import ProcessorMixin
+if TYPE_CHECKING:  # the settings of a pipeline are read without any model
+    import numpy as np
+    from transformers import PreTrainedTokenizerBase
+    from transformers.processing_utils import ProcessorMixin
 
-from ost.config import World as Settings
-from ost.data import Sample
+    from ost.data import Sample
+    from ost.worlds.settings import World as Settings
 
 Split = Literal["pretrain", "pool", "anchors", "benchmark"]
 """Parts of a world that share no image: what bases and teacher learned from, and the three sample sets."""
@@ -43,11 +44,11 @@ class World(Protocol):
     def answer(self, problem: Problem) -> str:
         """The right answer."""
 
-    def mistaken(self, problem: Problem, settings: Settings, rng: np.random.Generator) -> str:
+    def mistaken(self, problem: Problem, settings: "Settings", rng: "np.random.Generator") -> str:
         """An answer as the teacher's rules make it, wrong by chance and with a direction."""
 
-    def to_sample(self, problem: Problem, text: str | None = None) -> Sample:
+    def to_sample(self, problem: Problem, text: str | None = None) -> "Sample":
         """The problem as a sample, answered by `text` or, without one, rightly."""
 
-    def processor(self) -> ProcessorMixin | PreTrainedTokenizerBase:
+    def processor(self) -> "ProcessorMixin | PreTrainedTokenizerBase":
         """The processor that all models of the world share; in a world without images a tokenizer."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ost.models.tiny import PROXY, build_llava, build_processor
+from ost.worlds.tiny import PROXY, build_llava, build_processor
 
 IMAGE_TOKENS = 16
 """Tokens an image takes, of any size."""

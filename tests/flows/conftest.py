@@ -1,10 +1,15 @@
 """A tiny workspace, curated once by the real command: Prefect's embedded server, MLflow on SQLite, DVC."""
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_workspace import TINY, Shell, make_workspace
+from filelock import FileLock
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME, temporary_settings
+from tiny_workspace import TINY, Shell, make_workspace, shell_at
 
 
 @pytest.fixture(scope="session")
@@ -14,10 +19,40 @@ def prefect_home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def curated(tmp_path_factory, prefect_home) -> Shell:
-    """A workspace after `ost curate`; not to be changed. What the command printed is in curate.log."""
-    shell = make_workspace(tmp_path_factory.mktemp("curated") / "workspace", prefect_home, TINY)
-    (shell.root.parent / "curate.log").write_text(shell.run("ost", "curate"))
-    return shell
+    """A workspace after `ost curate`; not to be changed. What the command printed is in curate.log.
+
+    It is made once for all processes that run tests side by side.
+    """
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "curated"
+    with FileLock(f"{folder}.lock"):
+        if (folder / "curate.log").exists():
+            return shell_at(folder / "workspace", prefect_home)
+        shutil.rmtree(folder, ignore_errors=True)
+        shell = make_workspace(folder / "workspace", prefect_home, TINY)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("PREFECT_API_URL", raising=False)
+            (folder / "curate.log").write_text(shell.run("ost", "curate"))
+        return shell
+
+
+@pytest.fixture(scope="session")
+def prefect_server(prefect_home) -> Iterator[str]:
+    """Address of a Prefect server that many commands share: one of their own takes each ten seconds to start."""
+    settings = {
+        PREFECT_HOME: prefect_home,
+        PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{prefect_home}/s.db",
+    }
+    with temporary_settings(settings), SubprocessASGIServer() as server:
+        yield server.api_url
+
+
+@pytest.fixture(scope="module")
+def on_one_server(prefect_server) -> Iterator[None]:
+    """Commands of this file report to one server."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_API_URL", prefect_server)
+        yield
 
 
 @pytest.fixture

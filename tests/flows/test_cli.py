@@ -2,20 +2,26 @@
 
 import json
 import shutil
+from typing import get_args
 
 import boto3
 import pyarrow.parquet as pq
 import pytest
-import yaml
+from pydantic import BaseModel
 from tiny_workspace import TINY, make_workspace
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.files import ExportForm
+from flows.cli.main import app, main
 from ost.data import Dataset
+from ost.export import FORMS
 from ost.selection import kept_ids
+from ost.settings import Score, Select
 from ost.store import read_json, read_table
 from stack.servers import s3_server
+
+pytestmark = pytest.mark.usefixtures("on_one_server")
 
 
 @pytest.mark.parametrize("command", ["", *sorted(get_command(app).commands)])
@@ -24,25 +30,69 @@ def test_help_teaches(command):
     assert "Usage" in text and len(text) > 300
 
 
+def test_the_forms_of_an_export_are_the_librarys():
+    assert get_args(ExportForm) == FORMS
+
+
+@pytest.mark.parametrize(("command", "section", "own"), [("score", Score, 9), ("select", Select, 5)])
+def test_options_that_are_settings_have_the_settings_defaults(command, section, own):
+    defaults = {one.name: one.default for one in get_command(app).commands[command].params}
+    shared = {key: value for key, value in section() if key in defaults and not isinstance(value, BaseModel)}
+    assert len(shared) == own and shared == {key: defaults[key] for key in shared}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("method", "fast", "transposed"), ("batch-size", "0", "'--batch-size'"), ("toxic-q", "1.5", "'--toxic-q'")],
+)
+def test_options_that_are_settings_have_their_choices_and_bounds(option, value, said):
+    files = ["pool.json", "--anchors", "anchors.json", "--proxy", "proxy", "--out", "scores.parquet"]
+    done = CliRunner().invoke(app, ["score", *files, f"--{option}", value])
+    assert done.exit_code == 2 and said in done.output, done.output
+
+
 def test_score_and_select_work_on_files_alone(curated, tmp_path):
     scores, subset = tmp_path / "utility.parquet", tmp_path / "subset.parquet"
-    steps = f"{curated.manifests()['score']['metrics']['steps']:.0f}"
+    steps = f"{curated.manifests()['score-lookahead']['metrics']['steps']:.0f}"
     files = ["world/pool.parquet", "--anchors", "world/anchors.parquet", "--proxy", "models/proxy-warm"]
     files += ["--steps", steps]
     curated.run("ost", "score", *files, "--out", str(scores))
-    assert read_table(scores).equals(read_table(curated.root / "scores/utility.parquet"))
+    assert read_table(scores).equals(read_table(curated.root / "scores/lookahead.parquet"))
     curated.run("ost", "select", str(scores), "--fraction", "0.2", "--clean-below", "0", "--out", str(subset))
-    assert read_table(subset).equals(read_table(curated.root / "selections/ost.parquet"))
+    assert read_table(subset).equals(read_table(curated.root / "selections/lookahead-20.parquet"))
     curated.run("ost", "select", str(scores), "--strategy", "cover", "--out", str(subset))
     assert len(kept_ids(read_table(subset))) == 40
     said = curated.run("ost", "score", *files, "--layers", "middle", "--out", str(scores), ok=False)
-    assert "layers: String should match" in said and "Traceback" not in said
+    assert "the command line has 1 problem(s)" in said and "layers: String should match" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["select", "absent.parquet", "--out", "subset.parquet"], "absent.parquet is no score table"),
+        (["select", "notes.txt", "--out", "subset.parquet"], "make one with `ost score`"),
+        (["curate", "--set", "select.purity=0.9"], "no params.yaml in"),
+        (["curate"], "run in a workspace, or name one with --workspace"),
+        (["export", "absent.parquet", "--form", "trl", "--out", "out"], "no selection at absent.parquet"),
+        (["export", "notes.txt", "--form", "trl", "--out", "out"], "notes.txt is no Parquet file"),
+        (["check", "notes.txt", "--column", "messages"], "--column takes OURS=THEIRS"),
+    ],
+)
+def test_what_a_user_can_mend_is_told_without_a_traceback(command, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("a note")
+    monkeypatch.setattr("sys.argv", ["ost", *command])
+    with pytest.raises(SystemExit) as end:
+        main()
+    shown = capsys.readouterr()
+    assert end.value.code == 1 and shown.err.startswith("error:") and said in shown.err, shown
 
 
 def test_lineage_walks_from_a_model_to_the_commit(curated):
-    text = curated.run("ost", "lineage", "ost-target@ost-B")
+    text = curated.run("ost", "lineage", "ost-target@lookahead-20-B")
     commit = curated.run("git", "rev-parse", "HEAD").strip()
-    for artifact in ("selections/ost.parquet", "scores/utility.parquet", "models/proxy-warm", "data/pool"):
+    for artifact in ("selections/lookahead-20.parquet", "scores/lookahead.parquet", "models/proxy-warm", "data/pool"):
         assert artifact in text
     lines = [line for line in text.splitlines() if "world/pool.parquet" in line]
     assert lines and all(commit[:10] in line for line in lines), text
@@ -50,15 +100,15 @@ def test_lineage_walks_from_a_model_to_the_commit(curated):
 
 
 def test_lineage_walks_from_a_sample_to_the_models_trained_on_it(curated):
-    selections = {arm: read_table(curated.root / f"selections/{arm}.parquet") for arm in ("ost", "random", "ost-wide")}
-    kept = {arm: set(kept_ids(table)) for arm, table in selections.items()}
-    sample = min(kept["ost"] - kept["random"])
+    subsets = ("lookahead-20", "random-20", "lookahead-50")
+    kept = {subset: set(kept_ids(read_table(curated.root / f"selections/{subset}.parquet"))) for subset in subsets}
+    sample = min(kept["lookahead-20"] - kept["random-20"])
     text = curated.run("ost", "lineage", sample)
-    rows = {arm: next(line for line in text.splitlines() if f" {arm} " in line.replace("│", " ")) for arm in kept}
-    assert "none" in rows["random"] and "none" not in rows["ost"]
-    for run in ("full-B", "ost-A", "ost-B", "ost-wide-A", "ost-wide-B"):
-        assert f"({run}, accuracy" in text
-    assert "random-" not in text
+    rows = {key: next(line for line in text.splitlines() if f" {key} " in line.replace("│", " ")) for key in kept}
+    assert "none" in rows["random-20"] and "none" not in rows["lookahead-20"]
+    for run in ("full-B", "lookahead-20-A", "lookahead-20-B", "lookahead-50-A", "lookahead-50-B"):
+        assert (f"({run}, accuracy" in text) == (sample in kept.get(run[:-2], {sample})), run
+    assert "(random-" not in text
 
 
 def test_an_unknown_name_has_no_lineage(curated):
@@ -75,8 +125,9 @@ def test_report_is_made_again_when_it_is_lost(copied):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("select.fracton=0.1", "did you mean `fraction`"),
-        ("select.fraction=1.5", "found 1.5"),
+        ("select.purty=0.9", "did you mean `purity`"),
+        ("select.purity=1.5", "found 1.5"),
+        ("select.fraction=0.1", "it is a percentage in curate.subsets now, such as lookahead-20"),
         ("score.method=fast", "transposed"),
         ("nonsense", "NAME=VALUE"),
     ],
@@ -109,7 +160,6 @@ def test_own_files_objects_and_checkpoints_go_through_with_bad_records_set_apart
     assignments = [*settings, "sft.steps=2", "data.truth=null", *own, *models]
     shell = make_workspace(tmp_path / "workspace", prefect_home, assignments)
     shell.environment |= s3.environment
-    without_stage_world(shell.root / "dvc.yaml")
     for role in ("target", "proxy"):
         shutil.copytree(curated.root / f"models/{role}", shell.root / f"{role}-checkpoint")
     for name in ("pool", "benchmark"):
@@ -154,13 +204,6 @@ def put_object(s3, key: str, body: bytes) -> None:
     if not client.list_buckets()["Buckets"]:
         client.create_bucket(Bucket="samples")
     client.put_object(Bucket="samples", Key=key, Body=body)
-
-
-def without_stage_world(path) -> None:
-    """What dvc.yaml tells a user with own data to do."""
-    pipeline = yaml.safe_load(path.read_text())
-    del pipeline["stages"]["world"]
-    path.write_text(yaml.safe_dump(pipeline, sort_keys=False))
 
 
 MESSAGES = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A digit."}]

@@ -7,20 +7,27 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
-from tiny_workspace import TINY, Shell, make_workspace
+from tiny_workspace import TINY, Shell, assert_stages_keep_to_dvc_yaml, make_workspace, shown_by
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
-from flows.compare import _checked
-from ost.comparison import ARMS as KNOWN
-from ost.comparison import Trial
-from ost.config import Data, Params, load_params
+from flows.workspaces import planned
+from ost.arms import arm_of, arms
+from ost.arms.plan import BASE
 from ost.data import Dataset, content_digest
 from ost.errors import ConfigError
 from ost.selection import kept_ids
-from ost.store import read_json, read_table
+from ost.settings import Data
+from ost.store import digest, read_json, read_table
+from tasks.plan import Plan
+from tasks.settings import Params, load_params
 from tasks.tracking import Tracker
 
-ARMS = [name for name in KNOWN if name not in ("ost-quota", "ost-vote", "lookahead-spread", "lookahead-cover", "rated")]
+pytestmark = pytest.mark.usefixtures("on_one_server")
+
+OTHERS = {f"one-step-{strategy}" for strategy in ("quota", "vote", "draw", "spread")}
+OTHERS |= {"one-step", "lookahead-quota", "lookahead-spread", "rated"}
+ARMS = [name for name in arms() if name not in OTHERS]
+"""Among them `lookahead` and `lookahead-cover`, which are one as long as `select.strategy` is cover."""
 SIZES = {"random-anchors": 60, "anchors": 20}
 """Samples trained on, where that is not 40; the judge and the oracle settle it themselves."""
 
@@ -86,7 +93,18 @@ def compared(workspace) -> Shell:
 
 @pytest.fixture(scope="module")
 def rows(compared) -> list[dict]:
-    return read_json(compared.root / "comparisons/all/metrics/arms.json")
+    """Of what was trained."""
+    return [row for row in all_rows(compared) if row["arm"] != BASE]
+
+
+def all_rows(shell: Shell, name: str = "all") -> list[dict]:
+    return read_json(shell.root / f"comparisons/{name}/metrics/arms.json")
+
+
+def test_the_untrained_target_stands_beside_the_arms(compared):
+    (base,) = [row for row in all_rows(compared) if row["arm"] == BASE]
+    assert base["seed"] == 3 and base["train_flops"] == base["total_flops"] == base["steps"] == 0
+    assert read_json(compared.root / "comparisons/all/summary.json")["base"] == [base["accuracy"]]
 
 
 def test_every_arm_is_trained(compared, rows):
@@ -96,18 +114,19 @@ def test_every_arm_is_trained(compared, rows):
         for unit in ("seconds", "flops"):
             assert row[f"total_{unit}"] == pytest.approx(row[f"select_{unit}"] + row[f"train_{unit}"])
         assert row["steps"] == 10
-        assert KNOWN[row["arm"]].whole or row["samples"] == SIZES.get(row["arm"], 40)
+        assert arm_of(row["arm"]).whole or row["samples"] == SIZES.get(row["arm"], 40)
     assert [row["samples"] for row in rows if row["arm"] == "anchors"] == [SIZES["anchors"]]
     printed = (compared.root / "compare.log").read_text()
-    for words in ("OST top 20 %", "Lookahead 20 %, drawn", "Anchors only", "LLM-as-a-Judge", "LESS 20 %", "index.html"):
+    labels = ("One step 20 %, by rank", "Lookahead 20 %, drawn", "Anchors only", "LLM-as-a-Judge", "LESS 20 %")
+    for words in (*labels, "index.html"):
         assert words in printed
 
 
 def test_the_whole_cost_of_choosing_is_counted(rows):
     """A score costs a warm-up and scoring; low loss the same warm-up and a pass; random nothing."""
     flops = {row["arm"]: row["select_flops"] for row in rows}
-    assert {flops[arm] for arm in ("full", "random", "anchors", "random-anchors", "oracle")} == {0}
-    assert flops["ost"] == flops["ost-cover"] > flops["low-loss"] > 0
+    assert {flops[arm] for arm in ("full", "random", "anchors", "random-anchors", "clean", "oracle")} == {0}
+    assert flops["one-step-top"] == flops["one-step-cover"] > flops["low-loss"] > 0
     assert len({flops[arm] for arm in flops if arm.startswith("lookahead")}) == 1
     assert min(flops[arm] for arm in ("lookahead", "color", "rho")) > flops["low-loss"], (
         "two passes, and what they rest on"
@@ -120,26 +139,38 @@ def test_an_arm_keeps_what_it_says(compared):
     wrong = {row["id"] for row in read_table(folder / "data/truth.parquet").to_pylist() if row["wrong"]}
     kept = {arm: set(kept_ids(read_table(folder / f"selections/{arm}.parquet"))) for arm in ("oracle", "judge")}
     assert len(kept["oracle"]) == 200 - len(wrong) and not kept["oracle"] & wrong
-    said = read_table(folder / "ratings/judge.parquet").to_pylist()
+    said = read_table(folder / "scores/judge.parquet").to_pylist()
     assert {row["id"] for row in said if row["agrees"]} == kept["judge"]
     assert {row["reply"] for row in said} == {"3 + 4 = 7"}
-    assert read_json(folder / "ratings/judge.manifest.json")["metrics"]["prompt_tokens"] == 200 * 20
+    assert read_json(folder / "scores/judge.manifest.json")["metrics"]["prompt_tokens"] == 200 * 20
 
 
 def test_dvc_knows_all_that_a_stage_reads(compared):
     folder = compared.root / "comparisons/all/seed-3"
     known = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
-    manifests = Shell(folder).manifests()
-    assert {"rate-one-step", "rate-lookahead", "rate-color", "rate-rho", "trial-anchored@anchors-B"} <= set(manifests)
-    for stage, manifest in manifests.items():
-        known_to_dvc = {one["path"] for one in known[stage].get("deps", [])}
-        if stage.startswith(("rate", "choose", "trial")):
-            assert set(manifest["inputs"]) <= known_to_dvc, f"{stage} is reused though its data change"
+    stages = set(Shell(folder).manifests())
+    assert {"score-one-step", "score-lookahead", "score-color", "score-rho", "trial-anchors-B"} <= stages
+    assert stages == set(known)
+    assert_stages_keep_to_dvc_yaml(Shell(folder), stages)
     anchored = {stage for stage, own in known.items() if "data/anchors" in [d["path"] for d in own.get("deps", [])]}
     assert {stage for stage in anchored if stage.startswith("trial")} == {
-        "trial-anchored@anchors-B",
-        "trial-anchored@random-anchors-20-B",
+        "trial-anchors-B",
+        "trial-random-anchors-20-B",
     }
+
+
+def test_arms_that_keep_the_same_are_trained_once(compared, rows):
+    same = {row["subset"]: row["same_as"] for row in rows}
+    assert same["lookahead-cover-20"] == "lookahead-20-B"
+    assert {key for key, other in same.items() if other} == {"lookahead-cover-20"}
+    folder = compared.root / "comparisons/all/seed-3"
+    first, second = (f"evaluations/{subset}-B.parquet" for subset in ("lookahead-20", "lookahead-cover-20"))
+    assert digest(folder / first) == digest(folder / second)
+    costs = {row["subset"]: (row["train_seconds"], row["train_flops"]) for row in rows}
+    assert costs["lookahead-cover-20"] == costs["lookahead-20"], "it was trained again"
+    words = "Lookahead 20 %, for breadth keeps exactly what Lookahead 20 % keeps"
+    assert words in shown_by(compared.root / "comparisons/all/index.html")
+    assert "trained once, as lookahead-20-B" in (compared.root / "compare.log").read_text()
 
 
 def test_both_scores_are_held_against_the_truth(compared):
@@ -153,14 +184,14 @@ def test_both_scores_are_held_against_the_truth(compared):
 def test_mlflow_has_one_parent_and_comparable_children(compared, rows):
     folder = compared.root / "comparisons/all"
     tracker = Tracker(folder, load_params(folder / "params.yaml"))
-    trials = [
-        run for row in rows for run in tracker.stage_runs(Trial.parse(f"{row['subset']}-{row['protocol']}").stage)
-    ]
+    stages = [f"trial-{row['subset']}-{row['protocol']}" for row in rows]
+    trials = [run for stage in stages for run in tracker.runs_with("ost.stage", stage)]
     trials = list({run.info.run_id: run for run in trials}.values())
     assert len(trials) == len(rows)
     (parent,) = {run.data.tags["mlflow.parentRunId"] for run in trials}
     (names,) = {tuple(sorted(run.data.metrics)) for run in trials}
-    assert {"accuracy", "total_seconds", "total_flops", "samples", "accuracy/sum"} <= set(names)
+    costs = {f"{what}_{unit}" for what in ("train", "select", "total") for unit in ("seconds", "flops")}
+    assert {"accuracy", "samples", "accuracy/sum", *costs} <= set(names)
     for run in trials:
         arm, seed = run.data.params["arm"], run.data.params["seed"]
         (row,) = [
@@ -168,9 +199,11 @@ def test_mlflow_has_one_parent_and_comparable_children(compared, rows):
             for row in rows
             if (row["arm"], str(row["seed"]), row["protocol"]) == (arm, seed, run.data.params["protocol"])
         ]
-        assert run.data.metrics["accuracy"] == row["accuracy"]
+        assert {name: run.data.metrics[name] for name in ("accuracy", *costs)} == pytest.approx(
+            {name: row[name] for name in ("accuracy", *costs)}
+        )
         kept = kept_ids(read_table(folder / f"seed-{seed}/selections/{row['subset']}.parquet"))
-        if KNOWN[arm].with_anchors:
+        if arm_of(arm).with_anchors:
             kept += [sample.id for sample in Dataset(folder / f"seed-{seed}/data/anchors")]
         digests = {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
         assert digests[row["subset"]] == content_digest(kept)
@@ -186,35 +219,35 @@ def test_a_wider_comparison_trains_what_is_new_alone(compared, rows):
     wider = ("--fractions", "0.2,0.5", "--seeds", "3,4", "--arms", "full,random", "--protocols", "B,A")
     printed = compared.run("ost", "compare", "--name", "all", *wider)
     ran = [line.split()[1] for line in printed.splitlines() if line.startswith("✓")]
-    assert ran.count("trial@random-50-B") == ran.count("choose@random-50") == 2
-    assert ran.count("trial@full-B") == ran.count("trial@random-20-B") == ran.count("world") == 1, "the new seed alone"
-    found = read_json(compared.root / "comparisons/all/metrics/arms.json")
-    keys = [("full", "B"), *((f"random-{share}", protocol) for share in (20, 50) for protocol in "AB")]
+    assert ran.count("trial-random-50-B") == ran.count("select-random-50") == 2
+    assert ran.count("trial-full-B") == ran.count("trial-random-20-B") == ran.count("world") == 1, "the new seed alone"
+    found = [row for row in all_rows(compared) if row["arm"] != BASE]
+    keys = [("full", "A"), ("full", "B"), *((f"random-{share}", protocol) for share in (20, 50) for protocol in "AB")]
     assert sorted((row["subset"], row["protocol"], row["seed"]) for row in found) == [
         (*key, seed) for key in keys for seed in (3, 4)
     ]
     assert [row for row in found if row in rows] == [row for row in rows if row["arm"] in ("full", "random")]
     steps = {(row["subset"], row["protocol"]): row["steps"] for row in found}
-    assert [steps[key] for key in keys] == [10, 2, 10, 5, 10], "protocol A keeps the epochs, B the steps"
+    assert [steps[key] for key in keys] == [10, 10, 2, 10, 5, 10], "protocol A keeps the epochs, B the steps"
     entries = read_json(compared.root / "comparisons/all/summary.json")["entries"]
     assert all(entry["interval"][0] <= entry["accuracy"] <= entry["interval"][1] for entry in entries)
 
 
 def test_another_comparison_starts_from_what_one_has_computed(compared):
     """With another warm-up only what follows from it is computed; and an arm that fails stops no other."""
-    command = ("ost", "compare", "--name", "warmer", "--like", "all", "--seeds", "3", "--arms", "full,judge,ost")
+    command = ("ost", "compare", "--name", "warmer", "--like", "all", "--seeds", "3")
+    command += ("--arms", "full,judge,one-step-top")
     changed = ("--set", "warmup.fraction=0.5", "--set", "judge.mode=grade", "--protocols", "B", "--fractions", "0.2")
     printed = compared.run(*command, *changed, ok=False)
     ran = {line.split()[1] for line in printed.splitlines() if line.startswith("✓")}
-    assert {"warmup", "rate-one-step", "rate-judge", "trial@ost-20-B"} <= ran
-    assert not ran & {"score", "world", "base@target", "base@proxy", "ingest"}
+    assert {"warmup", "score-one-step", "score-judge", "trial-one-step-top-20-B"} <= ran
+    assert not ran & {"score-lookahead", "world", "base-target", "base-proxy", "ingest"}
     assert "the subset is empty" in printed and "Traceback" not in printed
-    rows = read_json(compared.root / "comparisons/warmer/metrics/arms.json")
-    assert [row["subset"] for row in rows] == ["full", "ost-20"]
+    assert [row["subset"] for row in all_rows(compared, "warmer")] == [BASE, "full", "one-step-top-20"]
 
 
 def test_a_stage_that_all_arms_need_fails_with_its_own_error(workspace):
-    asked = ("--seeds", "3", "--arms", "full,ost", "--set", "world.name=easy-vqa")
+    asked = ("--seeds", "3", "--arms", "full,one-step-top", "--set", "world.name=easy-vqa")
     printed = workspace.run("ost", "compare", "--name", "too-large", *asked, "--set", "world.pool=90000", ok=False)
     assert "error: the pool part of easy-vqa has" in printed and "Traceback" not in printed
 
@@ -227,4 +260,4 @@ def test_an_unknown_arm_is_told_before_any_work(workspace):
 def test_a_ceiling_needs_the_truth():
     params = Params().model_copy(update={"data": Data(truth=None)})
     with pytest.raises(ConfigError, match=r"the arm\(s\) oracle need to know which samples are wrong"):
-        _checked(params)
+        Plan(planned(params)).check()

@@ -8,16 +8,20 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_workspace import Shell
+from tiny_workspace import SUBSETS, TRAININGS, Shell, assert_stages_keep_to_dvc_yaml, shown_by
 
 from flows.parameters import set_params
-from ost.store import digest, read_json
+from ost.selection import kept_ids
+from ost.store import digest, read_json, read_table
 from tasks import versioning
-from tasks.pipeline import NOWHERE
-from tasks.runs import RUNS
+from tasks.settings import load_params
+from tasks.tracking import Tracker
 
-STAGES = {"world", "base@target", "base@proxy", "ingest", "warmup", "score", "select", "evaluate@base", "report"}
-STAGES |= {f"{kind}@{run.key}" for run in RUNS for kind in ("sft", "evaluate")}
+BEFORE = {"world", "base-target", "base-proxy", "ingest", "warmup", "score-lookahead"}
+"""Stages before anything is chosen."""
+CHOOSING = {f"select-{subset}" for subset in SUBSETS}
+STAGES = {*BEFORE, *CHOOSING, "evaluate-base", "report"}
+STAGES |= {f"{kind}-{training}" for training in TRAININGS for kind in ("sft", "evaluate")}
 ARM_KEYS = {"arm", "fraction", "protocol", "seed", "accuracy", "samples", "steps"} | {
     f"{what}_{unit}" for what in ("train", "select", "total") for unit in ("seconds", "flops")
 }
@@ -37,7 +41,7 @@ def test_every_stage_runs_once_and_the_arms_are_shown(curated):
     assert set(curated.manifests()) == STAGES
     for stage in STAGES:
         assert printed.count(f"✓ {stage} ") == 1, f"{stage} did not run exactly once"
-    for words in ("OST 20 %", "OST 50 %", "Random 20 %", "Full-SFT", "report/index.html", "Traceback"):
+    for words in ("Lookahead 20 %", "Lookahead 50 %", "Random 20 %", "Full-SFT", "report/index.html", "Traceback"):
         assert (words in printed) == (words != "Traceback"), f"{words!r}\n{printed}"
 
 
@@ -45,16 +49,18 @@ def test_arms_json_keeps_its_contract(curated):
     arms = read_json(curated.root / "metrics/arms.json")
     assert {(row["arm"], row["fraction"], row["protocol"]) for row in arms} == {
         (arm, fraction, protocol)
-        for arm, fraction in (("base", 0.0), ("full", 1.0), ("random", 0.2), ("ost", 0.2), ("ost", 0.5))
+        for arm, fraction in (("base", 0.0), ("full", 1.0), ("random", 0.2), ("lookahead", 0.2), ("lookahead", 0.5))
         for protocol in "AB"
     }
     for row in arms:
         assert set(row) >= ARM_KEYS
         assert row["total_seconds"] == pytest.approx(row["select_seconds"] + row["train_seconds"])
-        assert (row["select_flops"] > 0) == (row["arm"] == "ost"), "choosing costs OST its warm-up and scoring"
+        assert (row["select_flops"] > 0) == (row["arm"] == "lookahead"), (
+            "choosing by utility costs its warm-up and scoring"
+        )
     steps = {(row["arm"], row["fraction"], row["protocol"]): row["steps"] for row in arms}
-    assert steps["ost", 0.2, "B"] == steps["full", 1.0, "B"] == 10
-    assert (steps["ost", 0.2, "A"], steps["ost", 0.5, "A"]) == (2, 5)
+    assert steps["lookahead", 0.2, "B"] == steps["full", 1.0, "B"] == 10
+    assert (steps["lookahead", 0.2, "A"], steps["lookahead", 0.5, "A"]) == (2, 5)
 
 
 def test_after_the_flow_dvc_has_nothing_to_do(curated):
@@ -73,13 +79,12 @@ def test_a_second_flow_runs_nothing_and_says_what_it_reused(curated):
 
 
 def test_dvc_yaml_lists_what_the_stages_really_read_and_write(curated):
+    assert_stages_keep_to_dvc_yaml(curated, STAGES)
     lock = locked(curated)
     for name, manifest in curated.manifests().items():
         seen = manifest["inputs"] | manifest["outputs"]
-        seen.pop("world/truth.parquet", None) if name == "ingest" else None  # named by a parameter; may be null
         listed = {path: md5 for path, md5 in lock[name].items() if not path.endswith("manifest.json")}
         seen = {path: md5 for path, md5 in seen.items() if not path.endswith("manifest.json")}
-        listed.pop(NOWHERE, None)  # stands for a folder that there is not
         assert seen == listed, f"stage {name}: dvc.yaml and tasks/ disagree, or a digest isn't DVC's"
 
 
@@ -91,34 +96,70 @@ def test_only_ingestion_and_the_audit_touch_the_truth(curated):
 
 
 def test_a_new_fraction_scores_nothing_again(copied):
-    scores = digest(copied.root / "scores/utility.parquet")
-    printed = copied.run("ost", "curate", "--set", "select.fraction=0.1")
+    scores = digest(copied.root / "scores/lookahead.parquet")
+    subsets = "curate.subsets=[full, random-10, lookahead-10, lookahead-50]"
+    printed = copied.run("ost", "curate", "--set", subsets)
     reused = {stage for stage in STAGES if f"= {stage} " in printed}
-    assert reused >= {"world", "base@target", "base@proxy", "ingest", "warmup", "score", "evaluate@base"}
-    assert {"✓ select ", "✓ sft@ost-B ", "✓ report "} <= {f"✓ {stage} " for stage in STAGES - reused}
-    assert "sft@full-B" in reused and "sft@ost-wide-B" in reused, "their subsets are the same"
-    assert digest(copied.root / "scores/utility.parquet") == scores
+    assert reused >= {*BEFORE, "evaluate-base", "select-full", "select-lookahead-50"}
+    for stage in ("select-lookahead-10", "sft-lookahead-10-B", "evaluate-lookahead-10-A", "sft-random-10-B", "report"):
+        assert f"✓ {stage} " in printed
+    assert "sft-full-B" in reused and "sft-lookahead-50-B" in reused, "their subsets are the same"
+    assert digest(copied.root / "scores/lookahead.parquet") == scores
     assert "up to date" in copied.run("dvc", "status")
+    arms = read_json(copied.root / "metrics/arms.json")
+    assert {row["subset"] for row in arms} == {"base", "full", "random-10", "lookahead-10", "lookahead-50"}
+
+
+def test_subsets_that_coincide_are_trained_once_and_said_to_be_one(copied):
+    """From a pool that shows no harm lookahead draws what random draws; each keeps its name, model and lineage."""
+    settings = ("select.clean_below=1", "select.purity=0.01", "curate.protocols=[B]")
+    settings += ("curate.subsets=[full, random-30, lookahead-30, lookahead-20]",)
+    printed = copied.run("ost", "curate", *(word for one in settings for word in ("--set", one)))
+    assert "the pool shows no harm" in printed
+    kept = {
+        name: kept_ids(read_table(copied.root / f"selections/{name}-30.parquet")) for name in ("random", "lookahead")
+    }
+    assert kept["lookahead"] == kept["random"] and len(kept["random"]) == 60
+    assert "it keeps exactly what Random 30 % keeps: trained once, as random-30-B" in printed
+    assert "Lookahead 30 % keeps exactly what Random 30 % keeps: one training stands for both" in printed
+    assert "keeps exactly what Random 30 %" in shown_by(copied.root / "report/index.html")
+    first, second = (copied.manifests()[f"sft-{name}-30-B"] for name in kept)
+    assert second["seconds"] == first["seconds"] > 0, "it was trained again"
+    assert (second["metrics"], second["flops"]) == (first["metrics"], first["flops"])
+    assert digest(copied.root / "models/sft/lookahead-30-B") == digest(copied.root / "models/sft/random-30-B")
+    same = {row["subset"]: row.get("same_as") for row in read_json(copied.root / "metrics/arms.json")}
+    assert {subset: other for subset, other in same.items() if other} == {"lookahead-30": "random-30-B"}
+    assert_stages_keep_to_dvc_yaml(copied, copied.declared())
+    assert "up to date" in copied.run("dvc", "status")
+    tracker = Tracker(copied.root, load_params(copied.root / "params.yaml"))
+    versions = [tracker.aliased(f"{name}-30-B") for name in kept]
+    assert len({version.version for version in versions}) == 2
+    assert len({version.tags["ost.digest"] for version in versions}) == 1
+    lineage = copied.run("ost", "lineage", "ost-target@lookahead-30-B")
+    assert "selections/lookahead-30.parquet" in lineage and "random" not in lineage
+    used = copied.run("ost", "lineage", kept["random"][0])
+    assert "(random-30-B, accuracy" in used and "(lookahead-30-B, accuracy" in used
 
 
 def test_from_nothing_dvc_makes_the_same_bytes_and_the_flow_would_reuse_them(copied):
-    paths = ["scores/utility.parquet", *(f"selections/{arm}.parquet" for arm in ("full", "random", "ost", "ost-wide"))]
+    paths = ["scores/lookahead.parquet", *(f"selections/{subset}.parquet" for subset in SUBSETS)]
     before = {path: (copied.root / path).read_bytes() for path in paths}
     (copied.root / "dvc.lock").unlink()
     shutil.rmtree(copied.root / ".dvc/cache")
     for folder in ("world", "data", "models", "scores", "selections", "evaluations", "report", "metrics"):
         shutil.rmtree(copied.root / folder)
-    copied.run("dvc", "repro", "select")
+    copied.run("dvc", "repro", *sorted(CHOOSING))
     for path, content in before.items():
         assert (copied.root / path).read_bytes() == content, f"{path}: the flow and `dvc repro` leave different bytes"
-    made = {"world", "base@target", "base@proxy", "ingest", "warmup", "score", "select"}
-    assert versioning.stale_stages(copied.root) == STAGES - made, "the flow would run again what `dvc repro` has made"
+    assert versioning.stale_stages(copied.root) == STAGES - BEFORE - CHOOSING, (
+        "the flow would run again what `dvc repro` has made"
+    )
 
 
 def test_a_killed_flow_goes_on_after_its_last_finished_stage(copied):
     """The trainings are stale; the flow is killed once one is finished and the only worker has begun another."""
     set_params(copied.root / "params.yaml", ["sft.learning_rate=0.002"])
-    trainings = {f"sft@{run.key}" for run in RUNS}
+    trainings = {f"sft-{training}" for training in TRAININGS}
 
     def finished() -> set[str]:
         lock = yaml.safe_load((copied.root / "dvc.lock").read_text())  # none while DVC writes the file anew
@@ -150,8 +191,8 @@ def test_a_killed_flow_goes_on_after_its_last_finished_stage(copied):
     )
     printed = copied.run("ost", "curate")
     reused = {name for name in STAGES if f"= {name} " in printed}
-    untouched = {"world", "base@target", "base@proxy", "ingest", "warmup", "score", "select", "evaluate@base"}
-    assert reused - {f"evaluate@{run.key}" for run in RUNS} == untouched | done, "a finished stage was lost"
+    untouched = {*BEFORE, *CHOOSING, "evaluate-base"}
+    assert reused - {f"evaluate-{training}" for training in TRAININGS} == untouched | done, "a finished stage was lost"
     assert "up to date" in copied.run("dvc", "status")
     assert not [path for path in copied.root.rglob("*.part") if ".dvc" not in path.parts]
 

@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_cli import without_stage_world
 from tiny_workspace import TINY, Shell, make_workspace
 
 from ost.data import Dataset
 from ost.selection import kept_ids
 from ost.store import read_json, read_table
+
+pytestmark = pytest.mark.usefixtures("on_one_server")
 
 
 def write_llava(samples: Dataset, file: Path) -> None:
@@ -33,7 +34,6 @@ def stranger(curated, tmp_path_factory, prefect_home) -> Shell:
     models = [f"models.{role}={role}-checkpoint" for role in ("target", "proxy")]
     assignments = [*TINY, *own, *models, "data.truth=null", "data.columns={task: category}"]
     shell = make_workspace(tmp_path_factory.mktemp("stranger") / "workspace", prefect_home, assignments)
-    without_stage_world(shell.root / "dvc.yaml")
     for role in ("target", "proxy"):
         shutil.copytree(curated.root / f"models/{role}", shell.root / f"{role}-checkpoint")
     for name in ("pool", "anchors", "benchmark"):
@@ -56,22 +56,21 @@ def test_the_subset_comes_without_any_training_of_the_target(stranger, curated):
 
 
 def test_the_subset_goes_out_as_it_came(stranger):
-    kept = kept_ids(read_table(stranger.root / "selections/ost.parquet"))
-    stranger.run("ost", "export", "selections/ost.parquet", "--form", "same", "--out", "out/same", "--verify")
+    subset = "selections/lookahead-20.parquet"
+    kept = kept_ids(read_table(stranger.root / subset))
+    stranger.run("ost", "export", subset, "--form", "same", "--out", "out/same", "--verify")
     whole = json.loads((stranger.root / "pool.json").read_text())
     records = json.loads((stranger.root / "out/same/pool.json").read_text())
     assert len(records) == len(kept) and all(record in whole for record in records)
     for form in ("ids", "trl", "llamafactory", "ms-swift", "qwen", "internvl", "webdataset"):
-        said = stranger.run(
-            "ost", "export", "selections/ost.parquet", "--form", form, "--out", f"out/{form}", "--verify"
-        )
+        said = stranger.run("ost", "export", subset, "--form", form, "--out", f"out/{form}", "--verify")
         assert f"{len(kept):,} samples as `{form}`" in said and "would lose nothing" in said, said
-    said = stranger.run("ost", "export", "selections/ost.parquet", "--form", "trl", "--out", "out/trl", ok=False)
+    said = stranger.run("ost", "export", subset, "--form", "trl", "--out", "out/trl", ok=False)
     assert "holds an export already" in said and "Traceback" not in said
 
 
 def test_dvc_watches_images_and_weights(stranger):
-    status = stranger.run("dvc", "status", "select")
+    status = stranger.run("dvc", "status", "select-lookahead-20")
     assert "up to date" in status, status
     (picture,) = [stranger.root / "images/pool-3.png"]
     before = picture.read_bytes()
@@ -85,7 +84,7 @@ def test_dvc_watches_images_and_weights(stranger):
     weights = stranger.root / "proxy-checkpoint/model.safetensors"
     before = weights.read_bytes()
     weights.write_bytes((stranger.root / "target-checkpoint/model.safetensors").read_bytes())
-    assert "proxy-checkpoint" in stranger.run("dvc", "status", "base@proxy")
+    assert "proxy-checkpoint" in stranger.run("dvc", "status", "base-proxy")
     weights.write_bytes(before)
 
 

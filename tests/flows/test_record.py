@@ -2,12 +2,11 @@
 
 import pytest
 import yaml
+from tiny_workspace import TRAININGS
 
-from ost.config import load_params
 from ost.data import Dataset, content_digest
 from ost.store import read_json
-from tasks.pipeline import NOWHERE
-from tasks.runs import RUNS
+from tasks.settings import load_params
 from tasks.tracking import Tracker
 
 
@@ -19,7 +18,7 @@ def tracker(curated) -> Tracker:
 @pytest.fixture(scope="module")
 def children(curated, tracker) -> dict:
     """The child run of each stage."""
-    return {stage: tracker.stage_runs(stage) for stage in curated.manifests()}
+    return {stage: tracker.runs_with("ost.stage", stage) for stage in curated.manifests()}
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +39,13 @@ def test_the_tags_are_what_dvc_lock_says(curated, children):
     for stage, (run,) in children.items():
         for way, side in (("in", "deps"), ("out", "outs")):
             listed = {entry["path"]: entry["md5"] for entry in lock[stage].get(side, [])}
-            listed.pop(NOWHERE, None)  # stands for a folder that there is not
             prefix = f"dvc.{way}."
             tags = {name.removeprefix(prefix): md5 for name, md5 in run.data.tags.items() if name.startswith(prefix)}
             own = {path for path in listed.keys() - tags.keys() if way == "out" and path.endswith("manifest.json")}
             assert len(own) == (way == "out"), f"{stage}: an output besides the manifest is not in the record: {own}"
-            assert listed.items() - {(path, listed[path]) for path in own} == tags.items() - {
-                (path, md5) for path, md5 in tags.items() if stage == "ingest" and path == "world/truth.parquet"
-            }, f"{stage}: MLflow's {way}puts are not DVC's, so lineage leads nowhere"
+            assert listed.items() - {(path, listed[path]) for path in own} == tags.items(), (
+                f"{stage}: MLflow's {way}puts are not DVC's, so lineage leads nowhere"
+            )
 
 
 def test_every_run_carries_commit_and_flow(curated, children, parent):
@@ -61,9 +59,9 @@ def test_every_run_carries_commit_and_flow(curated, children, parent):
 
 def test_every_run_has_its_parameters_and_what_it_cost(children):
     for stage, (run,) in children.items():
-        assert run.data.params["select.fraction"] == "0.2", stage
+        assert run.data.params["select.strategy"] == "cover", stage
         assert run.data.metrics["seconds"] > 0, stage
-        trains = stage.startswith(("sft", "base")) or stage in ("warmup", "score")
+        trains = stage.startswith(("sft-", "base-")) or stage in ("warmup", "score-lookahead")
         assert (run.data.metrics["flops"] > 0) == trains, f"{stage}: FLOPs {run.data.metrics['flops']}"
 
 
@@ -75,17 +73,19 @@ def test_datasets_carry_our_digest_of_the_samples(curated, children):
         (run,) = children[stage]
         return {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
 
-    assert recorded("score") == {name: digest(name) for name in ("pool", "anchors")}
-    assert recorded("evaluate@ost-B") == {"benchmark": digest("benchmark")}
-    assert recorded("sft@full-B") == {"full": digest("pool")}
-    assert recorded("sft@ost-B")["ost"] not in ("", digest("pool")), "a subset was recorded as the whole pool"
+    assert recorded("score-lookahead") == {name: digest(name) for name in ("pool", "anchors")}
+    assert recorded("evaluate-lookahead-20-B") == {"benchmark": digest("benchmark")}
+    assert recorded("sft-full-B") == {"full": digest("pool")}
+    assert recorded("sft-lookahead-20-B")["lookahead-20"] not in ("", digest("pool")), (
+        "a subset was recorded as the whole pool"
+    )
 
 
 def test_every_training_is_one_registered_model_with_its_accuracy(curated, tracker, children):
     versions = tracker.model_versions()
-    assert sorted(version.tags["ost.run"] for version in versions) == sorted(run.key for run in RUNS)
+    assert sorted(version.tags["ost.run"] for version in versions) == sorted(TRAININGS)
     for version in versions:
         run = version.tags["ost.run"]
-        assert version.run_id == children[f"sft@{run}"][0].info.run_id
+        assert version.run_id == children[f"sft-{run}"][0].info.run_id
         accuracy = read_json(curated.root / f"evaluations/{run}.json")["accuracy"]
         assert float(version.tags["ost.accuracy"]) == pytest.approx(accuracy, abs=1e-4), f"{run}: another's accuracy"

@@ -12,13 +12,14 @@ from tiny_workspace import RECURATED, Shell, make_workspace
 from flows.parameters import set_params
 from flows.recurate import recurate
 from flows.session import Session
-from ost.config import load_params
 from ost.data import Sample, chat, write_samples
 from ost.errors import WorkspaceError
 from ost.store import digest, read_json, read_table
 from ost.worlds import handmath
-from tasks.promotion import CHAMPION
-from tasks.recuration import FOLDER, changes_between
+from tasks import versioning
+from tasks.record.champion import CHAMPION
+from tasks.record.recuration import FOLDER, changes_between
+from tasks.settings import load_params
 from tasks.tracking import Tracker
 
 SETTINGS = [
@@ -81,7 +82,6 @@ def test_the_first_run_makes_a_champion_and_keeps_the_proxy(first):
     assert summary["warmed_up"] == folder.name and summary["why_warmed_up"] == ["this is the first run"]
     assert summary["challenge"]["promoted"]
     assert str(tracker(first.root).aliased(CHAMPION).version) == "1"
-    assert "    frozen: true\n    cmd: python -m flows.stage warmup\n" in (first.root / "dvc.yaml").read_text()
 
 
 def test_without_new_data_nothing_changes(first):
@@ -134,10 +134,58 @@ def test_anchors_that_the_proxy_does_not_know_make_it_warm_up_anew(workspace):
     assert manifest["inputs"]["data/pool"] == digest(workspace / "data/pool"), "still of the old pool"
 
 
-def test_a_changed_warm_up_is_not_hidden_by_the_freeze(workspace):
+def test_a_run_that_keeps_its_proxy_leaves_git_and_dvc_with_nothing_to_do(first, workspace):
+    shell = Shell(workspace, first.environment)
+    arrive(workspace, "2026-11-08", handmath.draw("pool", 20, 0, stream=1))
+    shell.commit("new data")
+    assert recurate(str(workspace))["why_warmed_up"] == []
+    changed = {line[3:] for line in shell.run("git", "status", "--porcelain").splitlines()}
+    figures = {"metrics/ingest.json", "metrics/score-lookahead.json"}  # which DVC leaves to git
+    assert "dvc.lock" in changed and changed <= {"dvc.lock", *figures}, "a run has changed what a user writes"
+    before = state(workspace), {stage: manifest["started"] for stage, manifest in shell.manifests().items()}
+    evaluated = f"evaluate-{load_params(workspace / 'params.yaml').recurate.training}"
+    assert "up to date" in shell.run("dvc", "status", "--with-deps", evaluated)
+    assert "Running stage" not in shell.run("dvc", "repro", evaluated)
+    assert before == (state(workspace), {stage: one["started"] for stage, one in shell.manifests().items()})
+
+
+def test_a_proxy_whose_parameters_changed_is_warmed_up_anew(workspace):
+    proxy = digest(workspace / "models/proxy-warm")
     set_params(workspace / "params.yaml", ["warmup.learning_rate=0.0001"])
     summary = recurate(str(workspace))
-    assert summary["changed"] and summary["why_warmed_up"] == ["it depends on params.yaml, which changed"]
+    assert summary["changed"] and summary["why_warmed_up"] == ["it depends on warmup, which changed"]
+    assert digest(workspace / "models/proxy-warm") != proxy
+
+
+@pytest.mark.parametrize("path", ["models/proxy-warm", "models/proxy-warm.manifest.json"])
+def test_a_proxy_whose_files_were_replaced_is_warmed_up_anew(path, workspace):
+    """Even once DVC has been told to take what is there: its record of a proxy that is kept is of the pool as it is."""
+    proxy = digest(workspace / "models/proxy-warm")
+    replaced = workspace / path
+    if replaced.is_file():
+        replaced.unlink()
+    else:
+        shutil.rmtree(replaced)
+        shutil.copytree(workspace / "models/proxy", replaced)
+        versioning.commit(workspace, "warmup")
+    summary = recurate(str(workspace))
+    assert summary["changed"] and summary["why_warmed_up"] == [f"it depends on {path}, which changed"]
+    assert digest(workspace / "models/proxy-warm") == proxy, "the same warm-up gives the same proxy"
+
+
+def test_a_base_that_changed_makes_the_proxy_warm_up_anew(workspace):
+    set_params(workspace / "params.yaml", ["base.proxy_steps=5"])
+    summary = recurate(str(workspace))
+    assert summary["why_warmed_up"] == ["it depends on models/proxy, which changed"]
+
+
+def test_a_proxy_is_kept_for_what_it_was_warmed_up_with_and_not_for_what_dvc_noted_since(workspace):
+    """Two runs keep it, the second after the first has DVC note the new pool; then its parameters change."""
+    for day, stream in (("08", 1), ("15", 2)):
+        arrive(workspace, f"2026-11-{day}", handmath.draw("pool", 10, 0, stream=stream))
+        assert recurate(str(workspace))["why_warmed_up"] == []
+    set_params(workspace / "params.yaml", ["sft.batch_size=4"])
+    assert recurate(str(workspace))["why_warmed_up"] == ["it depends on sft.batch_size, which changed"]
 
 
 def test_a_run_whose_record_was_deleted_makes_the_proxy_warm_up_anew(workspace):

@@ -4,22 +4,23 @@ import sys
 
 import pytest
 
-from flows.curate import ON_ACCELERATOR, stage_task
-from ost.config import load_params
+from flows.curate import stage_task
 from ost.store import digest
-from tasks.stages import STAGES
+from tasks.pipeline import ON_ACCELERATOR
+from tasks.settings import load_params
+from tasks.stages.run import KINDS
 from tasks.tracking import Tracker
 
 
 def test_a_stage_run_by_dvc_leaves_the_flows_bytes_and_is_recorded_as_dvcs(copied):
     files = sorted((copied.root / "selections").glob("*.parquet"))
     before = {path: digest(path) for path in files}
-    (copied.root / "selections/ost.parquet").unlink()
-    printed = copied.run("dvc", "repro", "--single-item", "select", "--no-run-cache", "--force")
-    assert "✓ select" in printed
+    (copied.root / "selections/lookahead-20.parquet").unlink()
+    printed = copied.run("dvc", "repro", "--single-item", "select-lookahead-20", "--no-run-cache", "--force")
+    assert "✓ select-lookahead-20 " in printed
     assert {path: digest(path) for path in files} == before, "the flow and `dvc repro` leave different bytes"
     tracker = Tracker(copied.root, load_params(copied.root / "params.yaml"))
-    newest, older = tracker.stage_runs("select")
+    newest, older = tracker.runs_with("ost.stage", "select-lookahead-20")
     parent = tracker.client.get_run(newest.data.tags["mlflow.parentRunId"])
     assert parent.data.tags["ost.orchestrator"] == "dvc"
     assert parent.info.status == "RUNNING", "later stages of the same repro would find no parent to join"
@@ -32,7 +33,13 @@ def test_a_stage_run_by_dvc_leaves_the_flows_bytes_and_is_recorded_as_dvcs(copie
 
 
 @pytest.mark.parametrize(
-    ("stage", "said"), [("scores", "no stage named 'scores'; known: world"), ("sft@ost-C", "no such run: 'ost-C'")]
+    ("stage", "said"),
+    [
+        ("scores", "no stage named 'scores'; they are named by world"),
+        ("sft-lookahead-20-C", "no training is named 'lookahead-20-C'"),
+        ("select-nobody-20", "no arm is named 'nobody'; known: full"),
+        ("score-nobody", "no scores are named 'nobody'; known:"),
+    ],
 )
 def test_an_unknown_stage_is_an_error_without_a_traceback(curated, stage, said):
     text = curated.run(sys.executable, "-m", "flows.stage", stage, ok=False)
@@ -41,8 +48,15 @@ def test_an_unknown_stage_is_an_error_without_a_traceback(curated, stage, said):
 
 
 def test_what_uses_the_accelerator_can_be_limited():
-    assert set(ON_ACCELERATOR) <= {name.partition("-")[0] for name in STAGES}
-    for stage in ("base@target", "score", "sft@ost-B", "evaluate@base", "rate-deita", "trial@ost-20-B"):
+    assert set(ON_ACCELERATOR) <= set(KINDS)
+    for stage in (
+        "base-target",
+        "score-deita",
+        "score-lookahead",
+        "sft-full-B",
+        "evaluate-base",
+        "trial-lookahead-20-B",
+    ):
         assert stage_task(stage).tags == {"accelerator"}, stage
-    for stage in ("world", "ingest", "select", "choose@ost-20", "report"):
+    for stage in ("world", "ingest", "select-lookahead-20", "select-full", "report"):
         assert stage_task(stage).tags == set(), stage

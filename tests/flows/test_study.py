@@ -3,15 +3,21 @@
 import shutil
 
 import pytest
+from arm_rows import row
 from PIL import Image
 from tiny_workspace import ROOT, TINY, make_workspace
 
 from flows.parameters import set_params
 from flows.study import STUDIES, _accuracies, _aurocs, _break_even, _costs
-from ost.comparison import plan, summarise
-from ost.config import load_params
+from flows.workspaces import planned
+from ost.arms.plan import Subset
+from ost.comparison import summarise
 from ost.report import Line
 from ost.store import read_json
+from tasks.plan import Plan
+from tasks.settings import load_params
+
+pytestmark = pytest.mark.usefixtures("on_one_server")
 
 
 @pytest.mark.parametrize(
@@ -23,7 +29,8 @@ def test_every_variant_is_a_valid_comparison(name, value, tmp_path):
     lists = [f"compare.arms=[{', '.join(study.arms)}]", f"compare.fractions={list(study.fractions)}"]
     set_params(tmp_path / "params.yaml", [*lists, *study.variants[value]])
     params = load_params(tmp_path / "params.yaml")
-    assert {trial.subset.arm for trial in plan(params.compare)} == set(study.arms)
+    plan = Plan(planned(params)).check()
+    assert {training.subset.name for training in plan.trainings} == set(study.arms)
     assert not study.ticks or len(study.ticks) == len(study.variants)
 
 
@@ -33,22 +40,16 @@ def values(lines: list[Line]) -> dict[str, list[tuple[float, float]]]:
 
 
 def test_a_study_of_fractions_has_a_line_for_each_arm_and_others_one_for_each_subset():
-    costs = dict.fromkeys(("select_seconds", "train_seconds", "total_seconds", "select_flops", "train_flops"), 1.0)
-    costs["total_flops"] = 2.0
-
     def point(value: float, accuracy: float) -> dict:
-        rows = [
-            {"arm": "ost", "subset": f"ost-{share}", "fraction": share / 100, "protocol": "B", "seed": 0} | costs
-            for share in (50, 20)
-        ]
-        rows.append({"arm": "full", "subset": "full", "fraction": 1.0, "protocol": "B", "seed": 0} | costs)
-        return {"place": value, "summary": summarise([row | {"accuracy": accuracy} for row in rows])}
+        rows = [row(subset, accuracy) for subset in ("one-step-top-50", "one-step-top-20", "full")]
+        return {"place": value, "summary": summarise(rows)}
 
     alone = _accuracies([point(0, 0.5)])
-    assert values(alone) == {"Full-SFT": [(1.0, 0.5)], "OST top": [(0.2, 0.5), (0.5, 0.5)]}
+    assert values(alone) == {"Full-SFT": [(1.0, 0.5)], "One step, by rank": [(0.2, 0.5), (0.5, 0.5)]}
     several = _accuracies([point(0.25, 0.5), point(0.05, 0.4)])
-    assert values(several) == {key: [(0.05, 0.4), (0.25, 0.5)] for key in ("Full-SFT", "OST top 20 %", "OST top 50 %")}
-    assert [line.kind for line in several] == ["full", "ost", "ost"]
+    names = ("Full-SFT", "One step 20 %, by rank", "One step 50 %, by rank")
+    assert values(several) == {name: [(0.05, 0.4), (0.25, 0.5)] for name in names}
+    assert [line.kind for line in several] == ["full", "one-step-top", "one-step-top"]
 
 
 def test_a_study_draws_how_well_each_score_tells_right_from_wrong():
@@ -66,30 +67,29 @@ def test_a_study_draws_how_well_each_score_tells_right_from_wrong():
 def test_a_study_of_pool_sizes_says_from_where_selection_pays():
     def point(size: int) -> dict:
         rows = []
-        for subset, protocol, fixed, share in (("full", "B", 0, 1.0), ("ost-50", "A", 300, 0.5)):
-            costs = dict.fromkeys(("select_seconds", "train_seconds", "select_flops", "train_flops"), 0.0)
-            costs |= {"total_seconds": fixed + share * size, "total_flops": 2 * fixed + share * size}
-            known = {"arm": subset.removesuffix("-50"), "fraction": share, "protocol": protocol, "seed": 0}
-            rows.append({"subset": subset, "accuracy": 0.5, **known, **costs})
+        for subset, protocol, fixed in (("full", "B", 0), ("full", "A", 0), ("one-step-top-50", "A", 300)):
+            varying = Subset.parse(subset).fraction * size
+            costs = {"total_seconds": fixed + varying, "total_flops": 2 * fixed + varying}
+            rows.append(row(subset, 0.5, protocol, **costs))
         return {"place": size, "summary": summarise(rows)}
 
     points = [point(500), point(2000)]
-    assert values(_accuracies(points)).keys() == {"Full-SFT", "OST top 50 %"}
+    assert values(_accuracies(points)).keys() == {"Full-SFT", "One step 50 %, by rank"}
     assert values(_costs(points)) == {
         "Full-SFT": [(500, 1), (2000, 1)],
-        "OST top 50 %": [(500, 1.7), (2000, pytest.approx(0.8))],
+        "One step 50 %, by rank": [(500, 1.7), (2000, pytest.approx(0.8))],
     }
     found = _break_even(points)
-    assert set(found) == {"OST top 50 %"}
-    assert found["OST top 50 %"] == {"seconds": pytest.approx(600), "flops": pytest.approx(1200)}
+    assert set(found) == {"One step 50 %, by rank"}
+    assert found["One step 50 %, by rank"] == {"seconds": pytest.approx(600), "flops": pytest.approx(1200)}
 
 
 def test_a_study_computes_what_its_variants_share_once(tmp_path, prefect_home):
     workspace = make_workspace(tmp_path / "workspace", prefect_home, [*TINY, "score.checks=0", "compare.seeds=[5]"])
-    printed = workspace.run("ost", "study", "biased-anchors", "--set", "compare.arms=[full, ost]")
+    printed = workspace.run("ost", "study", "biased-anchors", "--set", "compare.arms=[full, one-step-top]")
     ran = [line.split()[1] for line in printed.splitlines() if line.startswith("✓")]
-    assert ran.count("world") == ran.count("rate-one-step") == 3, "the anchors are part of the world"
-    assert ran.count("base@target") == ran.count("warmup") == 1
+    assert ran.count("world") == ran.count("score-one-step") == 3, "the anchors are part of the world"
+    assert ran.count("base-target") == ran.count("warmup") == 1
     found = read_json(workspace.root / "docs/studies/biased-anchors.json")
     assert [point["place"] for point in found["points"]] == [1.0, 2.0, 4.0]
     with Image.open(workspace.root / "docs/studies/biased-anchors.png") as chart:

@@ -18,13 +18,13 @@ from pathlib import Path
 import pytest
 from tiny_workspace import RECURATED, Shell, make_workspace
 
-from ost.config import load_params
 from ost.data import write_samples
 from ost.store import read_json
 from ost.worlds import handmath
 from stack.processes import Server
 from stack.servers import S3
 from stack.stack import Ports, Stack, deploy, prepare, stack, worker
+from tasks.settings import load_params
 from tasks.tracking import Tracker
 
 ENDS = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -111,7 +111,7 @@ class Production:
         }
         for path, one in latest["files"].items():
             assert hashlib.md5(files[path]).hexdigest() == one["md5"], f"{path} is not what latest.json promises"
-        return latest["name"], files["selections/ost.parquet"]
+        return latest["name"], files["selections/lookahead-20.parquet"]
 
 
 @contextlib.contextmanager

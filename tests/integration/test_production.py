@@ -17,8 +17,8 @@ from tiny_workspace import Shell
 from ost.store import digest, read_json, read_table
 from ost.worlds import handmath
 from stack.processes import BIN
-from tasks.outbox import FOLDER as OUTBOX
-from tasks.promotion import CHAMPION
+from tasks.record.champion import CHAMPION
+from tasks.record.outbox import FOLDER as OUTBOX
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def arrives(production):
     return upload
 
 
-BEFORE = {"score": "ingest", "sft": "select"}
+BEFORE = {"score": "ingest", "sft": "select-lookahead-20"}
 
 
 def under_way(production, stage: str, since: int):
@@ -50,7 +50,7 @@ def test_the_weekly_run_scores_what_is_new_and_leaves_the_rest(production):
     now = production.summaries()[-1]
     assert now["counts"]["new"] == 20 and now["samples"] == before["samples"] + 20
     assert digest(root / "models/proxy-warm") == proxy
-    assert production.published() == (now["name"], (root / "selections/ost.parquet").read_bytes())
+    assert production.published() == (now["name"], (root / "selections/lookahead-20.parquet").read_bytes())
     assert production.finish(production.start()) == "COMPLETED"
     assert production.summaries()[-1] == now, "a run without new data left something"
 
@@ -78,20 +78,20 @@ def test_the_champion_lies_in_s3_and_its_lineage_leads_back_to_the_data(producti
     assert any(champion.run_id in one["Key"] and one["Key"].endswith(".safetensors") for one in listed)
     for version in ("champion", "1"):
         printed = production.shell.run("ost", "lineage", f"{record.model_name}@{version}")
-        for path in ("selections/ost.parquet", "scores/utility.parquet", "models/proxy-warm", "data/pool"):
+        for path in ("selections/lookahead-20.parquet", "scores/lookahead.parquet", "models/proxy-warm", "data/pool"):
             assert path in printed, f"the lineage of {version} does not lead to {path}"
 
 
 def test_what_dvc_keeps_can_be_pushed_to_the_same_s3_and_pulled_from_it(production, tmp_path):
     copy = Shell(tmp_path / "workspace", production.shell.environment)
     shutil.copytree(production.shell.root, copy.root, symlinks=True)
-    scores = digest(copy.root / "scores/utility.parquet")
+    scores = digest(copy.root / "scores/lookahead.parquet")
     copy.run("dvc", "remote", "add", "--default", "store", "s3://ost/dvc")
-    copy.run("dvc", "push", "score")
+    copy.run("dvc", "push", "score-lookahead")
     for path in (copy.root / ".dvc/cache", copy.root / "scores"):
         shutil.rmtree(path)
-    copy.run("dvc", "pull", "score")
-    assert digest(copy.root / "scores/utility.parquet") == scores
+    copy.run("dvc", "pull", "score-lookahead")
+    assert digest(copy.root / "scores/lookahead.parquet") == scores
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_a_database_that_restarts_under_prefect_and_mlflow_costs_nothing(product
     (one,) = production.summaries()[before:]
     assert one["counts"]["new"] == 10
     assert not list((production.shell.root / OUTBOX).glob("*.json")), "a record was not delivered"
-    assert record.stage_runs("score")[0].info.status == "FINISHED"
+    assert record.runs_with("ost.stage", "score-lookahead")[0].info.status == "FINISHED"
 
 
 def test_poisoned_objects_are_quarantined_with_a_reason_and_the_rest_goes_on(production, arrives):
@@ -188,7 +188,7 @@ def test_no_secret_is_in_a_log_or_in_the_record(production, record):
     texts = [path.read_text(errors="replace") for path in production.folder.glob("*.log")]
     texts += [f"{run.data.params} {run.data.tags}" for run in record.client.search_runs([record.experiment])]
     assert not [secret for secret in secrets for text in texts if secret in text]
-    assert len(read_table(production.shell.root / "selections/ost.parquet")) >= 200
+    assert len(read_table(production.shell.root / "selections/lookahead-20.parquet")) >= 200
 
 
 def sample(question: str, **changes) -> dict:

@@ -16,7 +16,7 @@ import ost
 from ost.encoding import Encoder
 from ost.errors import ModelError
 from ost.models import Checkpoint, add_adapter, checkpoint_folders, load_checkpoint
-from ost.scoring.losses import losses_of
+from ost.scoring.passes.losses import losses_of
 from ost.training import Recipe, train
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import precision_score, recall_score
 
-from ost.audit import audit
+from ost.audit.harm import audit
 from ost.errors import DataError
 
 # Few distinct values, so that ties are common, and NaN for quarantined samples.

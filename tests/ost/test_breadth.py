@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-import ost.breadth
-from ost.breadth import FEWEST, NARROW, Breadth, breadths, clusters, narrow_warnings
+import ost.audit.breadth
+from ost.audit.breadth import FEWEST, NARROW, Breadth, breadths, clusters, narrow_warnings
 from ost.errors import DataError
 from ost.store import lists
 
@@ -79,7 +79,7 @@ def test_figures_are_scipys_and_counts_by_hand(rows):
     assume((labels >= 0).any())
     scores = pa.table({"task": ["sum"] * len(rows)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ost.breadth, "clusters", lambda scores, seed: labels)
+        patch.setattr(ost.audit.breadth, "clusters", lambda scores, seed: labels)
         found = breadths(scores, {"ost": kept})["ost"]
     own = Counter(labels[kept & (labels >= 0)].tolist())
     pool = set(labels[labels >= 0].tolist())
@@ -142,7 +142,7 @@ def test_tiny_pools(size):
 def test_of_a_large_pool_a_part_is_clustered_and_the_rest_dealt(monkeypatch):
     scores, kind = planted(each=30, noise=0.01)
     whole = breadths(scores, {"one": kind == 3})["one"]
-    monkeypatch.setattr(ost.breadth, "FIT", 70)
+    monkeypatch.setattr(ost.audit.breadth, "FIT", 70)
     part = breadths(scores, {"one": kind == 3})["one"]
     assert (clusters(scores) >= 0).all()
     assert part.ratio < 0.35 and whole.ratio < 0.35

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ost.challenge import paired_gain
+from ost.comparison.challenge import paired_gain
 from ost.errors import DataError
 
 

@@ -6,10 +6,10 @@ from specimens import drawn
 from test_scoring import reference
 
 import ost
-from ost.config import Score
-from ost.scoring.checks import FIDELITY, Agreement, Checks, Reference, agreement, choose, warnings_of
-from ost.scoring.engine import Engine
-from ost.scoring.lookahead import LookaheadScorer
+from ost.scoring.checks import FIDELITY, Agreement, Checks, agreement, choose, make_reference, warnings_of
+from ost.scoring.methods.lookahead import LookaheadScorer
+from ost.scoring.score import Engine
+from ost.settings import Score
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_the_fast_method_passes_its_check(checked):
 
 def test_the_reference_is_the_gradient_product(pool, anchors, proxy, proxy64):
     truth = reference(proxy64, pool[:12], anchors)["utility"]
-    found = Reference(proxy, anchors, Score(method="gradient"), pool[:12]).utility
+    found = make_reference(proxy, anchors, Score(method="gradient"), pool[:12]).utility
     np.testing.assert_allclose(found, truth, atol=0.1 * truth.std())  # a step of finite length sees curvature
     assert np.corrcoef(found, truth)[0, 1] > 0.999
 
@@ -80,7 +80,9 @@ def test_each_warning_names_its_remedy(changes, remedy):
 
 def test_more_anchors_are_more_stable(pool, proxy):
     settings = Score(method="gradient")
-    few, many = (Reference(proxy, drawn("anchors", n), settings, pool[:20]).compare(np.arange(20.0)) for n in (8, 48))
+    few, many = (
+        make_reference(proxy, drawn("anchors", n), settings, pool[:20]).compare(np.arange(20.0)) for n in (8, 48)
+    )
     assert many.halves.spearman > few.halves.spearman
     assert many.stability == pytest.approx(2 * many.halves.spearman / (1 + many.halves.spearman))
 
@@ -102,8 +104,10 @@ def test_a_walk_is_checked_against_itself_in_float64_and_against_one_step(pool, 
 def test_halves_of_a_walk_hold_every_task(pool, anchors, proxy64, monkeypatch):
     asked = []
     prepare = LookaheadScorer.prepare
-    monkeypatch.setattr(LookaheadScorer, "prepare", lambda self: (asked.append(self.anchors), prepare(self)))
-    Reference(proxy64, anchors, Score(method="lookahead", lookahead={"steps": 1}), pool[:4])
+    monkeypatch.setattr(
+        LookaheadScorer, "prepare", lambda self, store=None: (asked.append(self.anchors), prepare(self))
+    )
+    make_reference(proxy64, anchors, Score(method="lookahead", lookahead={"steps": 1}), pool[:4])
     tasks = {anchor.task for anchor in anchors}
     assert [len(own) for own in asked] == [20, 12, 8] and all({a.task for a in own} == tasks for own in asked)
 
@@ -131,8 +135,8 @@ def test_bf16_can_be_demanded(pool, anchors, proxy):
 
 def test_a_pool_that_grew_a_little_is_not_checked_anew(pool, anchors, proxy, tmp_path):
     store = tmp_path / "rows.parquet"
-    first = Reference(proxy, anchors, Score(method="gradient"), pool[:20], store=store)
-    grown = Reference(proxy, anchors, Score(method="gradient"), pool[1:22], store=store)
+    first = make_reference(proxy, anchors, Score(method="gradient"), pool[:20], store=store)
+    grown = make_reference(proxy, anchors, Score(method="gradient"), pool[1:22], store=store)
     assert first.forwards > 0 and grown.forwards == 0
     assert grown.samples == pool[1:20], "what is new has no rows"
     utility = first.utility
@@ -143,10 +147,10 @@ def test_a_pool_that_grew_a_little_is_not_checked_anew(pool, anchors, proxy, tmp
 
 def test_a_pool_that_grew_much_is_checked_on_what_is_new_too(pool, anchors, proxy, tmp_path):
     store = tmp_path / "rows.parquet"
-    Reference(proxy, anchors, Score(method="gradient"), pool[:10], store=store)
-    grown = Reference(proxy, anchors, Score(method="gradient"), pool[2:14], store=store)
-    whole = Reference(proxy, anchors, Score(method="gradient"), pool[2:14])
+    make_reference(proxy, anchors, Score(method="gradient"), pool[:10], store=store)
+    grown = make_reference(proxy, anchors, Score(method="gradient"), pool[2:14], store=store)
+    whole = make_reference(proxy, anchors, Score(method="gradient"), pool[2:14])
     assert 0 < grown.forwards < whole.forwards and grown.samples == pool[2:14]
     np.testing.assert_allclose(grown.utility, whole.utility, rtol=1e-6)
     np.testing.assert_allclose(grown.other, whole.other, rtol=1e-4, atol=1e-5)
-    assert Reference(proxy, anchors, Score(method="gradient"), pool[2:14], store=store).forwards == 0
+    assert make_reference(proxy, anchors, Score(method="gradient"), pool[2:14], store=store).forwards == 0

@@ -4,40 +4,30 @@ import itertools
 import re
 
 import pytest
+from arm_rows import row
 from PIL import Image
 
-from ost.comparison import ARMS, Subset, summarise
+from ost.arms import arm_of, arms
+from ost.arms.plan import BASE, Subset
+from ost.comparison import summarise
 from ost.report import Line, Panel, accuracies_png, comparison_page, costs_png, study_png
-from ost.report.comparison import cost_figure, study_figure
+from ost.report.charts import LIGHT, cost_chart
+from ost.report.study import study_figure
 
-COSTS = ("select_seconds", "train_seconds", "total_seconds", "select_flops", "train_flops", "total_flops")
-
-
-def row(subset: str, protocol: str, seed: int, accuracy: float, seconds: float) -> dict:
-    known = Subset.parse(subset)
-    return {
-        "arm": known.arm,
-        "subset": subset,
-        "fraction": known.fraction,
-        "protocol": protocol,
-        "seed": seed,
-        "accuracy": accuracy,
-    } | dict.fromkeys(COSTS, seconds)
-
-
-SUBSETS = [Subset(arm, 1.0 if known.whole else 0.2).key for arm, known in ARMS.items()]
+SUBSETS = [Subset(arm.name, 1.0 if arm.whole else 0.2).key for arm in arms().values()]
 
 
 @pytest.fixture(scope="module")
 def summary() -> dict:
     rows = [
-        row(subset, protocol, seed, 0.3 + 0.04 * place + 0.01 * seed, 50.0 + 10 * place)
+        row(subset, 0.3 + 0.02 * place + 0.01 * seed, protocol, seed, total_seconds=50.0 + 10 * place)
         for place, subset in enumerate(SUBSETS)
-        for protocol in ("BA" if subset != "full" else "B")
+        for protocol in "BA"
         for seed in (0, 1, 2)
     ]
-    audits = {seed: {"purity": dict.fromkeys(SUBSETS, 0.5), "wrong_share": 0.5} for seed in (0, 1, 2)}
-    return summarise(rows, [0.5, 0.52, 0.51], audits)
+    rows += [row(BASE, 0.5 + 0.01 * seed, protocol, seed) for protocol in "BA" for seed in (0, 1, 2)]
+    audits = {seed: {"purity": dict.fromkeys(SUBSETS, 0.5), "wrong_share": 0.5, "scores": {}} for seed in (0, 1, 2)}
+    return summarise(rows, audits)
 
 
 def test_the_page_names_every_arm_and_its_figures(summary):
@@ -45,7 +35,7 @@ def test_the_page_names_every_arm_and_its_figures(summary):
     for entry in summary["entries"]:
         assert entry["label"] in html
         assert f"{100 * entry['accuracy']:.1f}" in html
-    assert "51.0 %" in html, "the base model's accuracy"
+    assert "before any training: 51.0 %" in html, "the base model's accuracy"
     assert html.count("<svg") == 3 and html.count("<table") == 2
     assert "protocol B" in html and "protocol A" in html
 
@@ -57,7 +47,7 @@ def test_the_page_asks_for_nothing_and_escapes_its_name(summary):
     assert comparison_page("x", summary) == comparison_page("x", summary)
 
 
-@pytest.mark.parametrize("kept", [["full"], ["ost-20"], SUBSETS])
+@pytest.mark.parametrize("kept", [["full"], ["one-step-20"], SUBSETS])
 def test_charts_can_be_drawn_of_any_comparison(kept, summary, tmp_path):
     part = summary | {"entries": [entry for entry in summary["entries"] if entry["subset"] in kept]}
     accuracies_png(part, tmp_path / "accuracy.png")
@@ -70,15 +60,15 @@ def test_charts_can_be_drawn_of_any_comparison(kept, summary, tmp_path):
 
 def test_the_line_of_the_cost_chart_joins_what_nothing_beats(summary):
     """Here what costs more is better, so all real arms lie on it, ceilings left out, each at its least cost."""
-    line = cost_figure(summary).axes[0].lines[0].get_xydata()
+    line = cost_chart(summary["entries"]).axes[0].lines[0].get_xydata()
     assert all(after[0] > before[0] and after[1] > before[1] for before, after in itertools.pairwise(line))
-    best = max(e["accuracy"] for e in summary["entries"] if ARMS[e["arm"]].rating != "truth")
+    best = max(e["accuracy"] for e in summary["entries"] if not arm_of(e["arm"]).is_ceiling)
     assert line[-1][1] == pytest.approx(100 * best)
 
 
 def test_a_study_is_drawn_with_numbers_or_with_words_on_its_axis(tmp_path):
     points = [{"place": place, "value": 0.5, "range": (0.4, 0.6)} for place in (1, 2, 3)]
-    lines, heights = [Line("one", "ost", points), Line("alone", "full", points[:1])], {}
+    lines, heights = [Line("one", "one-step", points), Line("alone", "full", points[:1])], {}
     for name, options in (("log", {"logarithmic": True}), ("words", {"ticks": ("a", "b", "c")})):
         for aurocs in ([], [Line("one-step", "one-step", points)]):
             panels = [Panel("accuracy", lines, 100), Panel("AUROC", aurocs)]
@@ -91,10 +81,24 @@ def test_a_study_is_drawn_with_numbers_or_with_words_on_its_axis(tmp_path):
 
 def test_lines_of_a_study_have_their_kinds_colour_and_a_dash_of_their_own():
     points = [{"place": place, "value": 0.5, "range": (0.4, 0.6)} for place in (1, 2)]
-    kinds = {"ost": "one step", "lookahead": "further", "lookahead-cover": "for breadth", "one-step": "another step"}
+    kinds = {
+        "one-step": "one step",
+        "one-step-top": "another step",
+        "lookahead": "further",
+        "lookahead-cover": "for breadth",
+    }
     panel = Panel("accuracy", [Line(name, kind, points) for kind, name in kinds.items()])
     (axes,) = study_figure([panel], "what is varied").axes
     drawn = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axes.lines}
     colours, looks = {name: drawn[name][0] for name in kinds.values()}, {drawn[name] for name in kinds.values()}
     assert len(looks) == 4, "no two look the same"
     assert colours["one step"] == colours["another step"] != colours["further"] == colours["for breadth"]
+    assert colours["one step"] == LIGHT[arm_of("one-step").colour]
+
+
+def test_of_two_subsets_that_coincide_the_page_says_so():
+    rows = [row("lookahead-20", 0.5, protocol) for protocol in "BA"]
+    rows += [row("lookahead-cover-20", 0.5, protocol, same_as=f"lookahead-20-{protocol}") for protocol in "BA"]
+    html = re.sub("<[^>]*>", "", comparison_page("x", summarise(rows)))
+    told = "Lookahead 20 %, for breadth keeps exactly what Lookahead 20 % keeps: one training stands for both."
+    assert html.count(told) == 1

@@ -8,10 +8,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ost.config import Params, load_params, parse_params
 from ost.errors import ConfigError
 from ost.formats.fields import FIELDS, IDS, UNSUPPORTED
 from ost.types import Column
+from tasks.settings import Params, load_params, parse_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,7 +69,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("raw", "name", "meant"),
     [
-        ({"select": {"fracton": 0.2}}, "select.fracton", "fraction"),
+        ({"select": {"puritty": 0.2}}, "select.puritty", "purity"),
         ({"selct": {}}, "selct", "select"),
         ({"sft": {"learning-rate": 1}}, "sft.learning-rate", "learning_rate"),
         ({"world": {"teacher_step": 3}}, "world.teacher_step", "teacher_steps"),
@@ -84,9 +84,9 @@ def test_an_unknown_key_is_answered_with_the_nearest(raw, name, meant):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("select.fraction", 0.0),
-        ("select.fraction", 20),
-        ("select.wide_fraction", 1.5),
+        ("select.purity", 0.0),
+        ("select.purity", 20),
+        ("select.among", 1.5),
         ("warmup.fraction", -0.1),
         ("world.misread", 1.01),
         ("sft.steps", 0),
@@ -116,18 +116,46 @@ def test_a_value_out_of_range_is_refused_with_what_was_found(name, value):
 
 
 def test_all_problems_are_said_at_once():
-    raw = {"select": {"fraction": 2, "fracton": 1}, "sft": {"steps": 0}, "sedd": 1}
+    raw = {"select": {"purity": 2, "puritty": 1}, "sft": {"steps": 0}, "sedd": 1}
     with pytest.raises(ConfigError, match=r"has 4 problem\(s\)") as error:
         parse_params(raw, source="my.yaml")
     message = str(error.value)
     assert message.startswith("my.yaml ")
-    assert all(name in message for name in ("select.fraction:", "select.fracton:", "sft.steps:", "sedd:"))
+    assert all(name in message for name in ("select.purity:", "select.puritty:", "sft.steps:", "sedd:"))
 
 
-@pytest.mark.parametrize("wide", [0.2, 0.1])
-def test_the_wide_arm_must_be_wider(wide):
-    with pytest.raises(ConfigError, match=rf"wide_fraction \({wide}\) must be larger than select.fraction \(0\.2\)"):
-        parse_params({"select": {"fraction": 0.2, "wide_fraction": wide}})
+@pytest.mark.parametrize("name", ["curate.subsets", "curate.protocols", "compare.arms", "compare.seeds"])
+def test_a_plan_names_something_and_nothing_twice(name):
+    one = 3 if name == "compare.seeds" else "B"
+    assert parse_params(nested(name, [one]))
+    for values in ([], [one, one]):
+        with pytest.raises(ConfigError, match=rf"{name}: name at least one, and none twice \(found"):
+            parse_params(nested(name, values))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("select.fraction", 0.3, "a percentage in curate.subsets now, such as lookahead-20"),
+        ("select.wide_fraction", 0.5, "another subset in curate.subsets now, such as lookahead-50"),
+        ("recurate.run", "ost-B", "recurate.training now: lookahead-20-B where it was ost-B"),
+    ],
+)
+def test_a_key_of_an_earlier_build_is_answered_with_what_became_of_it(name, value, remedy, tmp_path):
+    path = written(tmp_path, yaml.safe_dump(nested(name, value)))
+    with pytest.raises(ConfigError) as error:
+        load_params(path)
+    assert str(error.value).startswith(f"{path} is of an earlier build; change it, and run again:\n  {name}: ")
+    assert remedy in str(error.value)
+
+
+def test_all_keys_of_earlier_builds_are_said_at_once():
+    with pytest.raises(ConfigError) as error:
+        parse_params(nested("recurate.run", "ost-B") | nested("select.fraction", 0.2))
+    assert [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]] == [
+        "select.fraction",
+        "recurate.run",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +184,7 @@ def test_a_missing_file_is_a_config_error_that_says_where(name, tmp_path):
 
 def test_parameters_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
-        Params().select.fraction = 0.3
+        Params().select.purity = 0.3
 
 
 VALUES = st.recursive(
@@ -189,7 +217,7 @@ def test_anything_else_is_a_config_error(raw):
 @given(name=st.sampled_from(sorted(KEYS)), value=VALUES)
 def test_any_value_of_any_key_is_taken_or_named(name, value):
     message = refusal(nested(name, value))
-    assert name in message or "select.wide_fraction" in message or message == TAKEN
+    assert name in message or message == TAKEN
 
 
 def test_columns_that_may_be_renamed_are_those_that_are_read():

@@ -10,7 +10,7 @@ from pools import encoded, everything, record, talk, write_jsonl
 
 from ost.errors import DataError, ModelError
 from ost.formats import Source, Unit
-from ost.ingestion import crew as crew_module
+from ost.ingestion import workers as workers_module
 
 FATE = {"die": "os.kill(os.getpid(), signal.SIGKILL)", "sleep": "time.sleep(600)"}
 
@@ -28,7 +28,7 @@ class Fateful:
 @pytest.fixture
 def at_once(monkeypatch):
     """Workers from the first unit on."""
-    monkeypatch.setattr(crew_module, "ALONE", 0.0)
+    monkeypatch.setattr(workers_module, "ALONE", 0.0)
 
 
 def mixed_pool(folder: Path) -> Path:
@@ -52,7 +52,7 @@ def test_workers_give_what_one_process_gives(take, tmp_path, small_units, at_onc
 
 
 def test_a_small_source_is_done_before_others_would_have_started(take, monkeypatch):
-    monkeypatch.setattr(crew_module, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(workers_module, "ProcessPoolExecutor", None)
     assert len(take(workers=8)["pool"]) == 8
 
 
@@ -86,12 +86,12 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path[:0] = {paths}
-from ost.config import Data
+from ost.settings import Data
 from ost.formats import Source, Unit
-from ost.ingestion import crew, ingest
+from ost.ingestion import ingest, workers
 from test_crew import Fateful
 if __name__ == "__main__":
-    crew.ALONE = 0.0
+    workers.ALONE = 0.0
     file = Path(sys.argv[1])
     Source.units = lambda source: iter([Unit(file, "x", "json", 0, 1, (Fateful("sleep"),))] * 2)
     ingest(file, file, None, None, sys.argv[2], Data(), workers=2)

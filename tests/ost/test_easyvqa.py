@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ost.config import Base, World
 from ost.errors import ConfigError
-from ost.evaluation import matches
-from ost.worlds import WORLDS, easyvqa
+from ost.metrics import final as matches
+from ost.worlds import easyvqa, world_of
 from ost.worlds.easyvqa import COLOURS, MISREAD, SHAPES, TASKS
+from ost.worlds.settings import Base, World
 from ost.worlds.teacher import answer_pool, wrong_answers
 from ost.worlds.world import SPLITS
 
@@ -111,4 +111,4 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch):
 
 
 def test_it_is_known_by_its_name():
-    assert WORLDS["easy-vqa"] is easyvqa
+    assert world_of("easy-vqa") is easyvqa

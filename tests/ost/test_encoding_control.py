@@ -12,8 +12,7 @@ from test_encoding import TEXTS, TOKENIZERS, rounds, said, told
 
 from ost.data import Sample
 from ost.encoding import IGNORE, Encoder
-from ost.encoding.control import ALIASES
-from ost.encoding.marks import BLOCK, BLOCKS, Marks
+from ost.encoding.control import ALIASES, BLOCK, BLOCKS, Marks
 from ost.errors import DataError
 
 SPELLED = st.lists(st.one_of(st.sampled_from(templates.SPECIAL), TEXTS), min_size=1, max_size=5).map("".join)

@@ -22,12 +22,13 @@ from PIL import Image
 from ost.data import Dataset, Sample, chat
 from ost.data.picture import picture
 from ost.errors import ConfigError, DataError
-from ost.export import FORMS, export, trl, webdataset
-from ost.export.chat import MARK, MEDIA, alternates, marked, misread, spoken
-from ost.export.forms import TRAINERS
+from ost.export import FORMS, export
+from ost.export.forms import forms, trl, webdataset
+from ost.export.forms.trainer import MARK, MEDIA, alternates, marked, misread, spoken
 from ost.export.images import ImageFolder, as_seen
 from ost.formats import Images, parse
 
+TRAINERS = {name: form for name, form in forms().items() if form.trainer}
 TEXT_FORMS = ("llamafactory", "ms-swift", "qwen", "internvl")
 
 
@@ -36,13 +37,17 @@ def pool(tmp_path_factory):
     return pool_of(tmp_path_factory.mktemp("pool") / "pool", conversations())
 
 
+def test_forms_are_found_in_their_files_and_stand_in_their_order():
+    assert FORMS == ("same", "ids", "trl", "llamafactory", "ms-swift", "qwen", "internvl", "webdataset")
+
+
 @pytest.mark.parametrize("form", TRAINERS)
 def test_all_that_is_kept_comes_back_the_same_in_the_same_order(form, pool, tmp_path):
     kept = [sample for sample in pool if form != "qwen" or sample.messages[0]["role"] != "system"]
     ids = [sample.id for sample in kept]
     places = [at for at, name in enumerate(pool.ids()) if name in ids]
     told = export(keeping(pool, places), pool, form, tmp_path / "out")
-    again = read_again(tmp_path / "out" / TRAINERS[form].DATA)
+    again = read_again(tmp_path / "out" / TRAINERS[form].data)
     assert [sample.id for sample, _ in again] == ids
     assert told.samples == len(ids) and not told.left_out and told.longest_tokens == 106
     if form != "ms-swift":  # which takes no column beside its own
@@ -53,7 +58,7 @@ def test_all_that_is_kept_comes_back_the_same_in_the_same_order(form, pool, tmp_
 @pytest.mark.parametrize("form", ["qwen", "internvl", "webdataset"])
 def test_forms_that_json_reads_have_the_users_own_ids(form, pool, tmp_path):
     export(keeping(pool, [0, 1, 2, 3, 5, 6]), pool, form, tmp_path / "out")
-    again = read_again(tmp_path / "out" / TRAINERS[form].DATA)
+    again = read_again(tmp_path / "out" / TRAINERS[form].data)
     assert [json.loads(own) for _, own in again] == [own for at, (_, own) in enumerate(conversations()) if at != 4]
 
 
@@ -61,7 +66,7 @@ def test_forms_that_json_reads_have_the_users_own_ids(form, pool, tmp_path):
 def test_the_pools_order_is_kept_whatever_the_ranks(form, pool, tmp_path):
     export(keeping(pool, [6, 1, 2]), pool, form, tmp_path / "out")
     ids = pool.ids()
-    again = [sample.id for sample, _ in read_again(tmp_path / "out" / TRAINERS[form].DATA)]
+    again = [sample.id for sample, _ in read_again(tmp_path / "out" / TRAINERS[form].data)]
     assert again == [ids[1], ids[2], ids[6]]
 
 
@@ -79,7 +84,7 @@ def test_marks_stand_where_the_parts_stood(questions, answers):
         return  # two texts that are a mark together
     count = sum(part["type"] == "image" for one in messages for part in one["content"])
     record = {
-        "conversations": [{"from": one["role"], "value": marked(one)} for one in spoken(messages)],
+        "conversations": [{"from": role, "value": text} for role, text in marked(spoken(messages))],
         "images": [f"{at}.png" for at in range(count)],
     }
     assert list(parse(record).messages) == spoken(messages)
@@ -97,7 +102,7 @@ def test_text_that_spells_a_mark_never_becomes_an_image(form, tmp_path):
     odd = Sample((image(1),), (turn("user", IMAGE, "What does <image> do?"), turn("assistant", "It shows one")))
     pool = pool_of(tmp_path / "pool", [(odd, 1), (Sample((image(2),), chat("What?", "that")), 2)])
     told = export(keeping(pool), pool, form, tmp_path / "out")
-    again = read_again(tmp_path / "out" / TRAINERS[form].DATA) if form in TEXT_FORMS else []
+    again = read_again(tmp_path / "out" / TRAINERS[form].data) if form in TEXT_FORMS else []
     if form in TEXT_FORMS:
         assert [sample.id for sample, _ in again] == pool.ids()[1:]
         ((why, count),) = told.left_out.items()
@@ -195,7 +200,7 @@ def test_a_reasoning_stands_in_the_text_or_in_a_field_of_its_own(tmp_path):
     pool = pool_of(tmp_path / "pool", [(thinks, None), (Sample((), chat("a", "b", 0)), None)])
     for form in ("trl", "webdataset"):
         export(keeping(pool), pool, form, tmp_path / form)
-        assert {sample.id for sample, _ in read_again(tmp_path / form / TRAINERS[form].DATA)} == set(pool.ids())
+        assert {sample.id for sample, _ in read_again(tmp_path / form / TRAINERS[form].data)} == set(pool.ids())
     for form in TEXT_FORMS:
         export(keeping(pool), pool, form, tmp_path / form)
         answers = [sample.answer for sample, _ in read_again(tmp_path / form / "data.jsonl")]
@@ -301,7 +306,7 @@ class TestTypes:
 
     @pytest.mark.parametrize(("early", "order"), [(3, [2, 0, 1, 3]), (1000, [0, 1, 2, 3])])
     def test_the_order_changes_only_behind_much_text(self, early, order, tmp_path, monkeypatch):
-        monkeypatch.setattr("ost.export.survey.EARLY", early)
+        monkeypatch.setattr("ost.export.selected.EARLY", early)
         texts = [Sample((), chat(f"what {at}", "that", 0)) for at in range(2)]
         images = [Sample((image(at),), chat("what", "that")) for at in range(2)]
         pool = pool_of(tmp_path / "pool", [(sample, None) for sample in [*texts, *images]])
@@ -503,7 +508,7 @@ def test_rows_that_the_pool_left_out_stay_out(tmp_path):
     assert len(pool) == 6
     for form in ("trl", "ms-swift"):
         assert export(keeping(pool), pool, form, tmp_path / form).samples == 6
-        again = read_again(tmp_path / form / TRAINERS[form].DATA)
+        again = read_again(tmp_path / form / TRAINERS[form].data)
         assert [sample.id for sample, _ in again] == pool.ids() == [one.id for one in samples[:2] + samples[3:]]
 
 

@@ -12,7 +12,7 @@ from export_pools import conversations, image, ingested, keeping, pool_of
 from ost.data import Sample, chat
 from ost.errors import ConfigError, DataError
 from ost.export import FORMS, export, verify
-from ost.export.forms import TRAINERS
+from ost.export.forms import forms
 
 LONG = [10, 20, 3000, 40, 1000, 60, 70]
 
@@ -42,7 +42,7 @@ def edit(folder: Path, change: Callable[[list[dict]], None]) -> None:
 
 @pytest.mark.parametrize("form", FORMS[1:])
 def test_nothing_is_found_where_the_limits_are_those_of_the_sidecar(form, exports):
-    limits = {limit.option: None for limit in TRAINERS[form].LIMITS} if form != "ids" else {}
+    limits = {limit.option: None for limit in forms()[form].limits}
     assert verify(exports / form, limits) == []
 
 
@@ -87,7 +87,7 @@ class TestDamage:
     def found(self, folder):
         return [
             (one.what, one.count)
-            for one in verify(folder, {limit.option: None for limit in TRAINERS[folder.name].LIMITS})
+            for one in verify(folder, {limit.option: None for limit in forms()[folder.name].limits})
         ]
 
     def test_a_missing_image(self, copy):

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from ost import formats
 from ost.errors import DataError
-from ost.formats import Draft, Images, Rejected, Source, load, open_source, parse
+from ost.formats import FORMS, Draft, Images, Rejected, Source, form_of, load, open_source, parse
+from ost.formats.source import READERS
 
 A, B = b"\x89PNG\r\n\x1a\n first", b"\xff\xd8\xff second, a JPEG"
 QUESTION, ANSWER = "Which is darker?", "the second"
@@ -539,3 +541,13 @@ def test_what_is_no_source_is_a_data_error_that_names_the_forms(files, address, 
     with pytest.raises(DataError, match=found) as error:
         open_source(tmp_path / address)
     assert "save_to_disk" in str(error.value), "the message must say what can be given"
+
+
+def test_a_module_called_reader_is_a_form_and_messages_name_it():
+    modules = {path.stem for path in Path(formats.__file__).parent.glob("*_reader.py")}
+    assert {f"{form}_reader" for form in READERS} == modules
+    told = FORMS.partition(", a folder")[0]
+    assert told == "a .json, .jsonl, .parquet, .arrow or .tar file (text and tars also as .gz or .zst)"
+    for form, reader in READERS.items():
+        assert {form_of(Path(f"x{suffix}")) for suffix in reader.SUFFIXES} == {form}
+        assert form_of(Path(f"x{reader.SUFFIXES[0]}.zst")) == (form if reader.COMPRESSED else None)

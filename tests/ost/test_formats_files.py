@@ -22,7 +22,7 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ost.formats import Broken, Unit, arrow_file, json_text, load, open_source, parquet, streams, tar
+from ost.formats import Broken, Unit, arrow_reader, json_reader, load, open_source, parquet_reader, streams, tar_reader
 from ost.formats import unit as unit_module
 
 TURNS = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "7"}]
@@ -83,7 +83,7 @@ WRITERS = [
 def test_an_array_gives_its_records_back_whatever_is_read_at_a_time(rows, write, chunk, folder):
     path = written(folder / "pool.json", write(rows).encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_text, "CHUNK", chunk)
+        patch.setattr(json_reader, "CHUNK", chunk)
         assert read(path) == rows
 
 
@@ -100,8 +100,8 @@ def test_raw_records_are_the_users_own_bytes(rows, write, chosen, folder):
     text = "\r\n\n".join(spelled) if write is None else f"[{' , '.join(spelled)}]"
     path = written(folder / ("pool.jsonl" if write is None else "pool.json"), text.encode())
     wanted = [(number, raw.encode()) for number, raw in enumerate(spelled) if number in chosen]
-    assert list(json_text.raw_records(path, chosen)) == wanted
-    assert not rows or json_text.is_array(path) is (write is not None)
+    assert list(json_reader.raw_records(path, chosen)) == wanted
+    assert not rows or json_reader.is_array(path) is (write is not None)
 
 
 @given(content=st.binary(max_size=60) | st.text('[]{}",: \n\\ab1', max_size=60).map(str.encode))
@@ -153,7 +153,7 @@ def test_bytes_that_are_no_text_spoil_their_own_record_alone(tmp_path):
     content = b'[{"a": 1}, {"a": "\xff\xfe"}, {"a": 3}]'
     (_, one), (_, two), (_, three) = records(written(tmp_path / "x.json", content))
     assert (one, three) == ({"a": 1}, {"a": 3}) and two.reason == "malformed" and "utf-8" in two.detail
-    assert list(json_text.raw_records(tmp_path / "x.json", {1})) == [(1, b'{"a": "\xff\xfe"}')]
+    assert list(json_reader.raw_records(tmp_path / "x.json", {1})) == [(1, b'{"a": "\xff\xfe"}')]
 
 
 def test_one_record_over_many_lines_is_one_record(tmp_path):
@@ -161,8 +161,8 @@ def test_one_record_over_many_lines_is_one_record(tmp_path):
 
 
 def test_a_record_beyond_the_limit_is_refused_and_lines_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_text, "MOST_RECORD", 1000)
-    monkeypatch.setattr(json_text, "CHUNK", 64)
+    monkeypatch.setattr(json_reader, "MOST_RECORD", 1000)
+    monkeypatch.setattr(json_reader, "CHUNK", 64)
     rows = [{"a": "x"}, {"a": "x" * 2000}, {"a": "y"}]
     path = written(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows)).encode())
     (_, one), (_, two), (_, three) = records(path)
@@ -286,11 +286,11 @@ def test_raw_rows_keep_every_column_and_the_schema(form, tmp_path):
     rows = [row | {"embedding": [0.5], "content": number} for number, row in enumerate(chats(300))]
     dataset = datasets.Dataset.from_list(rows)
     if form == "parquet":
-        path, module = tmp_path / "x.parquet", parquet
+        path, module = tmp_path / "x.parquet", parquet_reader
         dataset.to_parquet(path, batch_size=100)
     else:
         dataset.save_to_disk(tmp_path / "x")
-        path, module = next((tmp_path / "x").glob("*.arrow")), arrow_file
+        path, module = next((tmp_path / "x").glob("*.arrow")), arrow_reader
     chosen = {0, 99, 100, 250, 400}
     table = pa.concat_tables(module.raw_rows(path, chosen))
     assert table.to_pylist() == [rows[number] for number in sorted(chosen) if number < 300]
@@ -332,7 +332,7 @@ def test_a_damaged_row_group_takes_no_other_with_it(tmp_path):
 
 
 def test_a_row_group_that_would_grow_without_bound_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "MOST_UNPACKED", 1 << 16)
+    monkeypatch.setattr(parquet_reader, "MOST_UNPACKED", 1 << 16)
     rows = [{"query": "0" * (1 << 24), "response": "1"}]
     path = table_file(tmp_path / "x.parquet", rows, compression="zstd")
     ((_, broken),) = records(path)
@@ -351,7 +351,7 @@ def test_a_row_that_is_no_text_takes_no_other_with_it(tmp_path):
 def test_large_batches_of_a_saved_dataset_are_units_by_bytes(tmp_path, monkeypatch):
     rows = [row | {"image": {"bytes": os.urandom(1000), "path": None}} for row in chats(500)]
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "pool")
-    monkeypatch.setattr(arrow_file, "MOST_BYTES", 50_000)
+    monkeypatch.setattr(arrow_reader, "MOST_BYTES", 50_000)
     units = list(open_source(tmp_path / "pool").units())
     assert len(units) > 8
     assert [record["id"] for unit in units for _, record in load(unit).records] == list(range(500))
@@ -400,7 +400,7 @@ def test_an_appended_sample_of_a_tar_changes_the_last_unit_alone(tmp_path):
 
 def test_raw_members_of_a_tar(tmp_path):
     path = tar_file(tmp_path / "a.tar", 5)
-    found = dict(tar.raw_members(path, {1, 3, 9}))
+    found = dict(tar_reader.raw_members(path, {1, 3, 9}))
     assert sorted(found) == [1, 3]
     assert found[3] == [("000003.jpg", b"jpeg 3"), ("000003.json", json.dumps({"messages": TURNS}).encode())]
 
@@ -463,7 +463,7 @@ def test_a_mutated_file_never_raises(name, edits, length, victims, folder):
 
 def test_a_member_larger_than_any_record_may_be_is_not_read(tmp_path, monkeypatch):
     """Whatever its header promises, and whether or not so much follows."""
-    monkeypatch.setattr(tar, "MOST_RECORD", 1000)
+    monkeypatch.setattr(tar_reader, "MOST_RECORD", 1000)
     for kind in (tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
         info = tarfile.TarInfo("0.json")
         info.size, info.type = 4000, kind

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ost.formats import Broken, Draft, Reason, Rejected, parse
+from ost.formats.draft import MARK
 from ost.formats.fields import FIELDS
-from ost.formats.marks import MARK
 
 IMAGE = {"type": "image", "text": None}
 USER, ANSWER = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "7"}

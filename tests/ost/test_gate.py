@@ -16,13 +16,13 @@ from odd_records import LINES
 from PIL import Image
 from pools import ASKED, PNG, SAID, data_url, encoded, record, talk, write_jsonl
 
-from ost.config import Data
 from ost.data import FEATURES
 from ost.data.shards import from_row, to_row
 from ost.encoding import IGNORE, Encoder
 from ost.formats import Images, Reason, load, open_source
 from ost.ingestion import gate as gate_module
 from ost.ingestion.gate import Gate, Rules, Verdict
+from ost.settings import Data
 
 MAX_TOKENS = 64
 SETTINGS = Data(max_tokens=MAX_TOKENS, max_pixels=10_000)

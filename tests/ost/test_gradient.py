@@ -7,14 +7,13 @@ from specimens import copy_of, drawn, other_forms
 from torch import nn
 
 import ost
-from ost.config import Score
 from ost.encoding import Encoder
 from ost.errors import ConfigError, ModelError
 from ost.models import Checkpoint
-from ost.scoring.engine import METHODS
-from ost.scoring.layers import forms
-from ost.scoring.rows import rows_of
-from ost.scoring.weights import scored_weights, untied
+from ost.scoring.gradients.layers import rule_for
+from ost.scoring.methods import prepared_scorer
+from ost.scoring.passes.weights import scored_weights, untied
+from ost.settings import Score
 from ost.store import matrix
 
 
@@ -35,8 +34,8 @@ def products(checkpoint: Checkpoint, pool, anchors, names: list[str]) -> np.ndar
 
 
 def by_cell(checkpoint: Checkpoint, pool, anchors, **settings) -> tuple[np.ndarray, list[tuple[int, ...]]]:
-    scorer = METHODS["gradient"](checkpoint, anchors, Score(method="gradient", **settings))
-    return matrix(rows_of(scorer, pool), "by_cell"), scorer.cells.members
+    scorer = prepared_scorer(checkpoint, anchors, Score(method="gradient", **settings))
+    return matrix(scorer.rows(pool), "by_cell"), scorer.partition.members
 
 
 @pytest.fixture(scope="module")
@@ -131,15 +130,15 @@ def test_a_patch_convolution_is_a_linear_layer_over_patches(bias):
     images = torch.randn(2, 3, 8, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     output = module(images)
     delta = torch.randn(output.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    found = dict(forms(module, images, delta, lambda rows: rows.reshape(2, -1, rows.shape[-1])))
+    found = dict(rule_for(module)(module, images, delta, lambda rows: rows.reshape(2, -1, rows.shape[-1])))
     assert set(found) == ({"weight", "bias"} if bias else {"weight"})
-    for name, form in found.items():
+    for name, gradient in found.items():
         weight = module.get_parameter(name)
         direction = torch.randn(3, *weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
         for sample in range(2):
             (truth,) = torch.autograd.grad((module(images[sample : sample + 1]) * delta[sample]).sum(), weight)
             expected = (direction * truth).flatten(1).sum(dim=1)
-            torch.testing.assert_close(form.products(direction)[sample], expected)
+            torch.testing.assert_close(gradient.products(direction)[sample], expected)
 
 
 def test_nothing_is_left_on_the_model(mixed, anchors, proxy):
@@ -161,8 +160,8 @@ def test_sketches_keep_inner_products(proxy64, anchors):
     lengths = np.sqrt(np.outer(truth.diagonal(), truth.diagonal()))
     errors = []
     for edge in (4, 32):
-        scorer = METHODS["gradient"](loose, anchors, Score(method="gradient", sketch=edge**2))
-        sketch = matrix(rows_of(scorer, pool), "sketch").astype(np.float64)
+        scorer = prepared_scorer(loose, anchors, Score(method="gradient", sketch=edge**2))
+        sketch = matrix(scorer.rows(pool), "sketch").astype(np.float64)
         errors.append(((sketch @ sketch.T - truth) / lengths).std())
     assert errors[1] < 0.15, "the error of a sketch of k² numbers is a few k-ths of the two lengths"
     assert errors[1] < errors[0] / 3

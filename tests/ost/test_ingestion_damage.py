@@ -78,7 +78,7 @@ def test_a_damaged_row_group_takes_no_other_with_it(take, tmp_path):
 
 @pytest.mark.parametrize("form", ["parquet", "gz"])
 def test_what_would_grow_without_bound_is_not_unpacked(form, take, clean, tmp_path, monkeypatch):
-    limits = {"parquet": "ost.formats.parquet", "gz": "ost.formats.streams"}
+    limits = {"parquet": "ost.formats.parquet_reader", "gz": "ost.formats.streams"}
     monkeypatch.setattr(importlib.import_module(limits[form]), "MOST_UNPACKED", 1 << 16)
     write_samples(tmp_path / "pool/a.parquet", clean["pool"][:1])
     if form == "parquet":

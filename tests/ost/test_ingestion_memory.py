@@ -12,7 +12,7 @@ from ost.data import Dataset, ShardWriter, write_samples
 from ost.data.dataset import LISTING
 from ost.ingestion import inspector as inspector_module
 from ost.models import Checkpoint
-from ost.models.tiny import build_processor
+from ost.worlds.tiny import build_processor
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_what_could_not_be_read_once_is_tried_again(watched, clean, monkeypatch)
         raise OSError("input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ost.formats.parquet._batches", failing)
+        patch.setattr("ost.formats.parquet_reader._batches", failing)
         watched.write(talk("a?", "1"))
         assert watched(**others).counts["pool"]["reasons"] == {"broken-file": 1}
     assert watched(**others).counts["pool"]["kept"] == 9

@@ -10,7 +10,7 @@ from ost.baselines.low_loss import low_loss
 from ost.data import Sample, chat
 from ost.encoding import Encoder
 from ost.evaluation import generate
-from ost.scoring.losses import sample_losses
+from ost.scoring.passes.losses import sample_losses
 
 
 class Scripted:

@@ -11,7 +11,7 @@ from ost.baselines.less import less
 from ost.data import Sample
 from ost.encoding import Encoder
 from ost.models import Checkpoint, add_adapter
-from ost.scoring.losses import gradients, sample_losses
+from ost.scoring.passes.losses import gradients, sample_losses
 from ost.training import Moments, Recipe, train
 
 

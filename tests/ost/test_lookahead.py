@@ -10,17 +10,17 @@ from scipy.stats import spearmanr
 from specimens import copy_of, drawn
 
 import ost
-from ost.config import Lookahead, Score
 from ost.data import chat
 from ost.encoding import Encoder
 from ost.errors import ConfigError, ModelError
 from ost.models import Checkpoint, load_checkpoint
-from ost.models.tiny import PROXY, build_model, sized
-from ost.scoring import Job, score_file, shards
+from ost.scoring import Job, score_file
 from ost.scoring.anchors import folds_of
-from ost.scoring.lookahead import LookaheadScorer
-from ost.scoring.walk import PATIENCE, Plan, draw_up
+from ost.scoring.methods.anchor_training import PATIENCE, Plan, plan_steps
+from ost.scoring.methods.lookahead import LookaheadScorer
+from ost.settings import Lookahead, Score
 from ost.store import matrix, read_json
+from ost.worlds.tiny import PROXY, build_model, sized
 
 RATE = 2e-3
 
@@ -97,6 +97,7 @@ def test_a_walk_leaves_the_proxy_where_it_was(anchors, proxy):
 @pytest.mark.parametrize("layers", ["language", "last:1", "head"])
 def test_only_the_layers_asked_for_move(layers, anchors, proxy):
     scorer = LookaheadScorer(proxy, anchors, Score(method="lookahead", layers=layers, lookahead=Lookahead(steps=2)))
+    scorer.prepare()
     there = dict(scorer.proxy.model.named_parameters())
     moved = {name for name, weight in scorer.ends[0].named_parameters() if not torch.equal(weight, there[name])}
     assert moved and moved <= set(scorer.weights)
@@ -144,6 +145,7 @@ def test_what_does_not_move_stays_the_warm_proxys(anchors, proxy, base):
     """So that what lies below is still computed once."""
     settings = Score(method="lookahead", layers="last:1", lookahead=Lookahead(steps=1, learning_rate=1e-9))
     scorer = LookaheadScorer(dataclasses.replace(proxy, base=base), anchors, settings)
+    scorer.prepare()
     first = load_checkpoint(base).model
     there, end = dict(scorer.proxy.model.named_parameters()), dict(scorer.ends[0].named_parameters())
     for name, weight in end.items():
@@ -161,7 +163,7 @@ def test_tasks_cannot_be_told_apart(anchors, proxy):
 
 def planned(checkpoint: Checkpoint, anchors, folds: int = 3, **ahead) -> Plan:
     settings = Score(method="lookahead", folds=folds, lookahead=Lookahead(**{"learning_rate": RATE} | ahead))
-    return draw_up(LookaheadScorer(checkpoint, anchors, settings, walked=False))
+    return plan_steps(LookaheadScorer(checkpoint, anchors, settings))
 
 
 def test_the_curve_is_the_loss_of_anchors_left_out(anchors, proxy64):
@@ -190,7 +192,7 @@ def test_the_walk_ends_where_the_anchors_left_out_gain_most(proxy):
 def test_a_walk_that_helps_no_other_is_short_and_warned_of(proxy):
     """A rate so high that every step harms."""
     settings = Score(method="lookahead", lookahead=Lookahead(learning_rate=0.5))
-    found = draw_up(LookaheadScorer(proxy, drawn("anchors", 8), settings, walked=False))
+    found = plan_steps(LookaheadScorer(proxy, drawn("anchors", 8), settings))
     assert len(found.curve) <= PATIENCE + 2, "given up"
     assert "score.lookahead.learning_rate" in found.warnings[0]
 
@@ -289,17 +291,16 @@ def job(tmp_path, pool, anchors, proxy) -> Job:
 def test_shards_walk_as_far_as_the_run_has_planned(job, pool, anchors, proxy):
     scored = score_file(job)
     whole = ost.score(pool, anchors, proxy, method="lookahead", checks=0)
-    assert scored.plan.steps == whole.plan.steps == read_json(job.walk)["steps"] > 0
+    assert scored.plan.steps == whole.plan.steps == read_json(job.plan)["steps"] > 0
     np.testing.assert_allclose(scored.table["utility"].to_numpy(), whole.table["utility"].to_numpy(), atol=1e-5)
     assert scored.cost.flops > whole.cost.flops > 0, "with the checks it costs more"
 
 
 def test_a_plan_is_drawn_up_once(job, pool, monkeypatch):
     first = score_file(job)
-    shards._scorer.cache_clear()
     for path in job.folder.glob("*.parquet"):
         path.unlink()
-    monkeypatch.setattr("ost.scoring.walk.Walk.step", lambda *_: pytest.fail("walked again"))
+    monkeypatch.setattr("torch.optim.Adam.step", lambda *_: pytest.fail("walked again"))
     again = score_file(job)
     assert again.table.equals(first.table) and again.plan.forwards == 0 < first.plan.forwards
     assert again.cost.flops < first.cost.flops

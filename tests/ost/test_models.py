@@ -36,8 +36,8 @@ from ost.errors import DataError, ModelError
 from ost.evaluation import generate
 from ost.models import Checkpoint, check_pair, family, load_config, load_processor, reads_images, resolve_device
 from ost.models.processor import image_only
-from ost.models.tiny import PROXY, TARGET, build_llava, build_model, sized
 from ost.training import Recipe, train
+from ost.worlds.tiny import PROXY, TARGET, build_llava, build_model, sized
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from ost.data.picture import IMAGE_FORMATS, fault, picture, shown, size_of
-from ost.report.page import thumbnail
+from ost.report.template import thumbnail
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 ROOMY = 10**8

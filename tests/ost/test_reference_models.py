@@ -10,7 +10,7 @@ from ost.baselines.low_loss import low_loss
 from ost.baselines.reference_models import color, rho
 from ost.errors import TrainingError
 from ost.models import Checkpoint, add_adapter
-from ost.scoring.losses import losses_of
+from ost.scoring.passes.losses import losses_of
 from ost.training import Recipe, train
 
 RECIPE = Recipe(steps=6, batch_size=8, learning_rate=2e-3)

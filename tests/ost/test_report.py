@@ -7,35 +7,27 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from arm_rows import row
 from PIL import Image, PngImagePlugin
 
-from ost.audit import audit
-from ost.breadth import Breadth
+from ost.arms.plan import BASE
+from ost.audit.breadth import Breadth
+from ost.audit.harm import audit
+from ost.comparison import entries_of
 from ost.data import Sample, chat
 from ost.report import Example, ReportData, render
-from ost.report.charts import LIGHT, accuracy_chart, standings, utility_chart
-from ost.report.kept import COLOURS, kept_rows, kinds_of
-from ost.report.page import duration, flops, headline, points, remarks, thumbnail
+from ost.report.charts import LIGHT, accuracy_chart, utility_chart
+from ost.report.kept import COLOURS, kept_labels, kinds_of
+from ost.report.template import thumbnail
+from ost.report.words import duration, flops, headline, points, remarks
 
 HOSTILE = "<script>alert('x')</script>"
-ARMS = {"base": 0.0, "full": 1.0, "random": 0.2, "ost": 0.2, "ost-wide": 0.5}
-LABELS = ["Base model", "Full-SFT", "Random 20 %", "OST 20 %", "OST 50 %"]
+LABELS = ["Base model", "Full-SFT", "Random 20 %", "Lookahead 20 %", "Lookahead 50 %"]
 
 
-def row(arm, accuracy, protocol="B", seed=0, fraction=None, **more):
-    fraction = ARMS[arm] if fraction is None else fraction
-    choosing = 8.0 if arm.startswith("ost") else 0.0
-    steps = 0 if arm == "base" else 400 if protocol == "B" else round(400 * fraction)
-    cost = {"samples": round(8000 * fraction), "steps": steps, "train_seconds": steps / 10, "select_seconds": choosing}
-    cost |= {"total_seconds": steps / 10 + choosing, "train_flops": steps * 3e10, "select_flops": choosing * 4e10}
-    cost["total_flops"] = cost["train_flops"] + cost["select_flops"]
-    return {"arm": arm, "fraction": fraction, "protocol": protocol, "seed": seed, "accuracy": accuracy, **cost, **more}
-
-
-def arms(ost=0.661, full=0.41):
-    scores = {"full": full, "random": 0.53, "ost": ost, "ost-wide": 0.71}
-    both = [row(arm, score, protocol) for protocol in "AB" for arm, score in scores.items()]
-    return [row("base", 0.44), *both]
+def arms(ours=0.661, full=0.41):
+    scores = {BASE: 0.44, "full": full, "random-20": 0.53, "lookahead-20": ours, "lookahead-50": 0.71}
+    return [row(subset, score, protocol) for protocol in "AB" for subset, score in scores.items()]
 
 
 def png(size=(32, 16), colour="grey", mode="RGB", **save):
@@ -67,8 +59,8 @@ def data(**changes):
         "wrong": wrong,
         "useful": [example(verdict=False)],
         "harmful": [example(answer="1 + 1 = 8", utility=-0.02, verdict=True)],
-        "audit": audit(utility, utility < 0, wrong, {"OST 20 %": utility > 1, "Full-SFT": np.ones(500, bool)}),
-        "breadth": {"OST 20 %": broad(0.45), "Full-SFT": broad(sum=0.5, product=0.5)},
+        "audit": audit(utility, utility < 0, wrong, {"Lookahead 20 %": utility > 1, "Full-SFT": np.ones(500, bool)}),
+        "breadth": {"Lookahead 20 %": broad(0.45), "Full-SFT": broad(sum=0.5, product=0.5)},
         "ingest": {"pool": {"read": 508, "kept": 500, "quarantined": 8, "reasons": {"no image": 1, "too long": 7}}},
         "warnings": ["anchors are few"],
         "stages": [{"stage": "score", "seconds": 200.0, "flops": 1.2e15}],
@@ -121,7 +113,7 @@ def test_everything_that_was_measured_is_said():
 
 def test_hostile_text_is_only_text():
     bad = example(HOSTILE, HOSTILE + '"><img src=x onerror=y>', task=HOSTILE, images=(HOSTILE.encode(), png()))
-    rows = [*arms(), row(f"{HOSTILE} $x^", 0.5, fraction=0.3, by_task={HOSTILE: 0.5})]
+    rows = [*arms(), row("random-30", 0.5, label=f"{HOSTILE} $x^", by_task={HOSTILE: 0.5})]
     checked = {**data().audit, "by_task": {HOSTILE: data().audit}, "purity": {HOSTILE: 0.5}}
     found = {HOSTILE: broad(**{HOSTILE + '"': 0.5, "sum": 0.5})}
     ingest = {HOSTILE: {"read": 1, "kept": 0, "quarantined": 1, "reasons": {HOSTILE: 1}}}
@@ -140,8 +132,8 @@ def test_hostile_text_is_only_text():
 
 
 def test_hostile_arm_in_the_headline_is_only_text():
-    tags = Tags(render(data(arms=[row(HOSTILE, 0.5, fraction=0.3)])))
-    assert tags.text.count(f"{HOSTILE} 30 % reaches 50.0 %") == 1
+    tags = Tags(render(data(arms=[row("random-30", 0.5, label=HOSTILE)])))
+    assert tags.text.count(f"{HOSTILE} reaches 50.0 %") == 1
     assert "script" not in {tag for tag, _ in tags.found}
 
 
@@ -173,46 +165,49 @@ def test_charts_follow_the_page_into_the_dark():
 
 
 @pytest.mark.parametrize(
-    ("ost", "full", "gain"),
+    ("ours", "full", "gain"),
     [(0.661, 0.41, "+25.1"), (0.38, 0.41, "−3.0"), (0.41, 0.41, "±0.0"), (0.4104, 0.41, "±0.0")],
 )
-def test_headline_has_the_right_sign(ost, full, gain):
-    text = headline(standings(arms(ost, full)))
+def test_headline_has_the_right_sign(ours, full, gain):
+    text = headline(entries_of(arms(ours, full)))
     assert text.startswith(
-        f"OST 20 % reaches {100 * ost:.1f} % where Full-SFT reaches {100 * full:.1f} %: {gain} points"
+        f"Lookahead 20 % reaches {100 * ours:.1f} % where Full-SFT reaches {100 * full:.1f} %: {gain} points"
     )
     assert "at the same steps" in text
-    assert ("did not pay" in text) == (ost < full)
+    assert ("did not pay" in text) == (ours < full)
 
 
 def test_headline_prefers_protocol_b_and_takes_what_there_is():
-    mixed = [row("full", 0.4, "A"), row("full", 0.5, "B"), row("ost", 0.9, "A"), row("ost", 0.6, "B")]
-    assert "+10.0 points, at the same steps" in headline(standings(mixed))
-    only_a = [row("full", 0.5, "B"), row("ost", 0.9, "A")]
-    assert "+40.0 points, at the same epochs" in headline(standings(only_a))
+    mixed = [
+        row(*told) for told in (("full", 0.4, "A"), ("full", 0.5), ("lookahead-20", 0.9, "A"), ("lookahead-20", 0.6))
+    ]
+    assert "+10.0 points, at the same steps" in headline(entries_of(mixed))
+    only_a = [row("full", 0.5, "A"), row("lookahead-20", 0.9, "A")]
+    assert "+40.0 points, at the same epochs" in headline(entries_of(only_a))
     assert headline([]).startswith("No arm")
-    assert "Base model reaches 44.0 %" in headline(standings([row("base", 0.44)]))
+    assert "Base model reaches 44.0 %" in headline(entries_of([row(BASE, 0.44)]))
 
 
 def test_remarks_count_the_cost_of_choosing():
-    text = " ".join(remarks(standings(arms()), 2000))
+    text = " ".join(remarks(entries_of(arms()), 2000))
     assert "after 80 steps instead of 400" in text
     assert "took 16 s where Full-SFT took 40 s: 60 % less" in text
     assert "44.0 %, which is above Full-SFT" in text
     # 1.96 · sqrt((0.661 · 0.339 + 0.41 · 0.59) / 2000)
     assert "±3.0 points" in text
-    dear = [{**r, "total_seconds": 50.0} if r["arm"] == "ost" else r for r in arms()]
-    assert "took 50 s where Full-SFT took 40 s: 25 % more" in " ".join(remarks(standings(dear), None))
+    dear = [{**r, "total_seconds": 50.0} if r["subset"] == "lookahead-20" else r for r in arms()]
+    assert "took 50 s where Full-SFT took 40 s: 25 % more" in " ".join(remarks(entries_of(dear), None))
 
 
 def test_seeds_are_averaged_and_their_spread_is_shown():
-    several = [row("full", 0.4, seed=s) for s in range(2)] + [row("ost", a, seed=s) for s, a in enumerate((0.6, 0.7))]
-    full, ost = standings(several)
-    assert (ost.accuracy, ost.low, ost.high, ost.seeds) == (pytest.approx(0.65), 0.6, 0.7, 2)
+    scores = {"full": (0.4, 0.4), "lookahead-20": (0.6, 0.7)}
+    several = [row(subset, one, seed=seed) for subset, own in scores.items() for seed, one in enumerate(own)]
+    full, ours = entries_of(several)
+    assert (ours["accuracy"], ours["accuracies"], ours["seeds"]) == (pytest.approx(0.65), [0.6, 0.7], [0, 1])
     text = Tags(render(data(arms=several))).text
     assert "60.0–70.0, 2 seeds" in text
     assert "Mean of 2 seeds" in text
-    assert full.seeds == 2
+    assert full["seeds"] == [0, 1]
 
 
 def test_page_without_truth():
@@ -243,11 +238,11 @@ def test_audit_without_a_flag_shows_dashes():
 def test_breadth_stands_beside_purity():
     page = data()
     text = Tags(render(page)).spaced
-    purity = 100 * page.audit["purity"]["OST 20 %"]
+    purity = 100 * page.audit["purity"]["Lookahead 20 %"]
     assert "arm purity clusters reached effective clusters breadth mix by kind of question" in text
-    assert f"OST 20 % {purity:.1f} % 62.5 % 18.0 0.45" in text
+    assert f"Lookahead 20 % {purity:.1f} % 62.5 % 18.0 0.45" in text
     assert "falls into 126 clusters" in text
-    assert "kind the pool OST 20 % product 50.0 % 75.0 % sum 50.0 % 25.0 %" in text, "Full-SFT is the pool"
+    assert "kind the pool Lookahead 20 % product 50.0 % 75.0 % sum 50.0 % 25.0 %" in text, "Full-SFT is the pool"
     marked = re.findall(r'<td class="down">(0\.45|1\.00)</td>', render(page))
     assert marked == ["0.45"], "what is narrow is seen"
 
@@ -271,36 +266,33 @@ def test_breadth_without_truth_and_purity_without_breadth():
 
 
 def test_without_sketches_the_mix_is_shown():
-    bare = {"OST 20 %": Breadth(100, None, None, None, None, {"sum": (0.25, 0.5), "product": (0.75, 0.5)})}
+    bare = {"Lookahead 20 %": Breadth(100, None, None, None, None, {"sum": (0.25, 0.5), "product": (0.75, 0.5)})}
     text = Tags(render(data(breadth=bare))).spaced
     assert "clusters reached" not in text and "set score.sketch" in text
     assert "product 50.0 % 75.0 %" in text
-    one_task = {"OST 20 %": Breadth(0, 126, 0.0, 0.0, 0.0, {"": (0.0, 1.0)})}
+    one_task = {"Lookahead 20 %": Breadth(0, 126, 0.0, 0.0, 0.0, {"": (0.0, 1.0)})}
     text = Tags(render(data(breadth=one_task))).spaced
     assert "mix by kind" not in text and "0.0 % 0.0 –" in text
 
 
 def test_kinds_beyond_the_colours_are_one():
     shares = {f"kind {n:02}": (n / 45, n / 45) for n in range(10)}
-    found = {"OST 20 %": Breadth(100, None, None, None, None, shares)}
+    found = {"Lookahead 20 %": Breadth(100, None, None, None, None, shares)}
     kinds = kinds_of(found)
     assert [kind.name for kind in kinds] == [f"kind {n:02}" for n in range(4, 10)] + ["4 more"]
     assert len({kind.colour for kind in kinds}) == 7 and {kind.colour for kind in kinds} <= set(LIGHT)
     for side, total in (
-        ("kept", sum(kind.kept["OST 20 %"] for kind in kinds)),
+        ("kept", sum(kind.kept["Lookahead 20 %"] for kind in kinds)),
         ("pool", sum(k.pool for k in kinds)),
     ):
         assert total == pytest.approx(1), side
-    rare = {"OST 20 %": broad(**dict.fromkeys("abcdefg", 0.14), odd=(0.5, 0.01))}
+    rare = {"Lookahead 20 %": broad(**dict.fromkeys("abcdefg", 0.14), odd=(0.5, 0.01))}
     assert "odd" in {kind.name for kind in kinds_of(rare)}, "rare in the pool, but what a selection is made of"
 
 
 def test_arms_stand_in_the_order_of_the_tables():
-    shown = standings(arms())
     found = {label: broad() for label in ("other", *reversed(LABELS[1:]))}
-    rows = kept_rows({"purity": {"Random 20 %": 0.5, "nothing": None}}, found, shown)
-    assert [row.label for row in rows] == [*LABELS[1:], "other"]
-    assert [row.purity for row in rows] == [None, 0.5, None, None, None]
+    assert kept_labels({"Random 20 %": 0.5, "nothing": None}, found, LABELS) == [*LABELS[1:], "other"]
 
 
 def test_histogram_counts_every_finite_value_with_zero_on_an_edge():
@@ -313,10 +305,19 @@ def test_histogram_counts_every_finite_value_with_zero_on_an_edge():
     assert utility_chart(np.zeros(5)) is not None
 
 
-def test_bars_are_as_long_as_the_accuracy():
-    shown = standings(arms())
-    widths = [bar.get_width() for bar in accuracy_chart(arms()).axes[0].patches]
-    assert widths == pytest.approx([100 * standing.accuracy for standing in shown])
+def test_points_stand_at_the_accuracy():
+    entries = entries_of(arms())
+    points = [line.get_xdata()[0] for line in accuracy_chart(entries).axes[0].lines if line.get_marker() == "o"]
+    assert sorted(points) == pytest.approx(sorted(100 * entry["accuracy"] for entry in entries))
+
+
+def test_of_two_subsets_that_coincide_the_page_says_so():
+    rows = [*arms(), row("lookahead-cover-20", 0.661, same_as="lookahead-20-B"), row("full", 0.4, seed=1)]
+    rows += [row("random-20", 0.5, seed=1, same_as="full-B")]
+    text = Tags(render(data(arms=rows))).text
+    told = "Lookahead 20 %, for breadth keeps exactly what Lookahead 20 % keeps: one training stands for both."
+    assert text.count(told) == 1
+    assert "Random 20 % keeps exactly what Full-SFT keeps under seed 1: one training stands for both." in text
 
 
 def test_images_are_written_anew():
@@ -352,12 +353,11 @@ def test_long_texts_are_cut_and_say_so():
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
-    assert duration(float("nan")) == "–"
 
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0"), (12, "12"), (999.9e3, "1 M"), (1.234e15, "1.23 P"), (12.4e12, "12.4 T"), (1e30, "1e+06 Y")],
+    [(0, "0"), (12, "12"), (999.9e3, "1 M"), (1.234e15, "1.23 P"), (12.4e12, "12.4 T"), (1e30, "1 Q")],
 )
 def test_flops(number, text):
     assert flops(number) == text

@@ -9,7 +9,7 @@ from processors import FAMILIES
 
 from ost.encoding import IGNORE, Encoder
 from ost.models import Checkpoint, load_processor
-from ost.models.tiny import build_processor
+from ost.worlds.tiny import build_processor
 
 A, B = encoded(seed=1), encoded(seed=2)
 LONG = SETTINGS.model_copy(update={"max_tokens": 4096})

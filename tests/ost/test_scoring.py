@@ -7,12 +7,12 @@ from scipy.stats import spearmanr
 from specimens import copy_of, drawn
 
 import ost
-from ost.config import Score
 from ost.data import Sample, chat
 from ost.encoding import Encoder
 from ost.errors import DataError, ModelError
 from ost.models import Checkpoint
-from ost.scoring.engine import METHODS as METHOD_CLASSES
+from ost.scoring.methods import prepared_scorer
+from ost.settings import Score
 from ost.store import write_table
 
 STEP64 = 3e-4
@@ -220,7 +220,7 @@ def test_toxic_is_negative_utility_at_a_false_discovery_rate(pool, anchors, prox
 def test_the_methods_agree_on_what_trusted_samples_look_like(anchors, proxy64):
     settings = {"checks": 0, "detail": "folds", "folds": 3}
     found = {
-        method: METHOD_CLASSES[method](proxy64, anchors, Score(method=method, step=step, **settings)).held_out()
+        method: prepared_scorer(proxy64, anchors, Score(method=method, step=step, **settings)).held_out()
         for method, step in (("gradient", 1.0), ("transposed", STEP64), ("exact", 1e-5))
     }
     for method in ("transposed", "exact"):

@@ -8,23 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ost.config import Select
+from ost.arms import arm_of
 from ost.errors import ConfigError
-from ost.selection import (
-    ARMS,
-    KEPT,
-    NOT_DRAWN,
-    QUARANTINED,
-    TOXIC,
-    by_utility,
-    clean_warnings,
-    draw,
-    is_clean,
-    kept_ids,
-    select,
-    select_arm,
-    toxic_list,
-)
+from ost.selection import KEPT, by_utility, clean_warnings, is_clean, kept_ids, select, toxic_list
+from ost.selection.by_utility import QUARANTINED, TOXIC
+from ost.selection.strategies import BELOW
+from ost.settings import Select, Settings
 
 FRACTIONS = st.floats(0.01, 1.0)
 
@@ -75,14 +64,12 @@ def test_the_order_of_the_pool_plays_no_part(scores, fraction, seed):
     assert by_id(select(scores, fraction, "top")) == by_id(select(other, fraction, "top")), (
         "select breaks ties by row order"
     )
-    assert by_id(draw(scores, fraction, 3)) == by_id(draw(other, fraction, 3)), "draw depends on row order"
 
 
 @settings(max_examples=60)
-@given(scores=scores(), fraction=FRACTIONS, seed=st.integers(0, 99), arm=st.sampled_from(ARMS))
-def test_every_row_has_one_rank_or_a_true_reason(scores, fraction, seed, arm):
-    wide = min(1.0, fraction + 0.3)
-    chosen = select_arm(arm, scores, Select(fraction=fraction, wide_fraction=wide, strategy="top"), seed)
+@given(scores=scores(), fraction=FRACTIONS, seed=st.integers(0, 99))
+def test_every_row_has_one_rank_or_a_true_reason(scores, fraction, seed):
+    chosen = by_utility(scores, fraction, Select(strategy="top"), seed)
     assert chosen.column_names == ["id", "rank", "reason"]
     assert chosen["id"].to_pylist() == scores["id"].to_pylist(), "rows must be in pool order"
     ranks = sorted(rank for rank in chosen["rank"].to_pylist() if rank is not None)
@@ -92,57 +79,29 @@ def test_every_row_has_one_rank_or_a_true_reason(scores, fraction, seed, arm):
             expected = QUARANTINED
         elif row["rank"] is not None:
             expected = KEPT
-        elif arm in ("full", "random"):
-            expected = NOT_DRAWN
         else:
-            expected = TOXIC if utility < 0 else "utility below the cut"
-        assert row["reason"] == expected, f"{arm}: {row} with utility {utility}"
+            expected = TOXIC if utility < 0 else BELOW
+        assert row["reason"] == expected, f"{row} with utility {utility}"
         assert (row["reason"] == KEPT) == (row["rank"] is not None), "a quarantined sample was kept"
 
 
 @pytest.mark.parametrize(("count", "fraction", "kept"), [(10, 0.2, 2), (7, 0.5, 4), (3, 0.01, 1), (5, 1.0, 5)])
 def test_the_kept_share_is_of_the_whole_pool(count, fraction, kept):
     scores = table([float(index) for index in range(count)])
-    assert len(kept_ids(select(scores, fraction, "top"))) == len(kept_ids(draw(scores, fraction, 0))) == kept
+    assert len(kept_ids(select(scores, fraction, "top"))) == kept
 
 
 def test_quarantined_samples_count_in_the_pool_but_are_never_kept():
     scores = table([np.nan] * 6 + [1.0, 2.0, -1.0, 0.0])
     assert kept_ids(select(scores, 0.2, "top")) == ["007", "006"]
-    assert sorted(kept_ids(draw(scores, 1.0, 0))) == ["006", "007", "008", "009"]
+    assert sorted(kept_ids(select(scores, 1.0, "top"))) == ["006", "007", "008", "009"]
     assert kept_ids(select(table([np.nan, np.nan]), 1.0, "top")) == []
 
 
-@settings(max_examples=40)
-@given(scores=scores(), fraction=FRACTIONS, seed=st.integers(0, 999))
-def test_a_draw_is_blind_to_utility(scores, fraction, seed):
-    finite = np.isfinite(scores["utility"].to_numpy())
-    other = np.where(finite, np.random.default_rng(seed).normal(size=len(scores)), np.nan)
-    changed = scores.set_column(1, "utility", pa.array(other, from_pandas=False))
-    assert by_id(draw(scores, fraction, seed)) == by_id(draw(changed, fraction, seed))
-
-
-def test_a_draw_follows_its_seed_alone():
-    scores = table([0.0] * 200)
-    first, again, other = (kept_ids(draw(scores, 0.2, seed)) for seed in (0, 0, 1))
-    assert first == again
-    assert len(set(first) & set(other)) < 20, "another seed draws the same samples"
-
-
-def test_a_draw_takes_every_sample_alike():
-    """1,000 draws of a fifth: each sample comes 200 times, within five standard deviations (√160)."""
-    scores, counts = table([0.0] * 20), dict.fromkeys([f"{index:03d}" for index in range(20)], 0)
-    for seed in range(1000):
-        for name in kept_ids(draw(scores, 0.2, seed)):
-            counts[name] += 1
-    assert max(abs(count - 200) for count in counts.values()) < 5 * 160**0.5
-
-
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, 20, float("nan")])
-@pytest.mark.parametrize("chooser", [select, lambda *given: draw(*given, 0)], ids=["select", "draw"])
-def test_a_fraction_out_of_range_is_refused_with_its_value(fraction, chooser):
+def test_a_fraction_out_of_range_is_refused_with_its_value(fraction):
     with pytest.raises(ConfigError, match=rf"\(0, 1\]; found {fraction}"):
-        chooser(table([1.0, 2.0]), fraction)
+        select(table([1.0, 2.0]), fraction)
 
 
 def test_the_call_chooses_as_the_settings_do():
@@ -150,18 +109,8 @@ def test_the_call_chooses_as_the_settings_do():
     sketch = pa.FixedSizeListArray.from_arrays(pa.array(np.random.default_rng(1).normal(size=800)), 4)
     for toxic in (0, 100):
         scores = flagged(toxic).append_column("sketch", sketch)
-        assert select(scores).equals(by_utility(scores, Select().fraction, Select(), 0))
+        assert select(scores).equals(by_utility(scores, 0.2, Select(), 0))
     assert kept_ids(select(scores)) != kept_ids(select(scores, strategy="top")), "the default is for breadth"
-
-
-def test_the_arms_nest():
-    scores = table(list(np.random.default_rng(0).normal(size=50)))
-    settings_ = Select(fraction=0.2, wide_fraction=0.6, strategy="top")
-    arms = ("ost", "ost-wide", "full", "random")
-    narrow, wide, full, lot = (kept_ids(select_arm(arm, scores, settings_, 0)) for arm in arms)
-    assert (len(narrow), len(wide), len(full), len(lot)) == (10, 30, 50, 10)
-    assert wide[:10] == narrow
-    assert full[:10] == lot, "the random arm is the head of the full one's order"
 
 
 def test_the_toxic_list_names_the_worst_first():
@@ -239,4 +188,5 @@ def test_a_walk_tells_a_clean_pool_without_them():
         "utility_relative", scores["utility"]
     )
     assert is_clean(scores, Select(clean_below=0.05))
-    assert kept_ids(by_utility(scores, 0.2, Select(), 0)) == kept_ids(draw(scores, 0.2, 0))
+    drawn = arm_of("random").choose(scores, 0.2, Settings(seed=0))
+    assert kept_ids(by_utility(scores, 0.2, Select(), 0)) == kept_ids(drawn)

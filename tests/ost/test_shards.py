@@ -13,10 +13,10 @@ import pytest
 from specimens import copy_of, drawn
 
 import ost
-from ost.config import Score
 from ost.data import Dataset, write_samples
 from ost.scoring import Job, score_file, shards
 from ost.scoring.shards import pending, run_here, score_shard
+from ost.settings import Score
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_a_part_that_was_not_published_counts_for_nothing(job, undisturbed, tmp_
 SCRIPT = """
 import sys, torch
 from pathlib import Path
-from ost.config import Score
+from ost.settings import Score
 from ost.scoring import Job, score_file
 from ost.store import write_table
 folder, store, out = map(Path, sys.argv[1:])
@@ -211,7 +211,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_no_sample_is_cut(pool, anchors,
     """An accelerator whose memory holds five samples."""
     import torch
 
-    from ost.scoring.transposed import TransposedScorer
+    from ost.scoring.methods.transposed import TransposedScorer
 
     sizes: list[int] = []
     whole = TransposedScorer.score_batch
@@ -234,7 +234,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_no_sample_is_cut(pool, anchors,
 def test_a_single_sample_that_does_not_fit_ends_the_run(pool, anchors, proxy, monkeypatch):
     import torch
 
-    from ost.scoring.transposed import TransposedScorer
+    from ost.scoring.methods.transposed import TransposedScorer
 
     def never(self, samples, batch):
         raise torch.OutOfMemoryError("out of memory")

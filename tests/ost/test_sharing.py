@@ -5,16 +5,16 @@ import torch
 from specimens import copy_of, drawn, other_forms
 from torch import nn
 
-from ost.config import Score
 from ost.data import Sample, chat
 from ost.models import Checkpoint
-from ost.models.tiny import PROXY
-from ost.models.tiny.llava import build_llava
-from ost.models.tiny.text import build_text
-from ost.scoring.sharing import Memory, Sharing
-from ost.scoring.transposed import TransposedScorer
-from ost.scoring.two_pass import moved_share
-from ost.scoring.weights import moved_copy, scored_weights, untied
+from ost.scoring.methods.transposed import TransposedScorer
+from ost.scoring.methods.two_pass import moved_share
+from ost.scoring.passes.reuse import PassCache, PassReuse
+from ost.scoring.passes.weights import moved_copy, scored_weights, untied
+from ost.settings import Score
+from ost.worlds.tiny import PROXY
+from ost.worlds.tiny.llava import build_llava
+from ost.worlds.tiny.text import build_text
 
 LAYERS = ("all", "language", "last:2", "last:1", "head")
 
@@ -46,11 +46,12 @@ def repeated() -> list[Sample]:
 @pytest.mark.parametrize("samples", [repeated, other_forms])
 def test_shared_passes_are_whole_passes(layers, samples, proxy64, anchors):
     own = scorer(proxy64, layers, anchors[:4])
-    other, samples, memory = moved(own), samples(), Memory()
+    other, samples = moved(own), samples()
+    cache = PassCache(samples)
     batch = own.encode(samples)
     with torch.no_grad():
         expected = [own.losses(batch, model)[0] for model in (own.proxy.model, other)]
-        found = [own.passing(model, batch, memory, samples)[0] for model in (own.proxy.model, other, own.proxy.model)]
+        found = [own.cached_losses(model, batch, cache)[0] for model in (own.proxy.model, other, own.proxy.model)]
     assert (expected[0] - expected[1]).abs().min() > 1e-4, "the move shows nowhere"
     for there, here in zip([*expected, expected[0]], found, strict=True):
         torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)
@@ -66,10 +67,10 @@ def test_other_families_share_too(family, layers, processor, anchors):
         samples = [Sample((), chat(f"What is 3 + {n}?", f"3 + {n} = {n + 3}", images=0), "sum") for n in range(5)]
     checkpoint.model.double().eval()
     own = scorer(checkpoint, layers, samples[:4])
-    other, memory, batch = moved(own), Memory(), own.encode(samples)
+    other, cache, batch = moved(own), PassCache(samples), own.encode(samples)
     with torch.no_grad():
         expected = [own.losses(batch, model)[0] for model in (own.proxy.model, other)]
-        found = [own.passing(model, batch, memory, samples)[0] for model in (own.proxy.model, other)]
+        found = [own.cached_losses(model, batch, cache)[0] for model in (own.proxy.model, other)]
     for there, here in zip(expected, found, strict=True):
         torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)
 
@@ -77,11 +78,11 @@ def test_other_families_share_too(family, layers, processor, anchors):
 @pytest.mark.parametrize("layers", LAYERS[1:])
 def test_gradients_of_a_shared_pass_are_those_of_a_whole_one(layers, proxy64, anchors):
     own = scorer(proxy64, layers, anchors[:4])
-    weights, batch, memory = list(own.weights.values()), own.encode(anchors[:6]), Memory()
+    weights, batch, cache = list(own.weights.values()), own.encode(anchors[:6]), PassCache()
     expected = torch.autograd.grad(own.losses(batch)[0].sum(), weights)
     with torch.no_grad():
-        own.passing(own.proxy.model, batch, memory)
-    found = torch.autograd.grad(own.passing(own.proxy.model, batch, memory)[0].sum(), weights)
+        own.cached_losses(own.proxy.model, batch, cache)
+    found = torch.autograd.grad(own.cached_losses(own.proxy.model, batch, cache)[0].sum(), weights)
     for here, there in zip(found, expected, strict=True):
         torch.testing.assert_close(here, there, rtol=1e-7, atol=1e-10)
 
@@ -109,18 +110,19 @@ class Calls:
 def test_what_lies_below_runs_once_and_each_distinct_image_once(layers, images, blocks, proxy, anchors):
     """Six images in the batch, two of them distinct; two passes by the same model."""
     own = scorer(copy_of(proxy), layers, anchors[:4])
-    samples, memory, calls = repeated(), Memory(), Calls(own.proxy.model)
+    samples, calls = repeated(), Calls(own.proxy.model)
+    cache = PassCache(samples)
     for _ in range(2):
-        own.passing(own.proxy.model, own.encode(samples), memory, samples)
+        own.cached_losses(own.proxy.model, own.encode(samples), cache)
     assert (calls.images, calls.blocks) == (images, blocks)
 
 
 def test_a_model_is_left_as_it_was(proxy, anchors):
     own = scorer(copy_of(proxy), "last:1", anchors[:4])
-    model, memory = own.proxy.model, Memory()
+    model, cache = own.proxy.model, PassCache(anchors[:2])
     before = [(path, dict(vars(module))) for path, module in model.named_modules()]
     for _ in range(2):
-        own.passing(model, own.encode(anchors[:2]), memory, anchors[:2])
+        own.cached_losses(model, own.encode(anchors[:2]), cache)
     for (path, variables), module in zip(before, model.modules(), strict=True):
         assert vars(module).keys() == variables.keys(), path
         assert not module._forward_pre_hooks, path
@@ -128,8 +130,8 @@ def test_a_model_is_left_as_it_was(proxy, anchors):
 
 def test_a_failed_pass_leaves_nothing_behind(proxy, anchors):
     model = copy_of(proxy).model
-    sharing = Sharing(model, list(scored_weights(model, "language")))
-    with pytest.raises(RuntimeError, match="midway"), sharing.passing(model, Memory()):
+    reuse = PassReuse(model, list(scored_weights(model, "language")))
+    with pytest.raises(RuntimeError, match="midway"), reuse.cached(model, PassCache()):
         raise RuntimeError("midway")
     assert "get_image_features" not in vars(model.base_model)
 

@@ -10,15 +10,15 @@ from scipy import stats
 from specimens import drawn
 
 from ost.data import Sample
-from ost.scoring.anchors import Cells, divide
+from ost.scoring.anchors import Partition, divide
 from ost.scoring.statistics import Resolved, degrees_of_freedom, resolve, toxic_q, without_own
 
 
-def cells_of(tasks: str, sizes: list[int]) -> Cells:
+def cells_of(tasks: str, sizes: list[int]) -> Partition:
     """Cells of the given sizes; one letter a cell names its task."""
     ends = np.cumsum([0, *sizes])
     members = tuple(tuple(range(a, b)) for a, b in itertools.pairwise(ends))
-    return Cells(members, tuple(tasks), tuple(tasks[:at].count(task) for at, task in enumerate(tasks)))
+    return Partition(members, tuple(tasks), tuple(tasks[:at].count(task) for at, task in enumerate(tasks)))
 
 
 def named(tasks: list[str]) -> list[Sample]:

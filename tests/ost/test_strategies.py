@@ -1,6 +1,6 @@
 """The strategies against independent references: counting, ranking, plain greedy and brute force.
 
-`draw` and the part that is chosen among stand in test_part.py, `spread` in test_spread.py.
+`draw` and the part that is chosen among stand in test_purity.py, `spread` in test_spread.py.
 """
 
 import itertools
@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from ost.errors import DataError
-from ost.selection import KEPT, NOT_DRAWN, QUARANTINED, STRATEGIES, TOXIC, cover, kept_ids, select, vectors
-from ost.selection.part import BREADTH
+from ost.selection import KEPT, NOT_DRAWN, STRATEGIES, cover, kept_ids, select, vectors
+from ost.selection.by_utility import QUARANTINED, TOXIC
+from ost.selection.purity import BREADTH
 from ost.selection.strategies import BELOW, COVERED, OUTVOTED, QUOTA, REPEATED
 
 GROUPS = ("product", "sum")

@@ -9,10 +9,10 @@ import pytest
 from pools import PNG, SETTINGS, data_url, encoded, record, talk, write_jsonl
 from typer.testing import CliRunner
 
-from flows.cli import app, main
-from ost.config import Data
+from flows.cli.main import app, main
 from ost.errors import DataError, OSTError
 from ost.ingestion.survey import Survey, advice, survey
+from ost.settings import Data
 
 LARGE = data_url(encoded((100, 100)))
 

@@ -14,7 +14,8 @@ import ost
 from ost.data import Sample, chat
 from ost.encoding import Encoder, to_device
 from ost.errors import TrainingError
-from ost.evaluation import Generated, evaluate, generate, matches
+from ost.evaluation import Generated, evaluate, generate
+from ost.metrics import METRICS, metric_of
 from ost.models import Checkpoint
 from ost.training import Recipe, Trained, train
 
@@ -145,20 +146,19 @@ def test_a_loss_that_is_not_finite_stops_before_its_step(value, fresh, lessons):
     ],
 )
 def test_matching_by_example(prediction, reference, final, whole):
-    assert matches(prediction, reference) is final
-    assert matches(prediction, reference, "final") is final
-    assert matches(prediction, reference, "whole") is whole
+    assert metric_of("final")(prediction, reference) is final
+    assert metric_of("whole")(prediction, reference) is whole
 
 
 @settings(max_examples=100)
 @given(text=st.text(max_size=20), other=st.text(max_size=20), thought=st.text(max_size=10))
 def test_matching_is_an_equivalence_that_whole_refines(text, other, thought):
-    for match in ("final", "whole"):
-        assert matches(text, text, match)
-        assert matches(text, other, match) == matches(other, text, match)
-        assert matches(f"  {text}\n", text, match), "white space around the text decides"
-    assert not matches(text, other, "whole") or matches(text, other, "final")
-    assert matches(f"{thought} = {other}", f"={other}", "final")
+    for matches in METRICS.values():
+        assert matches(text, text)
+        assert matches(text, other) == matches(other, text)
+        assert matches(f"  {text}\n", text), "white space around the text decides"
+    assert not metric_of("whole")(text, other) or metric_of("final")(text, other)
+    assert metric_of("final")(f"{thought} = {other}", f"={other}")
 
 
 def test_accuracy_counts_what_matches_whole_and_by_task(fresh, monkeypatch):

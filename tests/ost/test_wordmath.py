@@ -8,12 +8,12 @@ import pytest
 from scipy.stats import spearmanr
 
 import ost
-from ost.config import Base, World
 from ost.errors import ConfigError
-from ost.models.tiny import PROXY, build
 from ost.training import Recipe, train
-from ost.worlds import WORLDS, wordmath
+from ost.worlds import wordmath, world_of
+from ost.worlds.settings import Base, World
 from ost.worlds.teacher import answer_pool, wrong_answers
+from ost.worlds.tiny import PROXY, build
 from ost.worlds.wordmath import MISREAD, NUMBERS, SLIPS, TASKS
 from ost.worlds.world import SPLITS
 
@@ -89,4 +89,4 @@ def test_a_text_only_model_is_trained_saved_and_scored_with(tmp_path):
 
 
 def test_it_is_known_by_its_name():
-    assert WORLDS["wordmath"] is wordmath
+    assert world_of("wordmath") is wordmath

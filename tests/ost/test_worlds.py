@@ -10,10 +10,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from specimens import drawn
 
-from ost.config import Base, World
 from ost.errors import ConfigError
-from ost.worlds import WORLDS, handmath
+from ost.worlds import WORLDS, handmath, world_of
 from ost.worlds.handmath import MISREAD, SLIPS
+from ost.worlds.settings import Base, World
 from ost.worlds.teacher import answer_pool, wrong_answers
 
 SPLITS = ("pretrain", "pool", "anchors", "benchmark")
@@ -52,7 +52,7 @@ def test_every_split_owns_every_value():
         assert values == set(range(10)), split
 
 
-@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+@pytest.mark.parametrize("world", map(world_of, WORLDS), ids=WORLDS)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_world_has_what_the_default_parameters_ask_of_it(world, seed):
     sizes = World()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flows.parameters import set_params
-from ost.config import Params, Tracking
 from ost.store import digest
+from tasks.settings import Params, Tracking
 from tasks.tracking import Tracker
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def made(tmp_path) -> Callable[..., dict]:
         return {
             "stage": stage,
             "seed": 0,
-            "params": {"seed": 0, "select": {"fraction": 0.2}},
+            "params": {"seed": 0, "select": {"purity": 0.85}},
             "inputs": inputs,
             "outputs": {path: digest(tmp_path / path) for path in outputs},
             "metrics": {},

@@ -16,12 +16,12 @@ from ost.data import Sample, chat, write_samples
 from ost.errors import WorkspaceError
 from ost.evaluation import generate
 from ost.models import Checkpoint, load_checkpoint
-from ost.models.tiny import PROXY, build_llava
 from ost.store import read_table
 from ost.training import Recipe, train
+from ost.worlds.tiny import PROXY, build_llava
 from stack.processes import BIN, free_ports, running
-from tasks.chat_server import AHEAD, REFUSALS, TROUBLES, ChatServer
-from tasks.stages import execute
+from tasks.stages.chat_server import AHEAD, REFUSALS, TROUBLES, ChatServer
+from tasks.stages.run import execute
 
 SECRET = "sk-a-key-that-nothing-may-hold"
 LENGTH = 6
@@ -266,7 +266,7 @@ def test_a_sample_that_is_refused_has_no_answer_and_the_others_do(code, scripted
 @pytest.mark.parametrize(("code", "limit"), [(400, REFUSALS), (503, TROUBLES)])
 def test_refusals_in_a_row_end_a_run(code, limit, scripted, tmp_path, monkeypatch):
     """Not those that others' answers stand between, of which there may be any number."""
-    monkeypatch.setattr("tasks.chat_server.RETRIES", 0)
+    monkeypatch.setattr("tasks.stages.chat_server.RETRIES", 0)
     samples, every = questions(2 * limit), range(0, 2 * limit, 2)
     server = scripted(reply=refusing(code, *every))
     said = ChatServer("m", server.address, tmp_path, max_tokens=5, concurrency=1).complete(samples)
@@ -290,15 +290,15 @@ def test_a_server_that_answers_nothing_is_told_of_in_a_small_pool_too(scripted, 
 
 
 def test_a_rate_that_is_refused_to_the_end_is_no_samples_fault(scripted, tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.chat_server.RETRIES", 0)
+    monkeypatch.setattr("tasks.stages.chat_server.RETRIES", 0)
     judge = ChatServer("m", scripted(200, 429).address, tmp_path, max_tokens=5, concurrency=1)
     with pytest.raises(WorkspaceError, match=r"refused with 429: ask for less .* judge.requests_per_minute"):
         judge.complete(questions(3))
 
 
 def test_a_sample_that_takes_for_ever_has_no_answer(scripted, tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.chat_server.RETRIES", 0)
-    monkeypatch.setattr("tasks.chat_server.TIMEOUT", 0.5)
+    monkeypatch.setattr("tasks.stages.chat_server.RETRIES", 0)
+    monkeypatch.setattr("tasks.stages.chat_server.TIMEOUT", 0.5)
     slow = refusing(400, 1)
     server = scripted(reply=lambda asked: time.sleep(1.5) or "yes" if slow(asked) == 400 else "yes")
     judge = ChatServer("m", server.address, tmp_path, max_tokens=5)
@@ -319,8 +319,8 @@ def test_the_stage_counts_and_tells_what_the_judge_gave_no_answer_to(scripted, f
     write_samples(folder / "data/anchors", anchors)
     server = scripted(reply=refusing(400, 2, 3, 9))
     set_params(folder / "params.yaml", [f"judge.server={server.address}", "models.judge=m", "judge.mode=grade"])
-    manifest = execute("rate-judge", folder)
-    table = read_table(folder / "ratings/judge.parquet")
+    manifest = execute("score-judge", folder)
+    table = read_table(folder / "scores/judge.parquet")
     assert table["id"].to_pylist() == [sample.id for sample in pool]
     assert table["reply"].to_pylist() == ["yes", "yes", None, None, *["yes"] * 4]
     assert table["agrees"].to_pylist() == [number not in (2, 3) for number in range(8)]
@@ -330,13 +330,13 @@ def test_the_stage_counts_and_tells_what_the_judge_gave_no_answer_to(scripted, f
     first, second = manifest["warnings"]
     assert f"2 of 8 pool samples, such as {pool[2].id}" in first and "refused with 400" in first
     assert f"1 of 4 anchors, such as {anchors[3].id}" in second and SECRET not in first + second
-    execute("choose@judge", folder)
+    execute("select-judge", folder)
     reasons = read_table(folder / "selections/judge.parquet")["reason"].to_pylist()
     assert [reason == "kept" for reason in reasons] == table["agrees"].to_pylist()
 
 
 def test_a_server_that_is_not_there_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.chat_server.RETRIES", 0)
+    monkeypatch.setattr("tasks.stages.chat_server.RETRIES", 0)
     (port,) = free_ports(1)
     with pytest.raises(WorkspaceError, match=rf"no answer from the judge at http://127.0.0.1:{port}/v1"):
         ChatServer("m", f"http://127.0.0.1:{port}/v1", tmp_path, max_tokens=5).complete(questions(1))

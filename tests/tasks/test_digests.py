@@ -4,8 +4,8 @@ import os
 
 from ost import store
 from ost.store import digest
-from tasks import digests as digests_module
-from tasks.digests import LARGE, Digests
+from tasks.stages import digests as digests_module
+from tasks.stages.digests import LARGE, Digests
 
 
 def aged(path, content: bytes):

@@ -1,4 +1,4 @@
-"""Lineage over a small record: two arms, of which one kept the sample, and two generations of one model."""
+"""Lineage over a small record: two trained subsets, of which one kept the sample, and two generations of one model."""
 
 import io
 from collections.abc import Callable
@@ -8,15 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from ost.errors import WorkspaceError
-from ost.selection import ARMS
-from tasks.lineage import Link, chain, find_version, uses
+from tasks.record.lineage import Artifact, chain, find_version, uses
 
-KEEPERS = {"full", "ost", "ost-wide"}
-"""The arms whose selection kept sample `a`; `b` was kept by none."""
+SUBSETS = ("full", "random-20", "lookahead-20", "lookahead-50")
+KEEPERS = {"full", "lookahead-20", "lookahead-50"}
+"""The subsets that kept sample `a`; `b` was kept by none."""
 
 
-def selection(arm: str) -> bytes:
-    ranks = [1 if arm in KEEPERS else None, None, 2 if arm == "random" else 1 if arm not in KEEPERS else None]
+def selection(subset: str) -> bytes:
+    ranks = [1 if subset in KEEPERS else None, None, 2 if subset == "random-20" else None]
     reasons = ["left out" if rank is None else "kept" for rank in ranks]
     buffer = io.BytesIO()
     pq.write_table(pa.table({"id": ["a", "b", "c"], "rank": pa.array(ranks, pa.int32()), "reason": reasons}), buffer)
@@ -41,30 +41,32 @@ def trained(record) -> dict[str, str]:
     """A record from the pool to two models; the outputs of all stages."""
     world = record("world", {}, {"world/pool.parquet": b"world"})
     data = record("ingest", world | {"models/own": "f" * 32}, {"data/pool": b"pool"})
-    scores = record("score", data, {"scores/utility.parquet": b"scores"})
-    chosen = record("select", scores, {f"selections/{arm}.parquet": selection(arm) for arm in ARMS})
-    models = {}
-    for arm in ("ost", "random"):
-        mine = {f"selections/{arm}.parquet": chosen[f"selections/{arm}.parquet"]}
-        models |= record(f"sft@{arm}-B", data | mine, {f"models/sft/{arm}-B": arm.encode()})
+    scores = record("score-lookahead", data, {"scores/lookahead.parquet": b"scores"})
+    chosen, models = {}, {}
+    for subset in SUBSETS:
+        known = scores if subset.startswith("lookahead") else data
+        chosen |= record(f"select-{subset}", known, {f"selections/{subset}.parquet": selection(subset)})
+    for subset in ("lookahead-20", "random-20"):
+        mine = {f"selections/{subset}.parquet": chosen[f"selections/{subset}.parquet"]}
+        models |= record(f"sft-{subset}-B", data | mine, {f"models/sft/{subset}-B": subset.encode()})
     return world | data | scores | chosen | models
 
 
-def walk(link: Link) -> list[Link]:
-    return [link, *(below for source in link.sources for below in walk(source))]
+def walk(artifact: Artifact) -> list[Artifact]:
+    return [artifact, *(below for source in artifact.sources for below in walk(source))]
 
 
 def test_a_models_chain_leads_back_to_the_world_and_the_commit(tracker, trained):
-    links = walk(chain(tracker, find_version(tracker, f"{tracker.model_name}@ost-B")))
+    links = walk(chain(tracker, find_version(tracker, f"{tracker.model_name}@lookahead-20-B")))
     paths = {link.path for link in links}
     assert paths == {
-        "models/sft/ost-B",
+        "models/sft/lookahead-20-B",
         "data/pool",
-        "selections/ost.parquet",
-        "scores/utility.parquet",
+        "selections/lookahead-20.parquet",
+        "scores/lookahead.parquet",
         "world/pool.parquet",
         "models/own",
-    }, "the chain misses an artifact, or holds another arm's"
+    }, "the chain misses an artifact, or holds another subset's"
     for link in links:
         if link.path != "models/own":
             assert link.digest == trained[link.path]
@@ -86,18 +88,18 @@ def test_a_chain_follows_the_bytes_and_not_the_newest_run(tracker, trained, reco
 
 
 def test_a_sample_leads_to_exactly_the_models_trained_on_it(tracker, trained):
-    found = {use.arm: use for use in uses(tracker, "a")}
-    assert set(found) == set(ARMS), "a selection that looked at the sample is missing"
-    assert {arm for arm, use in found.items() if use.rank} == KEEPERS
-    assert [model.tags["ost.run"] for model in found["ost"].models] == ["ost-B"]
-    assert found["random"].models == [], "a model is named whose selection left the sample out"
-    assert found["random"].reason == "left out"
-    assert found["full"].models == [], "no model was trained on this arm"
+    found = {use.subset: use for use in uses(tracker, "a")}
+    assert set(found) == set(SUBSETS), "a selection that looked at the sample is missing"
+    assert {subset for subset, use in found.items() if use.rank} == KEEPERS
+    assert [model.tags["ost.run"] for model in found["lookahead-20"].models] == ["lookahead-20-B"]
+    assert found["random-20"].models == [], "a model is named whose selection left the sample out"
+    assert found["random-20"].reason == "left out"
+    assert found["full"].models == [], "no model was trained on this subset"
 
 
-def test_a_sample_that_no_arm_kept_has_no_models(tracker, trained):
+def test_a_sample_that_no_subset_kept_has_no_models(tracker, trained):
     found = uses(tracker, "b")
-    assert len(found) == len(ARMS)
+    assert len(found) == len(SUBSETS)
     assert not any(use.models for use in found)
 
 
@@ -107,18 +109,18 @@ def test_an_unknown_sample_has_no_uses(tracker, trained):
 
 def test_a_version_is_found_by_number_by_run_and_as_the_newest(tracker, trained):
     name = tracker.model_name
-    assert find_version(tracker, f"{name}/1").tags["ost.run"] == "ost-B"
-    assert find_version(tracker, f"{name}@random-B").tags["ost.run"] == "random-B"
+    assert find_version(tracker, f"{name}/1").tags["ost.run"] == "lookahead-20-B"
+    assert find_version(tracker, f"{name}@random-20-B").tags["ost.run"] == "random-20-B"
     assert str(find_version(tracker, name).version) == "2"
     assert find_version(tracker, "a") is None, "a sample's id was taken for a model"
-    with pytest.raises(WorkspaceError, match=r"no version full-B .*versions: 1 \(ost-B\), 2 \(random-B\)"):
+    with pytest.raises(WorkspaceError, match=r"no version full-B .*versions: 1 \(lookahead-20-B\), 2 \(random-20-B\)"):
         find_version(tracker, f"{name}@full-B")
 
 
 def test_a_runs_name_means_the_model_that_it_left_last(tracker, trained, record):
     """Trained with new settings, then with the old ones again: the name means the old bytes, not the newest number."""
     data = {"data/pool": trained["data/pool"]}
-    record("sft@ost-B", data, {"models/sft/ost-B": b"new settings"})
-    assert str(find_version(tracker, f"{tracker.model_name}@ost-B").version) == "3"
-    record("sft@ost-B", data, {"models/sft/ost-B": b"ost"})
-    assert str(find_version(tracker, f"{tracker.model_name}@ost-B").version) == "1"
+    record("sft-lookahead-20-B", data, {"models/sft/lookahead-20-B": b"new settings"})
+    assert str(find_version(tracker, f"{tracker.model_name}@lookahead-20-B").version) == "3"
+    record("sft-lookahead-20-B", data, {"models/sft/lookahead-20-B": b"lookahead-20"})
+    assert str(find_version(tracker, f"{tracker.model_name}@lookahead-20-B").version) == "1"

@@ -3,10 +3,10 @@
 import pyarrow as pa
 import pytest
 
-from ost.config import Recurate
 from ost.errors import WorkspaceError
 from ost.store import digest, read_json, write_table
-from tasks.promotion import CHALLENGER, CHAMPION, challenge, rollback
+from tasks.record.champion import CHALLENGER, CHAMPION, challenge, rollback
+from tasks.settings import Recurate
 
 SETTINGS = Recurate(resamples=200)
 GIT = {"commit": "c0ffee" * 6 + "c0ff", "dirty": False}
@@ -21,17 +21,19 @@ def trained(tracker, made):
     (tracker.root / "data/benchmark").write_bytes(b"a benchmark")
 
     def train(weights: str, right: int, ids: str = "sample") -> None:
-        made("", {}, {"models/sft/ost-B/weights": weights.encode()})
-        digests = {"models/sft/ost-B": digest(tracker.root / "models/sft/ost-B")}
-        tracker.record(made("sft@ost-B", {}, {}) | {"outputs": digests}, parent)
+        made("", {}, {"models/sft/lookahead-20-B/weights": weights.encode()})
+        digests = {"models/sft/lookahead-20-B": digest(tracker.root / "models/sft/lookahead-20-B")}
+        tracker.record(made("sft-lookahead-20-B", {}, {}) | {"outputs": digests}, parent)
         answers(right, ids)
-        path = "evaluations/ost-B.parquet"
+        path = "evaluations/lookahead-20-B.parquet"
         content = (tracker.root / path).read_bytes()
         benchmark = made("", {}, {"data/benchmark": (tracker.root / "data/benchmark").read_bytes()})
         inputs = digests | benchmark["outputs"]
-        tracker.record(made("evaluate@ost-B", inputs, {path: content}, metrics={"accuracy": right / SIZE}), parent)
+        tracker.record(
+            made("evaluate-lookahead-20-B", inputs, {path: content}, metrics={"accuracy": right / SIZE}), parent
+        )
 
-    def answers(right: int, ids: str, run: str = "ost-B") -> None:
+    def answers(right: int, ids: str, run: str = "lookahead-20-B") -> None:
         names = [f"{ids}{index}" for index in range(SIZE)]
         table = pa.table({"id": names, "correct": [index < right for index in range(SIZE)]})
         write_table(tracker.root / f"evaluations/{run}.parquet", table)

@@ -1,4 +1,4 @@
-"""Ratings as stages: both scores as the library gives them, and reference models trained as the settings say."""
+"""Scores as stages: by utility as the library gives them, and reference models trained as the settings say."""
 
 import math
 from pathlib import Path
@@ -12,19 +12,19 @@ from specimens import copy_of, drawn
 import ost
 from flows.parameters import set_params
 from ost.baselines.finevision import AXES
-from ost.config import load_params
 from ost.data import Dataset, Facts, ShardWriter, content_digest, write_samples
 from ost.data.dataset import write_listing
 from ost.errors import DataError
 from ost.models import load_checkpoint
-from ost.scoring.losses import losses_of
+from ost.scoring.passes.losses import losses_of
 from ost.selection import kept_ids
 from ost.store import read_table
 from ost.training import Recipe, train
-from tasks.stages import execute
+from tasks.settings import load_params
+from tasks.stages.run import execute
 
 SETTINGS = ["sft.steps=40", "sft.batch_size=8", "warmup.fraction=0.1", "score.checks=0", "score.shard_size=20"]
-SETTINGS += ["score.lookahead.most_steps=4"]
+SETTINGS += ["score.lookahead.most_steps=4", "curate.keep=false"]
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def test_both_scores_stand_side_by_side_whatever_the_pipeline_scores_by(workspac
     for method in ("gradient", "lookahead"):
         set_params(workspace / "params.yaml", [f"score.method={method}"])
         for name, table in expected.items():
-            manifest = execute(f"rate-{name}", workspace)
-            assert read_table(workspace / f"ratings/{name}.parquet").equals(table)
+            manifest = execute(f"score-{name}", workspace)
+            assert read_table(workspace / f"scores/{name}.parquet").equals(table)
             assert {"models/proxy", "models/proxy-warm", "data/anchors"} <= set(manifest["inputs"])
             assert {"toxic_share", "anchor_loss"} <= set(manifest["metrics"])
             flops[name].append(manifest["flops"])
@@ -65,15 +65,15 @@ def test_both_scores_stand_side_by_side_whatever_the_pipeline_scores_by(workspac
 
 def test_one_step_keeps_a_method_that_takes_one(workspace):
     set_params(workspace / "params.yaml", ["score.method=transposed"])
-    execute("rate-one-step", workspace)
-    assert read_table(workspace / "ratings/one-step.parquet").equals(scored(workspace, method="transposed"))
+    execute("score-one-step", workspace)
+    assert read_table(workspace / "scores/one-step.parquet").equals(scored(workspace, method="transposed"))
 
 
 def test_lookahead_does_without_what_it_cannot_tell(workspace):
     """Utilities by task are something that one step knows."""
     set_params(workspace / "params.yaml", ["score.method=gradient", "score.detail=groups"])
-    execute("rate-lookahead", workspace)
-    found = read_table(workspace / "ratings/lookahead.parquet")
+    execute("score-lookahead", workspace)
+    found = read_table(workspace / "scores/lookahead.parquet")
     assert found.equals(scored(workspace, method="lookahead", detail=None))
 
 
@@ -81,20 +81,20 @@ def test_the_pipelines_walk_starts_from_the_base(workspace):
     found = {}
     for start in ("auto", "base", "warm"):
         set_params(workspace / "params.yaml", [f"score.lookahead.start={start}"])
-        execute("rate-lookahead", workspace)
-        found[start] = read_table(workspace / "ratings/lookahead.parquet")["utility"]
+        execute("score-lookahead", workspace)
+        found[start] = read_table(workspace / "scores/lookahead.parquet")["utility"]
     assert found["auto"].equals(found["base"]) and not found["auto"].equals(found["warm"])
 
 
 @pytest.mark.parametrize(("name", "origin"), [("color", "proxy-warm"), ("rho", "proxy")])
 def test_a_reference_model_passes_over_the_anchors_as_often_as_it_is_told(name, origin, workspace):
     """Twelve anchors are two batches of eight, so three epochs are six steps; it is held against the warm proxy."""
-    manifest = execute(f"rate-{name}", workspace)
+    manifest = execute(f"score-{name}", workspace)
     pool, rate = samples(workspace, "pool"), load_params(workspace / "params.yaml").warmup.learning_rate
     reference = copy_of(load_checkpoint(workspace / f"models/{origin}"))
     train(reference, samples(workspace, "anchors"), Recipe(steps=6, batch_size=8, learning_rate=rate))
     gained = losses_of(pool, load_checkpoint(workspace / "models/proxy-warm")) - losses_of(pool, reference)
-    found = read_table(workspace / f"ratings/{name}.parquet")
+    found = read_table(workspace / f"scores/{name}.parquet")
     assert found["id"].to_pylist() == [sample.id for sample in pool]
     np.testing.assert_allclose(found["score"].to_numpy(), gained, atol=1e-5)
     assert math.isclose(manifest["metrics"]["reducible"], gained.mean(), abs_tol=1e-5) and manifest["flops"] > 0
@@ -105,8 +105,8 @@ def test_the_reference_of_an_adapters_arm_is_an_adapter(workspace):
     execute("warmup", workspace)
     found = {}
     for name in ("color", "rho"):
-        execute(f"rate-{name}", workspace)
-        found[name] = read_table(workspace / f"ratings/{name}.parquet")["score"].to_numpy()
+        execute(f"score-{name}", workspace)
+        found[name] = read_table(workspace / f"scores/{name}.parquet")["score"].to_numpy()
     assert all(np.isfinite(scores).all() and np.ptp(scores) > 0 for scores in found.values())
 
 
@@ -125,12 +125,12 @@ def test_what_the_ratings_of_a_pool_keep(folder):
     middling, uneven, best = dict.fromkeys(AXES, 3), dict.fromkeys(AXES, 5) | {"formatting": 2}, dict.fromkeys(AXES, 4)
     text_only = {"relevance": 3, "formatting": 4}
     ids = with_ratings(folder, [middling, uneven, {}, best, text_only, {}])
-    manifest = execute("rate-rated", folder)
+    manifest = execute("score-rated", folder)
     assert manifest["metrics"] == pytest.approx({"rated": 4 / 6, "least": 3.0}) and manifest["flops"] == 0
     assert manifest["warnings"] == ["2 of 6 samples came without ratings; `rated` keeps none of them"]
     assert manifest["datasets"] == {"pool": content_digest(ids)}
     for share, expected in (("17", [3]), ("33", [3, 4]), ("50", [3, 4, 0]), ("100", [3, 4, 0, 1])):
-        execute(f"choose@rated-{share}", folder)
+        execute(f"select-rated-{share}", folder)
         table = read_table(folder / f"selections/rated-{share}.parquet")
         assert kept_ids(table) == [ids[place] for place in expected]
         assert {table["reason"][place].as_py() for place in (2, 5)} == {"it came without ratings"}
@@ -152,8 +152,8 @@ def test_finevisions_own_files_can_be_chosen_from(folder, proxy):
     sources = ["data.pool=finevision.parquet", "data.anchors=anchors.parquet", "data.benchmark=benchmark.parquet"]
     set_params(folder / "params.yaml", [*sources, "data.truth=null"])
     execute("ingest", folder)
-    assert execute("rate-rated", folder)["metrics"] == pytest.approx({"rated": 0.75, "least": 3.0})
-    execute("choose@rated-50", folder)
+    assert execute("score-rated", folder)["metrics"] == pytest.approx({"rated": 0.75, "least": 3.0})
+    execute("select-rated-50", folder)
     kept = Dataset(folder / "data/pool").take(kept_ids(read_table(folder / "selections/rated-50.parquet")))
     assert [sample.images for sample in kept] == [pool[1].images, pool[0].images]
 
@@ -161,5 +161,5 @@ def test_finevisions_own_files_can_be_chosen_from(folder, proxy):
 def test_a_pool_without_ratings_says_what_the_arm_needs(folder):
     with_ratings(folder, [{}] * 3)
     with pytest.raises(DataError, match=r"none of the 3 samples of the pool came with one.*columns such as relevance_"):
-        execute("rate-rated", folder)
-    assert not list(folder.rglob("ratings/*"))
+        execute("score-rated", folder)
+    assert not list(folder.rglob("scores/*"))

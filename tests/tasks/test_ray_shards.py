@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from specimens import drawn
 
-from ost.config import Compute, Score
 from ost.data import write_samples
 from ost.errors import ConfigError, ModelError
 from ost.scoring import Job, score_file
+from ost.settings import Score
 from ost.store import write_table
-from tasks.shards import runner
+from tasks.settings import Compute
+from tasks.stages.ray_shards import runner
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,9 @@ from ost.data import write_samples
 from ost.errors import WorkspaceError
 from ost.models import load_checkpoint
 from ost.store import read_json, read_table
-from tasks.stages import execute
+from tasks.record.recuration import Recuration
+from tasks.settings import load_params
+from tasks.stages.run import execute
 
 
 @pytest.fixture
@@ -39,26 +41,43 @@ def test_the_warm_up_leaves_what_adam_scores_by(rank, workspace):
     moving = {name for name, weight in warm.model.named_parameters() if weight.requires_grad}
     assert set(warm.second_moment) == moving
     assert all("lora_" in name for name in moving) == bool(rank)
-    manifest = execute("score", workspace)
+    manifest = execute("score-one-step", workspace)
     assert {"models/proxy", "models/proxy-warm"} <= set(manifest["inputs"]), "an adapter is nothing without its base"
     assert {"fidelity", "stability", "lookahead", "toxic_share"} <= set(manifest["metrics"])
     assert manifest["metrics"]["fidelity"] > 0.99
-    table = read_table(workspace / "scores/utility.parquet")
+    table = read_table(workspace / "scores/one-step.parquet")
     assert len(table) == 48 and pc.all(pc.is_finite(table["utility_se"])).as_py()
+
+
+def test_the_warm_proxy_outlives_its_pool_and_nothing_else_that_it_was_made_with(workspace):
+    def changed() -> list[str]:
+        return Recuration(workspace, load_params(workspace / "params.yaml")).changed_for_proxy()
+
+    assert changed() == ["models/proxy-warm.manifest.json"], "there is none yet"
+    execute("warmup", workspace)
+    assert changed() == []
+    write_samples(workspace / "data/pool", drawn("pool", 24, 2))
+    set_params(workspace / "params.yaml", ["score.batch_size=8", "sft.learning_rate=1e-4"])
+    assert changed() == []
+    set_params(workspace / "params.yaml", ["warmup.fraction=0.2", "sft.steps=60"])
+    assert changed() == ["warmup", "sft.steps"]
+    (workspace / "models/proxy/more.json").write_text("{}")
+    shutil.rmtree(workspace / "models/proxy-warm")
+    assert set(changed()) == {"models/proxy", "models/proxy-warm", "warmup", "sft.steps"}
 
 
 def test_scoring_again_reuses_the_published_rows(workspace):
     execute("warmup", workspace)
-    first = execute("score", workspace)
-    (rows,) = [path for path in (workspace / ".ost/scores").iterdir() if path.is_dir()]
+    first = execute("score-lookahead", workspace)
+    (rows,) = [path for path in (workspace / ".ost/scores/lookahead").iterdir() if path.is_dir()]
     stamps = {path: path.stat().st_mtime_ns for path in rows.rglob("*.parquet")}
     assert len(stamps) == 4, "three shards, and the check's rows"
     (walk,) = rows.rglob("*.safetensors")
     assert read_json(walk.with_suffix(".json"))["steps"] <= 4
-    second = execute("score", workspace)
+    second = execute("score-lookahead", workspace)
     assert {path: path.stat().st_mtime_ns for path in rows.rglob("*.parquet")} == stamps
     assert second["outputs"] == first["outputs"] and second["flops"] < first["flops"]
-    assert read_json(workspace / "metrics/score.json")["checks"]["samples"] == 20
+    assert read_json(workspace / "metrics/score-lookahead.json")["checks"]["samples"] == 20
 
 
 def fill_up(workspace: Path, room: int, said: SimpleQueue) -> None:
@@ -66,7 +85,7 @@ def fill_up(workspace: Path, room: int, said: SimpleQueue) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     try:
-        execute("score", workspace)
+        execute("score-one-step", workspace)
     except WorkspaceError as error:
         said.put(str(error))
 
@@ -74,8 +93,8 @@ def fill_up(workspace: Path, room: int, said: SimpleQueue) -> None:
 def test_a_disk_that_is_full_costs_only_what_was_not_written(workspace):
     set_params(workspace / "params.yaml", ["score.method=gradient"])
     execute("warmup", workspace)
-    whole = execute("score", workspace)
-    scores = (workspace / "scores/utility.parquet").read_bytes()
+    whole = execute("score-one-step", workspace)
+    scores = (workspace / "scores/one-step.parquet").read_bytes()
     shards = {path: path.read_bytes() for path in (workspace / ".ost/scores").rglob("*.parquet")}
     for path in (workspace / ".ost/scores", workspace / "scores"):
         shutil.rmtree(path)
@@ -85,9 +104,9 @@ def test_a_disk_that_is_full_costs_only_what_was_not_written(workspace):
     process.start()
     process.join()
     message = said.get()
-    assert "no room is left to write what score makes" in message and "free some space" in message
-    assert not (workspace / "scores/utility.parquet").exists(), "half a table stands under its name"
+    assert "no room is left to write what score-one-step makes" in message and "free some space" in message
+    assert not (workspace / "scores/one-step.parquet").exists(), "half a table stands under its name"
     left = {path: path.read_bytes() for path in (workspace / ".ost/scores").rglob("*.parquet")}
     assert left.items() < shards.items(), "what was published is not what it should be"
-    assert execute("score", workspace)["outputs"] == whole["outputs"]
-    assert (workspace / "scores/utility.parquet").read_bytes() == scores
+    assert execute("score-one-step", workspace)["outputs"] == whole["outputs"]
+    assert (workspace / "scores/one-step.parquet").read_bytes() == scores

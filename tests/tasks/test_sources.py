@@ -8,8 +8,9 @@ import pytest
 
 from flows.parameters import set_params
 from stack.servers import S3, s3_server
-from tasks.context import Context
-from tasks.sources import MOST_WATCHED, bring, image_names, watch
+from tasks.settings import load_params
+from tasks.stages.context import Context
+from tasks.stages.sources import MOST_WATCHED, bring, image_names, watch
 
 BUCKET = "pools"
 
@@ -37,7 +38,7 @@ def record(*images: str) -> dict:
 
 def context(folder: Path, address: str) -> Context:
     set_params(folder / "params.yaml", [f"data.pool={address}"])
-    return Context(folder, "ingest")
+    return Context(folder, "ingest", load_params(folder / "params.yaml"))
 
 
 def test_the_images_of_a_json_file_come_with_it(client, folder):

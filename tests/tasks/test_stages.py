@@ -1,65 +1,42 @@
-"""The stages as functions: what dvc.yaml calls them, what they refuse, and the manifest that each leaves."""
+"""The stages as functions: what they refuse, and the manifest that each leaves."""
 
-import pkgutil
 import subprocess
-from pathlib import Path
 
 import pytest
-import yaml
 
 from flows.parameters import set_params
-from ost.comparison import RATINGS
 from ost.errors import ConfigError, OSTError, WorkspaceError
 from ost.store import digest, read_json
 from ost.worlds import WORLDS
-from tasks.context import Context, git_state
-from tasks.runs import BASE, RUNS, Run
-from tasks.stages import STAGES, execute
-
-DVC = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["stages"]
-
-
-def test_dvc_and_the_flow_know_the_same_stages():
-    compared = {"choose", "trial", "trial-anchored", *(f"rate-{name}" for name in RATINGS.keys() - {"none"})}
-    assert set(DVC) | compared == set(STAGES), "dvc.yaml and tasks/stages.py must name the same stages"
-    assert not set(DVC) & compared, "these belong to comparisons, whose pipelines flows/workspaces.py writes"
-    for name, stage in DVC.items():
-        command = stage.get("do", stage)["cmd"]
-        assert command.startswith(f"python -m flows.stage {name}"), f"stage {name} runs something else: {command}"
-
-
-def test_every_stage_is_a_function():
-    for name, (function, _) in STAGES.items():
-        assert callable(pkgutil.resolve_name(function)), name
-
-
-def test_dvc_and_the_flow_know_the_same_runs():
-    keys = [run.key for run in RUNS]
-    assert list(DVC["sft"]["foreach"]) == keys, "an arm or protocol was added in one place only"
-    assert list(DVC["evaluate"]["foreach"]) == [BASE, *keys]
-    for key, item in DVC["sft"]["foreach"].items():
-        assert item["arm"] == Run.parse(key).arm, f"sft@{key} would depend on another arm's selection"
-    for key, item in DVC["evaluate"]["foreach"].items():
-        expected = "models/target" if key == BASE else f"models/sft/{key}"
-        assert item["model"] == expected, f"evaluate@{key} would depend on another model"
-
-
-@pytest.mark.parametrize("key", ["ost", "ost-C", "nobody-B", "", "-B"])
-def test_a_key_that_is_no_runs_is_refused(key):
-    with pytest.raises(WorkspaceError, match="no such run"):
-        Run.parse(key)
-
-
-def test_every_runs_key_leads_back_to_it():
-    assert [Run.parse(run.key) for run in RUNS] == list(RUNS)
+from tasks.pipeline import manifest_path, stages_of
+from tasks.plan import Plan
+from tasks.settings import Params, load_params
+from tasks.stages.context import Context, git_state
+from tasks.stages.run import execute
 
 
 def test_an_unknown_stage_is_refused_with_the_known_ones(folder):
-    with pytest.raises(WorkspaceError, match="no stage named 'scores'; known: world, base, ingest"):
+    with pytest.raises(WorkspaceError, match="no stage named 'scores'; they are named by world, base, ingest"):
         execute("scores", folder)
 
 
-@pytest.mark.parametrize("stage", ["ingest", "warmup", "score", "select", "sft@ost-B", "evaluate@base", "report"])
+KEYED = ("score-lookahead", "select-lookahead-20", "select-random-20", "sft-lookahead-20-B", "evaluate-base")
+
+
+@pytest.mark.parametrize(
+    ("stage", "told"),
+    [("score-utility", "no scores are named"), ("select-lookahead", "no subset is named")]
+    + [
+        (f"sft-{key}", "no (training|subset|arm) is named")
+        for key in ("lookahead", "lookahead-C", "nobody-20-B", "", "-B")
+    ],
+)
+def test_a_key_that_is_nobodys_is_refused(stage, told, folder):
+    with pytest.raises(ConfigError, match=told):
+        execute(stage, folder)
+
+
+@pytest.mark.parametrize("stage", ["ingest", "warmup", "report", *KEYED])
 def test_a_stage_without_its_inputs_names_the_file_and_the_remedy(folder, stage):
     with pytest.raises(WorkspaceError, match=f"stage {stage} needs .*, which is missing: run `ost curate`"):
         execute(stage, folder)
@@ -67,16 +44,16 @@ def test_a_stage_without_its_inputs_names_the_file_and_the_remedy(folder, stage)
 
 
 def test_a_wrong_parameter_stops_a_stage_before_it_works(folder):
-    (folder / "params.yaml").write_text("select: {fracton: 0.1}")
-    with pytest.raises(ConfigError, match="did you mean `fraction`"):
-        execute("base@target", folder)
+    (folder / "params.yaml").write_text("select: {puritty: 0.1}")
+    with pytest.raises(ConfigError, match="did you mean `purity`"):
+        execute("base-target", folder)
     assert [path.name for path in folder.iterdir()] == ["params.yaml"]
 
 
 def test_a_manifest_holds_all_that_reruns_the_stage(folder):
-    manifest = execute("base@proxy", folder)
+    manifest = execute("base-proxy", folder)
     assert manifest == read_json(folder / "models/proxy.manifest.json"), "what is returned and what is kept differ"
-    assert manifest["stage"] == "base@proxy"
+    assert manifest["stage"] == "base-proxy"
     assert manifest["outputs"] == {"models/proxy": digest(folder / "models/proxy")}
     assert manifest["inputs"] == {}
     assert manifest["params"]["base"]["proxy_steps"] == 4, "the manifest's parameters are not the run's"
@@ -87,21 +64,21 @@ def test_a_manifest_holds_all_that_reruns_the_stage(folder):
 
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(folder):
-    first = execute("base@proxy", folder)["outputs"]
-    assert execute("base@proxy", folder)["outputs"] == first, "training is not reproducible bit by bit"
+    first = execute("base-proxy", folder)["outputs"]
+    assert execute("base-proxy", folder)["outputs"] == first, "training is not reproducible bit by bit"
     (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("seed: 0", "seed: 1"))
-    assert execute("base@proxy", folder)["outputs"] != first, "the seed reaches neither weights nor data"
+    assert execute("base-proxy", folder)["outputs"] != first, "the seed reaches neither weights nor data"
 
 
 def test_progress_of_a_stage_reaches_its_end(folder):
     seen = []
-    execute("base@target", folder, lambda done, total, note="": seen.append((done, total)))
+    execute("base-target", folder, lambda done, total, note="": seen.append((done, total)))
     assert seen[-1] == (4, 4)
 
 
 def test_a_context_records_what_is_read_and_written(folder):
-    ctx = Context(folder, "sft@ost-B")
-    assert ctx.key == "ost-B"
+    ctx = Context(folder, "sft-lookahead-20-B", Params())
+    assert ctx.key == "lookahead-20-B"
     ctx.input("params.yaml")
     ctx.output("x/y.json")
     assert (list(ctx.inputs), list(ctx.outputs)) == (["params.yaml"], ["x/y.json"])
@@ -137,7 +114,9 @@ def test_every_world_goes_through_the_stages_up_to_the_scores(world, folder):
     settings = ["sft.steps=10", "sft.batch_size=4", "warmup.fraction=0.5", "score.checks=0"]
     settings += ["score.lookahead.steps=2"]
     set_params(folder / "params.yaml", [f"world.name={world}", *sizes, *settings])
-    for stage in ("world", "base@target", "base@proxy", "ingest", "warmup"):
-        execute(stage, folder)
+    for stage in stages_of(folder, Plan(load_params(folder / "params.yaml")))[:6]:
+        manifest = execute(stage.name, folder)
+        assert set(manifest["inputs"]) == set(stage.reads), "DVC is told of other dependencies than the stage has"
+        assert {*manifest["outputs"], manifest_path(stage.name)} == set(stage.made)
     assert read_json(folder / "metrics/ingest.json")["counts"]["pool"]["kept"] == 40
-    assert execute("score", folder)["metrics"]["toxic_share"] < 1
+    assert stage.name == "score-lookahead" and manifest["metrics"]["toxic_share"] < 1

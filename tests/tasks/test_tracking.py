@@ -18,9 +18,9 @@ def parent(tracker) -> str:
 
 def test_a_child_run_holds_all_that_the_manifest_says(tracker, parent, made):
     manifest = made(
-        "score",
+        "score-lookahead",
         {"data/pool": "a" * 32},
-        {"scores/utility.parquet": b"scores"},
+        {"scores/lookahead.parquet": b"scores"},
         metrics={"toxic_share": 0.25},
         warnings=["one", "two"],
         datasets={"pool": "b" * 32},
@@ -30,11 +30,12 @@ def test_a_child_run_holds_all_that_the_manifest_says(tracker, parent, made):
     assert run.info.status == "FINISHED"
     assert tags["mlflow.parentRunId"] == parent
     assert tags["mlflow.source.git.commit"] == manifest["git"]["commit"]
-    assert (tags["ost.stage"], tags["ost.flow_run"], tags["ost.git_dirty"]) == ("score", "flow-1", "false")
+    assert (tags["ost.stage"], tags["ost.kind"]) == ("score-lookahead", "score")
+    assert (tags["ost.flow_run"], tags["ost.git_dirty"]) == ("flow-1", "false")
     assert tags["dvc.in.data/pool"] == "a" * 32
-    assert tags["dvc.out.scores/utility.parquet"] == manifest["outputs"]["scores/utility.parquet"]
+    assert tags["dvc.out.scores/lookahead.parquet"] == manifest["outputs"]["scores/lookahead.parquet"]
     assert tags["ost.warnings"] == "one\ntwo"
-    assert data.params == {"seed": "0", "select.fraction": "0.2"}
+    assert data.params == {"seed": "0", "select.purity": "0.85"}
     assert data.metrics == {"toxic_share": 0.25, "seconds": 1.5, "flops": 2e9}
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("pool", "b" * 32), "not our own content digest"
@@ -42,40 +43,56 @@ def test_a_child_run_holds_all_that_the_manifest_says(tracker, parent, made):
 
 def test_artifacts_are_uploaded_but_samples_stay_with_dvc(tracker, parent, made):
     outputs = {
-        "metrics/score.json": b"{}",
-        "models/sft/ost-B/weights": b"w",
+        "metrics/score-lookahead.json": b"{}",
+        "models/sft/lookahead-20-B/weights": b"w",
         "data/pool": b"d",
         "world/x": b"w",
     }
-    run = tracker.record(made("select", {}, outputs), parent)
-    assert tracker.artifact(run, "metrics/score.json").read_bytes() == b"{}"
-    assert tracker.artifact(run, "models/sft/ost-B/weights").read_bytes() == b"w"
+    run = tracker.record(made("select-lookahead-20", {}, outputs), parent)
+    assert tracker.artifact(run, "metrics/score-lookahead.json").read_bytes() == b"{}"
+    assert tracker.artifact(run, "models/sft/lookahead-20-B/weights").read_bytes() == b"w"
     top = {entry.path for entry in tracker.client.list_artifacts(run)}
     assert top == {"metrics", "models"}, "gigabytes of samples would be copied into MLflow"
 
 
 def test_every_new_model_becomes_a_version_and_the_same_bytes_do_not(tracker, parent, made):
-    first = tracker.record(made("sft@ost-B", {}, {"models/sft/ost-B": b"weights"}), parent)
-    again = tracker.record(made("sft@ost-B", {}, {"models/sft/ost-B": b"weights"}), parent)
+    first = tracker.record(made("sft-lookahead-20-B", {}, {"models/sft/lookahead-20-B": b"weights"}), parent)
+    again = tracker.record(made("sft-lookahead-20-B", {}, {"models/sft/lookahead-20-B": b"weights"}), parent)
     (version,) = tracker.model_versions()
-    assert (version.run_id, version.tags["ost.run"]) == (first, "ost-B"), f"run {again} registered old bytes as new"
-    tracker.record(made("sft@ost-B", {}, {"models/sft/ost-B": b"other weights"}), parent)
-    tracker.record(made("sft@full-B", {}, {"models/sft/full-B": b"more weights"}), parent)
-    assert [version.tags["ost.run"] for version in tracker.model_versions()] == ["ost-B", "ost-B", "full-B"]
-    newest = tracker.client.get_model_version_by_alias(tracker.model_name, "ost-B")
+    assert (version.run_id, version.tags["ost.run"]) == (first, "lookahead-20-B"), (
+        f"run {again} registered old bytes as new"
+    )
+    tracker.record(made("sft-lookahead-20-B", {}, {"models/sft/lookahead-20-B": b"other weights"}), parent)
+    tracker.record(made("sft-full-B", {}, {"models/sft/full-B": b"more weights"}), parent)
+    assert [version.tags["ost.run"] for version in tracker.model_versions()] == [
+        "lookahead-20-B",
+        "lookahead-20-B",
+        "full-B",
+    ]
+    newest = tracker.client.get_model_version_by_alias(tracker.model_name, "lookahead-20-B")
     assert str(newest.version) == "2", "the alias stayed on the old model"
 
 
+def test_of_two_trainings_with_the_same_weights_each_has_a_version(tracker, parent, made):
+    for _ in range(2):
+        for key in ("random-20-B", "lookahead-20-B"):
+            sft = made(f"sft-{key}", {}, {f"models/sft/{key}": b"weights"}, labels={"subset": key.removesuffix("-B")})
+            run = tracker.client.get_run(tracker.record(sft, parent))
+            assert run.data.params["subset"] == key.removesuffix("-B")
+    assert [version.tags["ost.run"] for version in tracker.model_versions()] == ["random-20-B", "lookahead-20-B"]
+    assert [str(tracker.aliased(key).version) for key in ("random-20-B", "lookahead-20-B")] == ["1", "2"]
+
+
 def test_the_accuracy_goes_to_the_model_that_was_evaluated(tracker, parent, made):
-    models = {run: made(f"sft@{run}", {}, {f"models/sft/{run}": run.encode()}) for run in ("ost-B", "full-B")}
+    models = {run: made(f"sft-{run}", {}, {f"models/sft/{run}": run.encode()}) for run in ("lookahead-20-B", "full-B")}
     for manifest in models.values():
         tracker.record(manifest, parent)
     inputs = models["full-B"]["outputs"]
     tracker.record(
-        made("evaluate@full-B", inputs, {"evaluations/full-B.json": b"{}"}, metrics={"accuracy": 0.5}), parent
+        made("evaluate-full-B", inputs, {"evaluations/full-B.json": b"{}"}, metrics={"accuracy": 0.5}), parent
     )
     found = {version.tags["ost.run"]: version.tags.get("ost.accuracy") for version in tracker.model_versions()}
-    assert found == {"ost-B": None, "full-B": "0.5000"}
+    assert found == {"lookahead-20-B": None, "full-B": "0.5000"}
 
 
 def test_stages_of_one_repro_share_a_parent_until_it_is_closed(tracker):
@@ -88,18 +105,18 @@ def test_stages_of_one_repro_share_a_parent_until_it_is_closed(tracker):
 
 
 def test_a_failed_flow_is_recorded_as_failed_with_what_it_reused(tracker, parent):
-    tracker.note_reuse(parent, ["world", "base@target"])
+    tracker.note_reuse(parent, ["world", "base-target"])
     tracker.close(parent, succeeded=False)
     run = tracker.client.get_run(parent)
-    assert (run.info.status, run.data.tags["ost.reused"]) == ("FAILED", "world, base@target")
+    assert (run.info.status, run.data.tags["ost.reused"]) == ("FAILED", "world, base-target")
 
 
 def test_more_runs_than_one_page_are_all_found(tracker, parent, made, monkeypatch):
     for _ in range(3):
-        tracker.record(made("score", {}, {"scores/x": b"x"}), parent)
+        tracker.record(made("score-lookahead", {}, {"scores/x": b"x"}), parent)
     real = tracker.client.search_runs
     monkeypatch.setattr(tracker.client, "search_runs", lambda *args, **options: real(*args, max_results=1, **options))
-    assert len(tracker.stage_runs("score")) == 3, "lineage would miss the older runs"
+    assert len(tracker.runs_with("ost.stage", "score-lookahead")) == 3, "lineage would miss the older runs"
 
 
 def test_a_relative_sqlite_store_lies_in_the_workspace(tmp_path, monkeypatch):
@@ -131,7 +148,12 @@ def test_the_record_is_the_same_on_a_server(tmp_path, made, tracked_as, monkeypa
     with mlflow_server(tmp_path / "server") as address:
         tracker = Tracker(tmp_path, tracked_as(address, "served"))
         parent = tracker.open(GIT, "prefect")
-        sft = made("sft@ost-B", {"data/pool": "a" * 32}, {"models/sft/ost-B/weights": b"w"}, datasets={"x": "y"})
+        sft = made(
+            "sft-lookahead-20-B",
+            {"data/pool": "a" * 32},
+            {"models/sft/lookahead-20-B/weights": b"w"},
+            datasets={"x": "y"},
+        )
         run = tracker.record(sft, parent, "flow-1")
         report = made("report", {}, {"metrics/arms.json": json.dumps([1]).encode()})
         shown = tracker.artifact(tracker.record(report, parent), "metrics/arms.json")

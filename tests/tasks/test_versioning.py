@@ -103,24 +103,3 @@ def test_threads_that_commit_at_once_wait_for_each_other(workspace):
 def test_a_folder_without_dvc_is_told_what_to_do(tmp_path):
     with pytest.raises(WorkspaceError, match="run `dvc init`"):
         versioning.stale_stages(tmp_path)
-
-
-def test_a_frozen_stage_stays_current_and_thaws_into_what_it_was(committed):
-    before = (committed / "dvc.yaml").read_text()
-    (committed / "source.txt").write_text("changed")
-    assert versioning.changed_inputs(committed, "first") == {"source.txt"}
-    versioning.freeze(committed, "first")
-    versioning.freeze(committed, "first")
-    assert versioning.changed_inputs(committed, "first") == {"source.txt"}, "the freeze hides what changed"
-    assert not versioning.stale_stages(committed), "a frozen stage would be run again"
-    assert yaml.safe_load((committed / "dvc.yaml").read_text())["stages"]["first"]["frozen"] is True
-    versioning.thaw(committed, "first")
-    versioning.thaw(committed, "first")
-    assert (committed / "dvc.yaml").read_text() == before
-    assert versioning.stale_stages(committed) == {"first"}
-
-
-def test_changed_parameters_are_told_from_changed_files(committed):
-    assert versioning.changed_inputs(committed, "first") == set()
-    (committed / "params.yaml").write_text("number: 2\nother: 1\n")
-    assert versioning.changed_inputs(committed, "first") == {"params.yaml"}

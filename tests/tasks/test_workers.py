@@ -12,7 +12,7 @@ import pytest
 from flows.parameters import set_params
 from ost.errors import WorkspaceError
 from ost.store import digest
-from tasks.stages import execute
+from tasks.stages.run import execute
 from tasks.workers import Workers
 
 FLOW = """
@@ -26,7 +26,7 @@ def tell(stage, done, total, note):
 
 if __name__ == "__main__":
     with Workers(1, tell) as workers:
-        workers.submit("base@target", Path(sys.argv[1])).result()
+        workers.submit("base-target", Path(sys.argv[1])).result()
 """
 
 
@@ -39,9 +39,9 @@ def test_workers_do_the_stages_work_and_tell_of_it_and_of_its_errors(folder):
         with pytest.raises(WorkspaceError) as from_here:
             execute("ingest", folder)
         assert str(from_worker.value) == str(from_here.value), "the error changed on its way out of the process"
-        manifest = workers.submit("base@target", folder).result(timeout=120)
+        manifest = workers.submit("base-target", folder).result(timeout=120)
     assert manifest["outputs"] == {"models/target": digest(folder / "models/target")}, "a failed stage ended the pool"
-    assert told[-1][:3] == ("base@target", 4, 4), "the last progress report is lost, so that a bar never fills"
+    assert told[-1][:3] == ("base-target", 4, 4), "the last progress report is lost, so that a bar never fills"
 
 
 def test_a_worker_dies_with_its_flow_and_leaves_nothing_that_looks_finished(folder, tmp_path):
@@ -51,7 +51,7 @@ def test_a_worker_dies_with_its_flow_and_leaves_nothing_that_looks_finished(fold
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     flow = subprocess.Popen([sys.executable, script, folder], stdout=subprocess.PIPE, text=True, env=environment)
     stage, _, *workers = flow.stdout.readline().split()
-    assert stage == "base@target"
+    assert stage == "base-target"
     assert len(workers) == 1
     worker = int(workers[0])
     flow.send_signal(signal.SIGKILL)

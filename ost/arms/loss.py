@@ -1,0 +1,69 @@
+"""Rivals by a model's loss: low loss alone, and its fall in a reference model that has fitted the anchors."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+
+from ost.arms.arm import Arm, Material, Scores, ScoreTable, best
+from ost.cost import Cost
+
+
+def low_loss(material: Material) -> ScoreTable:
+    """The warm proxy's loss on each sample, negated."""
+    from ost.baselines.low_loss import low_loss as score
+
+    pool, batch_size = material.samples("pool"), material.params.score.batch_size
+    scores, cost = score(pool, material.model("proxy-warm"), batch_size, material.progress)
+    return _table(pool, scores, cost, loss=-float(np.mean(scores)))
+
+
+def color(material: Material) -> ScoreTable:
+    """CoLoR-Filter: what the warm proxy's loss on each sample falls by once it is trained on the anchors."""
+    from ost.baselines.reference_models import color as score
+
+    return _reducible(material, score)
+
+
+def rho(material: Material) -> ScoreTable:
+    """RHO-LOSS: the warm proxy's loss on each sample beyond that of the base proxy trained on the anchors alone."""
+    from ost.baselines.reference_models import rho as score
+    from ost.models import add_adapter
+
+    params, base = material.params, material.model("proxy")
+    if params.warmup.lora_rank:
+        add_adapter(base.model, params.warmup.lora_rank, params.seed)
+    return _reducible(material, score, base)
+
+
+def _reducible(material: Material, score, *base) -> ScoreTable:
+    """Scores by a reference model: `holdout.epochs` passes over the anchors, at the warm-up's rate."""
+    from ost.training import Recipe
+
+    params, pool, anchors = material.params, material.samples("pool"), material.samples("anchors")
+    recipe = Recipe(
+        steps=params.holdout.epochs * math.ceil(len(anchors) / params.sft.batch_size),
+        batch_size=params.sft.batch_size,
+        learning_rate=params.warmup.learning_rate,
+        seed=params.seed,
+    )
+    how = {"batch_size": params.score.batch_size, "progress": material.progress}
+    scores, cost = score(pool, anchors, material.model("proxy-warm"), *base, recipe, **how)
+    return _table(pool, scores, cost, reducible=float(np.mean(scores)))
+
+
+def _table(pool, scores: np.ndarray, cost: Cost, **metrics: float) -> ScoreTable:
+    return ScoreTable(pa.table({"id": pool.ids(), "score": scores}), metrics, cost)
+
+
+PROXIES = ("proxy", "proxy-warm")
+REFERENCE = ("seed", "holdout", "sft.batch_size", "warmup.learning_rate", "score.batch_size")
+LOSS = Scores("loss", low_loss, ("pool", *PROXIES), ("score.batch_size",))
+COLOR = Scores("color", color, ("pool", "anchors", *PROXIES), REFERENCE)
+RHO = Scores("rho", rho, ("pool", "anchors", *PROXIES), (*REFERENCE, "warmup.lora_rank"))
+
+ARMS = (
+    Arm("low-loss", "Low loss {share}", best, LOSS, place=10, colour="wrong"),
+    Arm("color", "CoLoR-Filter {share}", best, COLOR, place=30, colour="right"),
+    Arm("rho", "RHO-LOSS {share}", best, RHO, place=31, colour="right"),
+)

@@ -1,0 +1,137 @@
+"""The words of the pages: what the figures say in sentences, and how numbers are written."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup, escape
+from matplotlib.ticker import EngFormatter
+
+from ost.arms.plan import BASE, Training
+
+Entries = Sequence[Mapping]
+"""Of a summary, see `ost.comparison.entries_of`."""
+
+
+def headline(entries: Entries) -> str:
+    """The result in one sentence: the first subset chosen by utility against Full-SFT, under protocol B if that ran."""
+    if not entries:
+        return "No arm has been trained and evaluated yet."
+    ours, full = _compared(entries)
+    if not ours or not full:
+        best = max(entries, key=lambda entry: entry["accuracy"])
+        reached = f"{best['label']} reaches {percent(best['accuracy'])}"
+        return f"{reached}; there is no arm by utility beside a Full-SFT arm to compare."
+    gain = points(ours["accuracy"], full["accuracy"])
+    same = "epochs" if ours["protocol"] == "A" else "steps"
+    tail = " Here, selecting did not pay." if gain.startswith("−") else ""
+    return (
+        f"{ours['label']} reaches {percent(ours['accuracy'])} where {full['label']} reaches "
+        f"{percent(full['accuracy'])}: {gain} points, at the same {same}.{tail}"
+    )
+
+
+def remarks(entries: Entries, questions: int | None) -> list[str]:
+    """What else a reader should know about the headline, a sentence each; `questions` is the benchmark's size."""
+    ours, full = _compared(entries)
+    if not ours or not full:
+        return coincidences(entries)
+    found = []
+    if lot := _under(ours["protocol"], entries, arm="random"):
+        gain = points(ours["accuracy"], lot["accuracy"])
+        found.append(f"Against {lot['label']}, drawn by lot, it is {gain} points ({percent(lot['accuracy'])}).")
+    if base := _under(ours["protocol"], entries, arm=BASE):
+        known, reference = base["accuracy"], full["accuracy"]
+        verb = "is above" if known > reference else "is below" if known < reference else "equals"
+        found.append(f"The base model, without any training, has {percent(known)}, which {verb} Full-SFT.")
+    saving, whole = _under("A", entries, subset=ours["subset"]), _under("A", entries, arm="full")
+    if saving and whole:
+        found.append(_saving(saving, whole))
+    return [*found, _noise(ours, full, questions), *coincidences(entries)]
+
+
+def coincidences(entries: Entries) -> list[str]:
+    """A sentence for each two subsets that are one, with the seeds where they are not one in all."""
+    found = []
+    for entry in entries:
+        for other in dict.fromkeys(key for key in entry["same_as"] if key):
+            seeds = [str(seed) for seed, key in zip(entry["seeds"], entry["same_as"], strict=True) if key == other]
+            kept = f"{entry['label']} keeps exactly what {Training.parse(other).subset.label} keeps"
+            where = "" if len(seeds) == len(entry["seeds"]) else f" under seed {', '.join(seeds)}"
+            found.append(f"{kept}{where}: one training stands for both.")
+    return list(dict.fromkeys(found))
+
+
+def _compared(entries: Entries) -> tuple[Mapping | None, Mapping | None]:
+    """The first subset that is chosen by utility, protocol B before A, and Full-SFT under the same protocol."""
+    ours = _under("B", entries, ours=True) or _under("A", entries, ours=True)
+    return ours, ours and _under(ours["protocol"], entries, arm="full")
+
+
+def _under(protocol: str, entries: Entries, **told: object) -> Mapping | None:
+    """The first entry under a protocol of which this is told."""
+    return next((one for one in entries if one["protocol"] == protocol and told.items() <= one.items()), None)
+
+
+def _saving(ours: Mapping, full: Mapping) -> str:
+    time, reference = ours["total_seconds"], full["total_seconds"]
+    text = f"With epochs fixed it has {percent(ours['accuracy'])} after {count(ours['steps'])} steps"
+    text += f" instead of {count(full['steps'])}"
+    if not (time and reference):
+        return f"{text}."
+    change = f"{abs(time / reference - 1):.0%} {'more' if time > reference else 'less'}".replace("%", " %")
+    return f"{text}; choosing included, that took {duration(time)} where Full-SFT took {duration(reference)}: {change}."
+
+
+def _noise(ours: Mapping, full: Mapping, questions: int | None) -> str:
+    seeds = min(len(ours["seeds"]), len(full["seeds"]))
+    text = "One seed." if seeds == 1 else f"Mean of {seeds} seeds."
+    if not questions:
+        return text
+    variance = sum(one["accuracy"] * (1 - one["accuracy"]) for one in (ours, full)) / (questions * seeds)
+    bound = 196 * math.sqrt(variance)
+    return (
+        f"{text} With {count(questions)} benchmark questions, up to ±{bound:.1f} points could be chance alone (95 %)."
+    )
+
+
+def percent(share: float | None) -> str:
+    """0.6612 → "66.1 %"."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def points(share: float, reference: float) -> str:
+    """Difference of two shares in percentage points with its sign: 0.661, 0.41 → "+25.1".
+
+    Taken between the rounded values, so that the numbers on the page add up.
+    """
+    text = f"{round(100 * share, 1) - round(100 * reference, 1):+.1f}".replace("-", "−")
+    return "±0.0" if text in ("+0.0", "−0.0") else text
+
+
+def count(number: float) -> str:
+    """8000 → "8,000"."""
+    return f"{number:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in at most two units: 200 → "3 min 20 s"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s" if seconds else "0 s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{round(whole / 60) // 60} h {round(whole / 60) % 60} min"
+
+
+def flops(number: float) -> str:
+    """1.23e15 → "1.23 P": floating-point operations with an SI prefix."""
+    return EngFormatter()(float(f"{number:.2e}"))  # rounded first, so that 999.9 k becomes 1 M
+
+
+def tied(text: str) -> Markup:
+    """The text, escaped, with numbers and their units kept on one line."""
+    kept = r"[±+−]?[\d.,]+ (?:%|points|steps|h\b|min|s\b)|Full-SFT"
+    return Markup(re.sub(kept, r'<span class="tied">\g<0></span>', str(escape(text))))

@@ -1,0 +1,1 @@
+"""Per-sample gradients of each layer, taken while one backward pass goes by, and their sketches."""

@@ -1,0 +1,87 @@
+"""`lookahead`: many steps on the anchors instead of one, and each pool sample's own loss before and after."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from transformers import PreTrainedModel
+
+from ost.data import Sample
+from ost.encoding import Batch
+from ost.scoring.anchors import all_but_each
+from ost.scoring.methods.anchor_training import encoded_anchors, plan_steps, starting_weights, training_path
+from ost.scoring.methods.scorer import BatchScores
+from ost.scoring.methods.two_pass import TwoPassScorer
+from ost.scoring.passes.reuse import PassCache
+from ost.scoring.passes.weights import moved_copy
+from ost.settings import Score
+from ost.store import publish
+
+
+class LookaheadScorer(TwoPassScorer):
+    """Loss, in nats, that a sample loses while the proxy takes k optimizer steps on the anchors.
+
+    The many-step form of `transposed`: with one short step of plain gradient descent the two rank alike. With detail
+    `total` the proxy is trained once, on all anchors; with `folds` once for each fold, on the others: the mean is the
+    utility, and the disagreement its standard error. k is `score.lookahead.steps`, or, where that is null, the number
+    of steps at which anchors that were left out have the lowest loss. Two passes a sample, the second through what
+    moves alone.
+
+    The steps start from the base that the proxy was warmed up from, where that is known (`score.lookahead.start`): the
+    errors that the warm-up learned from the pool are then in the first loss alone, and count in full.
+
+    Neighbours: CoLoR-Filter (arXiv:2406.10670) takes the same difference between a prior and that prior fine-tuned on
+    the target data, to the end of a schedule; RHO-LOSS (arXiv:2206.07137) that between the model in training and one
+    trained on holdout data alone, as here from the base. Here there are as many steps as help what they have not seen,
+    and the difference may be taken relative to the sample's own loss, so that what the proxy cannot do yet does not
+    rank by its sheer loss.
+    """
+
+    def preconditioner(self) -> None:
+        """None: the steps are an optimizer's own."""
+
+    def prepare(self, store: Path | None = None) -> None:
+        """Train on the anchors, or load the weights of an earlier training: a few new samples cost none."""
+        if store and store.exists():
+            self.ends = self._load(store)
+            return
+        steps, start = self.settings.lookahead.steps or plan_steps(self).steps, starting_weights(self)
+        self.ends = [
+            next(itertools.islice(training_path(self, encoded_anchors(self, members), start), steps, None))
+            for members in all_but_each(self.partition.members)
+        ]
+        if store:
+            self._save(store)
+
+    def _save(self, path: Path) -> None:
+        weights = {
+            f"{index}.{name}": end.get_parameter(name).detach().cpu().contiguous()
+            for index, end in enumerate(self.ends)
+            for name in self.weights
+        }
+        with publish(path) as part:
+            part.write_bytes(save(weights))
+
+    @torch.no_grad()
+    def _load(self, path: Path) -> list[PreTrainedModel]:
+        ends = [moved_copy(self.proxy.model, self.weights) for _ in self.partition.members]
+        for key, weight in load_file(path).items():
+            index, _, name = key.partition(".")
+            ends[int(index)].get_parameter(name).copy_(weight)
+        return ends
+
+    @torch.no_grad()
+    def score_batch(self, samples: Sequence[Sample], batch: Batch) -> BatchScores:
+        """The samples' losses by the proxy, less those by each trained copy."""
+        cache = PassCache(samples)
+        with self.states.recorded(self.proxy.model, batch) as states:
+            before, tokens = self.cached_losses(self.proxy.model, batch, cache)
+        after = torch.stack([self.cached_losses(end, batch, cache)[0] for end in self.ends], dim=1)
+        return self.batch_scores(before[:, None] - after, before, tokens, batch, *states)
+
+
+def with_steps(settings: Score, steps: int | None) -> Score:
+    """The settings with this number of steps in place of a search for it."""
+    return settings.model_copy(update={"lookahead": settings.lookahead.model_copy(update={"steps": steps})})

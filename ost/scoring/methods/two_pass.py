@@ -1,0 +1,54 @@
+"""The base class of `transposed` and `lookahead`: a sample's own loss by the proxy and by moved copies of it."""
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from ost.data import Sample
+from ost.encoding import Batch
+from ost.scoring.methods.scorer import Scorer, approximate_tokens
+from ost.scoring.passes.hidden_states import HiddenStates
+from ost.scoring.passes.reuse import PassCache, PassReuse
+
+
+class TwoPassScorer(Scorer):
+    """A method that needs no gradient of a pool sample; what lies below the first moved weight runs once a batch."""
+
+    @functools.cached_property
+    def reuse(self) -> PassReuse:
+        """What the proxy and its moved copies have in common."""
+        return PassReuse(self.proxy.model, self.weights)
+
+    @functools.cached_property
+    def states(self) -> HiddenStates:
+        """What records the samples' states, where they are asked for."""
+        return HiddenStates(self.settings.sketches)
+
+    def cached_losses(self, model: PreTrainedModel, batch: Batch, cache: PassCache) -> tuple[Tensor, Tensor]:
+        """As `losses`, by the proxy or a moved copy of it; the first pass with a cache fills it, the others use it."""
+        with self.reuse.cached(model, cache):
+            return self.losses(batch, model)
+
+    def order(self, samples: Sequence[Sample]) -> list[int]:
+        """By size, those that carry the same images beside each other."""
+        sizes = [approximate_tokens(sample) for sample in samples]
+        largest: dict[tuple[bytes, ...], float] = {}
+        for sample, size in zip(samples, sizes, strict=True):
+            largest[sample.images] = max(size, largest.get(sample.images, 0.0))
+        return sorted(range(len(samples)), key=lambda at: (largest[samples[at].images], samples[at].images, sizes[at]))
+
+
+@torch.no_grad()
+def moved_share(scorer: TwoPassScorer, samples: Sequence[Sample]) -> float:
+    """FLOPs of a pass that takes what is shared from a cache, as a share of a whole pass's."""
+    batch, cache = scorer.encode(samples), PassCache()
+    counts = []
+    for _ in range(2):
+        with FlopCounterMode(display=False) as counter:
+            scorer.cached_losses(scorer.proxy.model, batch, cache)
+        counts.append(counter.get_total_flops())
+    return counts[1] / counts[0]

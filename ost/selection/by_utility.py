@@ -1,0 +1,99 @@
+"""Subsets chosen by utility, with a rank for each kept sample and a reason for each left out."""
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ost.selection.purity import pure_size, purities_of
+from ost.selection.strategies import Choice, ranked_by, strategy_of
+from ost.selection.tables import NOT_DRAWN, selection_table, shuffled, size_of
+from ost.settings import Select, parse_section
+from ost.types import Ranking
+
+USUAL = Select()
+"""Defaults of the call are those of the settings."""
+
+TOXIC = "toxic: training on it raises the anchor loss"
+QUARANTINED = "quarantined: its loss is not finite"
+
+
+def select(
+    scores: pa.Table,
+    fraction: float | None = 0.2,
+    strategy: str = USUAL.strategy,
+    by: Ranking = USUAL.by,
+    clean_below: float = USUAL.clean_below,
+    seed: int = 0,
+    among: float | None = USUAL.among,
+    purity: float = USUAL.purity,
+) -> pa.Table:
+    """The `fraction` of the N scored samples that a strategy chooses, as a table `id, rank, reason` in pool order.
+
+    What is not named is as `ost select` has it: for breadth, among the best (`cover`), of scores that have sketches.
+    Quarantined samples are never kept. `draw`, `spread` and `cover` choose among the best: a share `among` of the pool,
+    or, without one, as many as an expected share `purity` is right of; `expected_purity` of the table tells what that
+    comes to. From a pool that is clean (see `is_clean`) the subset is drawn at random among what is not toxic. Raises
+    ConfigError for an unknown strategy or ranking, or a share outside (0, 1], and DataError where the scores lack what
+    the strategy needs. Without a fraction (None), as many as are expected to be `purity` right are kept.
+    """
+    told = {"strategy": strategy, "by": by, "clean_below": clean_below, "among": among, "purity": purity}
+    return by_utility(scores, fraction, parse_section(Select, told, "the selection"), seed)
+
+
+def is_clean(scores: pa.Table, settings: Select) -> bool:
+    """Whether the pool shows no harm: of the samples that are tested a smaller share than `clean_below` is toxic.
+
+    Where the scores tell how many of the pool are like trusted samples, the share `purity` must be as well: with few
+    anchors, or few steps, no test finds harm. Never by one step without a standard error (`transposed`), which is too
+    blunt to tell.
+    """
+    known = scores.column_names
+    tested = "utility_relative" in known or ("utility_se" in known and scores["utility_se"].null_count < len(scores))
+    own = scores.filter(pc.is_valid(scores["toxic_q"])) if "toxic_q" in known else scores
+    if not tested or not len(own) or pc.mean(own["toxic"].cast(pa.float64())).as_py() >= settings.clean_below:
+        return False
+    expected = purities_of(scores)
+    return expected is None or bool(expected[-1] >= settings.purity)
+
+
+def clean_warnings(scores: pa.Table, settings: Select) -> list[str]:
+    """What a person should know of a selection from a pool that is clean; empty for another."""
+    if not is_clean(scores, settings):
+        return []
+    toxic = pc.sum(scores["toxic"].cast(pa.int64())).as_py()
+    return [
+        f"{toxic:,} of {len(scores):,} samples are toxic, a smaller share than select.clean_below "
+        f"({settings.clean_below:.1%}): the pool shows no harm, so the subset is drawn at random; "
+        "training on all of it may well be best"
+    ]
+
+
+def by_utility(
+    scores: pa.Table, fraction: float | None, settings: Select, seed: int, strategy: str | None = None
+) -> pa.Table:
+    """`select` as the settings say, or with another strategy."""
+    how = strategy_of(strategy or settings.strategy)
+    size = pure_size(ranked_by(scores, settings.by), settings.purity) if fraction is None else size_of(scores, fraction)
+    if is_clean(scores, settings):
+        choice = Choice(shuffled(_usable(scores.filter(pc.invert(scores["toxic"]))), seed)[:size], NOT_DRAWN)
+    else:
+        choice = how.choose(scores, size, settings, seed)
+    toxic = dict.fromkeys(scores.filter(scores["toxic"])["id"].to_pylist(), TOXIC)
+    return _table(scores, replace(choice, exceptions={**choice.exceptions, **toxic}))
+
+
+def toxic_list(scores: pa.Table) -> pa.Table:
+    """The samples that do harm, most harmful first: `id, utility, loss, task`."""
+    return scores.filter(scores["toxic"]).sort_by("utility").select(["id", "utility", "loss", "task"])
+
+
+def _usable(scores: pa.Table) -> list[str]:
+    return scores.filter(pc.is_finite(scores["utility"]))["id"].to_pylist()
+
+
+def _table(scores: pa.Table, choice: Choice) -> pa.Table:
+    """The selection table of scored samples; what is quarantined is left out for that."""
+    broken = scores.filter(pc.invert(pc.is_finite(scores["utility"])))["id"].to_pylist()
+    others = {**choice.exceptions, **dict.fromkeys(broken, QUARANTINED)}
+    return selection_table(scores["id"].to_pylist(), choice.kept, choice.reason, others, choice.purity)

@@ -1,0 +1,292 @@
+"""What a user of the product sets: typed sections of `params.yaml`, each key with its meaning beside it.
+
+Every section is frozen and refuses what it does not know, so that a typing error stops the run before any work starts.
+"""
+
+import difflib
+import math
+import typing
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ost.errors import ConfigError
+from ost.types import Column, Detail, JudgeMode, Method, Optimizer, Precision, Ranking, Reduction, Start
+
+Fraction = typing.Annotated[float, Field(gt=0.0, le=1.0)]
+Share = typing.Annotated[float, Field(ge=0.0, le=1.0)]
+Count = typing.Annotated[int, Field(ge=1)]
+Rate = typing.Annotated[float, Field(gt=0.0)]
+Layers = typing.Annotated[str, Field(pattern=r"^(all|language|head|last:[1-9]\d*)$")]
+
+Model = typing.TypeVar("Model", bound=BaseModel)
+
+BUILTIN, LLAVA = "builtin", "builtin-llava"
+"""Model names that stand for tiny models of the built-in world, pretrained here instead of fetched: of Qwen3-VL's form,
+and of LLaVA's."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Where the three sample sets lie (local paths, or `s3://` addresses), and what a sample may look like."""
+
+    pool: str = "world/pool.parquet"
+    anchors: str = "world/anchors.parquet"
+    benchmark: str = "world/benchmark.parquet"
+    truth: str | None = "world/truth.parquet"
+    """Table `id, wrong` about the pool, read by the audit alone; null where nobody knows."""
+    max_tokens: Count = 128
+    """Longest sample in tokens, image tokens included; longer ones are quarantined, never cut."""
+    max_pixels: Count = 16_777_216
+    """Largest image that is decoded, in pixels; larger ones are quarantined undecoded."""
+    max_image_tokens: Count | None = None
+    """Most tokens that one image may take: the processors' own resolution setting is lowered until none takes more,
+    and saved with the checkpoints. Null: as the checkpoints have it."""
+    train_on: Literal["all", "last"] = "all"
+    """Which of an assistant's turns are learned and scored, in pool, anchors and benchmark alike: all, or the last."""
+    columns: dict[Column, str] = {}
+    """Our name of a field → the source's own, where that is none that is known, such as {messages: dialogue}."""
+    image_roots: tuple[str, ...] = ()
+    """Folders beside the sources' own in which images may lie, or into which links may lead."""
+
+    @field_validator("image_roots", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, folders: object) -> object:
+        return (folders,) if isinstance(folders, str) else folders
+
+
+class Models(Section):
+    """Target and proxy: a hub name, a local folder, or `builtin` for the tiny ones of the built-in world (Qwen3-VL;
+    `builtin-llava` for another family)."""
+
+    target: str = BUILTIN
+    proxy: str = BUILTIN
+    judge: str | None = None
+    """The model of the arm `judge`: as above, or the name by which `judge.server` knows it; `builtin` is one that was
+    trained on right answers to all tasks. Null: the base target judges."""
+    allow_cross_family: bool = False
+    """Accept a proxy of another architecture family than the target's."""
+
+
+class Warmup(Section):
+    """The proxy's short training on the pool before it scores (paper, proxy checkpoint study)."""
+
+    fraction: Share = 0.05
+    """Share of an SFT run's steps; the paper found 5 % best. 0: the proxy scores as it is."""
+    learning_rate: Rate = 2e-3
+    """Peak rate; a proxy, being smaller than the target, takes a larger one."""
+    lora_rank: int = Field(default=0, ge=0)
+    """Rank of the LoRA adapter that is trained, and scored, in place of the proxy's weights; 0 for the weights."""
+
+
+class Lookahead(Section):
+    """The walk of the scoring method `lookahead`: optimizer steps of the proxy on all anchors."""
+
+    start: Start = "auto"
+    """Weights that it starts from: those of the `warm` proxy, or of the `base` that was warmed up, which never saw the
+    pool. auto: the base where it is known, as it is in a pipeline, else the warm proxy."""
+    steps: Count | None = None
+    """How many; null: as many as give anchors that were left out the lowest loss."""
+    most_steps: Count = 100
+    """How far a walk that looks for that number goes."""
+    learning_rate: Rate = 5e-4
+    offset: Rate = 0.05
+    """c of the relative loss reduction (L0 − L1) / (L0 + c), in nats."""
+
+    def from_base(self, base: str | Path | None) -> bool:
+        """Whether the walk of a proxy with this base starts there."""
+        return self.start == "base" or (self.start == "auto" and base is not None)
+
+
+class Score(Section):
+    """Utility scoring."""
+
+    method: Method = "lookahead"
+    """`lookahead`: many steps on the anchors, two forward passes. By the paper's one step: `gradient`, a forward and a
+    backward pass, for all tasks and folds at once; `transposed`, two forward passes, any layer, but one utility over
+    all anchors; `exact`, the simulated step itself, slow."""
+    optimizer: Optimizer = "auto"
+    """Whose step is simulated; `adam` preconditions it by the second moment that the warm-up ended with. auto: adam
+    where the proxy brings that, else sgd. `lookahead` walks by Adam from a fresh state unless this is sgd."""
+    layers: Layers = "all"
+    """Weights that move: all, language, last:N (decoder blocks) or head. `transposed` and `lookahead` compute once what
+    lies below them; a head that shares its table with the input embedding gets one of its own in last:N and head."""
+    lookahead: Lookahead = Lookahead()
+    step: Rate = 1e-3
+    """`exact`: the step size η. `transposed`: the length ε of the step along the unit anchor gradient. `gradient` takes
+    none."""
+    reduction: Reduction = "mean"
+    """How a sample's token losses become its loss; it sets the length bias of the ranking."""
+    detail: Detail | None = None
+    """How finely utilities are resolved over the anchors: total, groups (tasks), or folds of each task, which give a
+    standard error. Left out: total for `transposed` and `lookahead`, which pay passes for each, else folds."""
+    folds: typing.Annotated[int, Field(ge=2)] = 5
+    """Parts of each task's anchors that a standard error is taken over, and that `lookahead` leaves out in turn to see
+    how far to walk."""
+    toxic_q: Fraction = 0.1
+    """False-discovery rate at which a sample is called toxic."""
+    sketch: int = Field(default=256, ge=0)
+    """Numbers, a square, by which each sample is told from others in choosing for breadth: of a sketch of its gradient
+    (`gradient`), or at most of its mean hidden state before the answer (`transposed`, `lookahead`); 0 for none."""
+    checks: typing.Annotated[int, Field(ge=0)] = 200
+    """Random pool samples that the run is checked on, against `exact` in float64; 0 leaves the checks out."""
+    precision: Precision = "auto"
+    """Arithmetic over the fp32 weights; auto: bf16 on an accelerator if the check passes with it, else fp32."""
+    batch_size: Count = 64
+    """Samples of one pass; halved where memory runs out."""
+    shard_size: Count = 1000
+    """Samples scored and published at a time; a killed run loses no more."""
+
+    @field_validator("sketch")
+    @classmethod
+    def _is_square(cls, sketch: int) -> int:
+        if math.isqrt(sketch) ** 2 != sketch:
+            raise ValueError("a sketch has a square number of numbers, such as 64 or 256")
+        return sketch
+
+    @property
+    def sketches(self) -> int:
+        """Numbers of a sketch in force: `exact` keeps none."""
+        return 0 if self.method == "exact" else self.sketch
+
+    @property
+    def resolution(self) -> Detail:
+        """The detail in force."""
+        return self.detail or ("total" if self.method in ("transposed", "lookahead") else "folds")
+
+    @model_validator(mode="after")
+    def _lookahead_knows_no_tasks(self) -> "Score":
+        if self.method == "lookahead" and self.detail == "groups":
+            raise ValueError("lookahead walks on all tasks' anchors together: set score.detail to total or folds")
+        return self
+
+
+class Select(Section):
+    """How a subset is chosen from scores."""
+
+    strategy: str = "cover"
+    """How `one-step` and `lookahead` choose. `top`: by rank. `quota`: by rank within each task, to the pool's mix.
+    `vote`: by the mean rank over the anchors' tasks. For breadth, of the best part: `draw`, at random; `spread`,
+    passing over near-duplicates of better ones (ost/selection/spread.py); `cover`, those that stand for the others and
+    are likely right (ost/selection/cover.py)."""
+    by: Ranking = "auto"
+    """What ranks: utility, utility_relative (to the sample's own loss), or utility_per_token, which counts what
+    training on a sample costs. auto: utility_relative where the scores have it, else utility."""
+    among: Fraction | None = None
+    """Share of the pool, the best by rank, that draw, spread and cover choose among. Null: from the scores, see
+    ost/selection/purity.py."""
+    purity: Fraction = 0.85
+    """Expected share of right samples in that part where `among` is null. Fewer are right where many wrong samples
+    score as right ones do."""
+    clean_below: Share = 0.05
+    """Share of toxic samples below which a pool counts as clean: then rank says little about harm and narrows the mix,
+    so what is kept is drawn at random among the samples that are not toxic. As large a share as `purity` must be like
+    trusted samples, where the scores tell: with few anchors no test finds harm. 0: never."""
+
+
+class SFT(Section):
+    """Supervised fine-tuning of the target."""
+
+    steps: Count = 600
+    """Optimizer steps of Full-SFT; protocol B gives every arm as many, protocol A as many epochs."""
+    batch_size: Count = 32
+    learning_rate: Rate = 1e-3
+    warmup_ratio: Share = 0.05
+    weight_decay: float = Field(default=0.0, ge=0.0)
+
+
+class Evaluate(Section):
+    """Benchmark evaluation by greedy generation and exact match."""
+
+    batch_size: Count = 250
+    max_new_tokens: Count = 16
+    match: str = "final"
+    """Metric, by its name in ost/metrics.py: `final` compares what follows the last "=" of both texts, `whole` all."""
+
+
+class Judge(Section):
+    """LLM-as-a-Judge: how the model `models.judge` is asked."""
+
+    server: str | None = None
+    """Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1; null to judge in this process. Its key
+    is taken from OPENAI_API_KEY."""
+    mode: JudgeMode = "answer"
+    """answer: it answers for itself, and a sample stays if its answer matches; grade: it is shown the answer."""
+    max_tokens: Count = 16
+    """Longest reply."""
+    concurrency: Count = 8
+    """Requests to a server at the same time."""
+    requests_per_minute: int = Field(default=0, ge=0)
+    """Most requests a minute to a server; 0 for no limit."""
+
+
+class Deita(Section):
+    """DEITA: complexity times quality as a language model rates them, then an embedding-diversity filter."""
+
+    rater: str | None = None
+    """Causal LM that rates: a hub name, a local folder or a GGUF file; null for SmolLM2 from its PyPI package."""
+    embedder: str | None = None
+    """Sentence encoder; null for MiniLM from its PyPI package."""
+    threshold: Share = 0.9
+    """Cosine with a kept sample from which on a sample counts as a repetition."""
+
+
+class Less(Section):
+    """LESS: Adam-LoRA gradient features, projected, and their cosine with the anchors'."""
+
+    lora_rank: Count = 16
+    dimensions: Count = 4096
+    """Numbers of a projected gradient, a square."""
+
+
+class Holdout(Section):
+    """Reference models trained on the anchors, which CoLoR-Filter and RHO-LOSS compare losses with."""
+
+    epochs: Count = 10
+    """Passes over the anchors, in batches of `sft.batch_size` and at `warmup.learning_rate`."""
+
+
+class Settings(Section):
+    """Everything that scoring, selection, training and evaluation of one curation are told."""
+
+    seed: int = Field(default=0, ge=0)
+    data: Data = Data()
+    models: Models = Models()
+    warmup: Warmup = Warmup()
+    score: Score = Score()
+    select: Select = Select()
+    sft: SFT = SFT()
+    evaluate: Evaluate = Evaluate()
+    judge: Judge = Judge()
+    deita: Deita = Deita()
+    less: Less = Less()
+    holdout: Holdout = Holdout()
+
+
+def parse_section(section: type[Model], raw: dict, source: str = "the settings") -> Model:
+    """Validate the mapping of one section; raises ConfigError naming every problem at once."""
+    try:
+        return section.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"  {_explain(problem, section)}" for problem in error.errors()]
+        raise ConfigError(f"{source} has {len(lines)} problem(s):\n" + "\n".join(lines)) from None
+
+
+def _explain(problem: dict, section: type[BaseModel]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    name = ".".join(location) or "params"
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(section, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
+        return f"{name}: unknown key; did you mean `{near[0]}`? Known here: {', '.join(known)}"
+    return f"{name}: {problem['msg'].removeprefix('Value error, ')} (found {problem['input']!r})"
+
+
+def _known_keys(section: type[BaseModel], location: list[str]) -> list[str]:
+    for part in location:
+        section = section.model_fields[part].annotation
+    return sorted(section.model_fields)

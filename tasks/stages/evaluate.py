@@ -1,0 +1,47 @@
+"""Stage `evaluate`: one model on the benchmark."""
+
+import pyarrow as pa
+
+from ost.cost import Cost, Stopwatch
+from ost.data import content_digest
+from ost.evaluation import evaluate as run_benchmark
+from ost.metrics import metric_of
+from ost.models import Checkpoint, load_checkpoint, resolve_device
+from ost.store import read_json, write_json, write_table
+from tasks.pipeline import MANIFEST
+from tasks.plan import Plan
+from tasks.stages.context import Context, Outcome
+
+
+def evaluate(ctx: Context) -> Outcome:
+    """Accuracy, whole and by task, with every answer kept; beside it what the training took."""
+    untrained = Plan(ctx.params).untrained | {"champion": "models/champion"}
+    folder = untrained.get(ctx.key, f"models/sft/{ctx.key}")
+    manifest = read_json(ctx.input(folder + MANIFEST))
+    model = load_checkpoint(ctx.input(folder), resolve_device(ctx.params.compute.device))
+    return evaluate_model(ctx, model, _training({} if ctx.key in untrained else manifest))
+
+
+def evaluate_model(ctx: Context, model: Checkpoint, training: dict) -> Outcome:
+    """Write evaluations/KEY.json and .parquet for a model; `training`: what its training took."""
+    watch, settings, benchmark = Stopwatch(), ctx.params.evaluate, ctx.samples("benchmark")
+    result = run_benchmark(model, benchmark, **settings.model_dump(), progress=ctx.progress)
+    matches = metric_of(settings.match)
+    hits = [matches(text, s.answer) for text, s in zip(result.predictions, benchmark, strict=True)]
+    predictions = {"id": benchmark.ids(), "prediction": result.predictions, "correct": hits}
+    write_table(ctx.output(f"evaluations/{ctx.key}.parquet"), pa.table(predictions))
+    record = {"accuracy": result.accuracy, "by_task": result.by_task, **training}
+    write_json(ctx.output(f"evaluations/{ctx.key}.json"), record)
+    by_task = {f"accuracy/{task or 'untitled'}": value for task, value in result.by_task.items()}
+    digests = {"benchmark": content_digest(benchmark.ids())}
+    return Outcome({"accuracy": result.accuracy} | by_task, Cost(watch.seconds), datasets=digests)
+
+
+def _training(manifest: dict) -> dict:
+    metrics = manifest.get("metrics", {})
+    return {
+        "samples": int(metrics.get("samples", 0)),
+        "steps": int(metrics.get("steps", 0)),
+        "train_seconds": manifest.get("seconds", 0.0),
+        "train_flops": manifest.get("flops", 0.0),
+    }

@@ -1,0 +1,127 @@
+"""Stage `report`: the arms compared, the harm audited, and one page to look at."""
+
+import importlib.metadata
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ost.arms.plan import Subset
+from ost.audit.breadth import Breadth, breadths, narrow_warnings
+from ost.cost import Cost, Stopwatch
+from ost.data import Dataset
+from ost.report import Example, ReportData, render
+from ost.scoring import read_scores
+from ost.store import publish, read_json, read_table, write_json
+from tasks.pipeline import manifest_path, report_reads
+from tasks.plan import Plan
+from tasks.stages.context import Context, Outcome, git_state
+from tasks.stages.harm import audit_scores, truth_of
+from tasks.stages.rows import rows_of
+
+EXAMPLES = 12
+"""Samples shown at either end of the ranking."""
+
+
+def report(ctx: Context) -> Outcome:
+    """Write metrics/arms.json, metrics/audit.json and report/index.html."""
+    watch, plan = Stopwatch(), Plan(ctx.params)
+    for path in report_reads(plan):
+        ctx.input(path)
+    scores = read_scores(ctx.input(f"scores/{plan.main.arm.by.name}.parquet"))
+    tables = {one.key: read_table(ctx.input(f"selections/{one.key}.parquet")) for one in plan.subsets}
+    breadth = breadths(
+        scores, {key: pc.is_valid(one["rank"]).to_numpy() for key, one in tables.items()}, plan.params.seed
+    )
+    rows = [row | {"breadth": _told(breadth.get(row["subset"]))} for row in rows_of(ctx.root, plan)]
+    write_json(ctx.output("metrics/arms.json"), rows)
+    wrong = truth_of(ctx.input("data/truth.parquet"), scores["id"].to_pylist())
+    labelled = {Subset.parse(key).label: table for key, table in tables.items()}
+    audited = None if wrong is None else audit_scores(scores, wrong, labelled)
+    write_json(ctx.output("metrics/audit.json"), audited)
+    warnings = _narrow(plan, breadth)
+    page = render(_page(ctx, plan, rows, scores, wrong, audited, breadth, warnings))
+    with publish(ctx.output("report/index.html")) as part:
+        part.write_text(page)
+    return Outcome(_metrics(rows, audited, breadth), Cost(watch.seconds), warnings)
+
+
+def _metrics(rows: list[dict], audited: dict | None, breadth: Mapping[str, Breadth]) -> dict[str, float]:
+    metrics = {f"accuracy/{row['subset']}-{row['protocol']}": row["accuracy"] for row in rows}
+    metrics |= {f"audit/{name}": value for name, value in (audited or {}).items() if isinstance(value, float)}
+    return metrics | {f"breadth/{key}": one.ratio for key, one in breadth.items() if one.ratio is not None}
+
+
+def _told(breadth: Breadth | None) -> dict | None:
+    return None if breadth is None else breadth.to_json()
+
+
+def _narrow(plan: Plan, breadth: Mapping[str, Breadth]) -> list[str]:
+    """Which of the subsets that the strategy chose are narrow; the others are not to be widened by it."""
+    ours = {one.label: breadth[one.key] for one in plan.subsets if one.arm.utility and one.key in breadth}
+    return narrow_warnings(ours, plan.params.select.strategy)
+
+
+def _page(
+    ctx: Context,
+    plan: Plan,
+    rows: list[dict],
+    scores: pa.Table,
+    wrong: np.ndarray | None,
+    audited: dict | None,
+    breadth: Mapping[str, Breadth],
+    warnings: list[str],
+) -> ReportData:
+    utility = scores["utility"].to_numpy()
+    stages = ["ingest", "warmup", f"score-{plan.main.arm.by.name}", *(f"select-{one.key}" for one in plan.subsets)]
+    manifests = [read_json(ctx.input(manifest_path(stage))) for stage in stages]
+    order = np.argsort(-utility, kind="stable")
+    order = order[np.isfinite(utility[order])]
+    pool = ctx.samples("pool")
+    useful, harmful = (_examples(pool, end, utility, wrong) for end in (order[:EXAMPLES], order[::-1][:EXAMPLES]))
+    return ReportData(
+        title="Data selection by one-step-train utility",
+        arms=rows,
+        utility=utility,
+        toxic=int(pc.sum(scores["toxic"]).as_py()),
+        wrong=wrong,
+        useful=useful,
+        harmful=harmful,
+        audit=audited,
+        breadth={Subset.parse(key).label: one for key, one in breadth.items()},
+        ingest=read_json(ctx.input("metrics/ingest.json"))["counts"],
+        warnings=[*dict.fromkeys(warning for manifest in manifests for warning in manifest["warnings"]), *warnings],
+        stages=[{name: manifest[name] for name in ("stage", "seconds", "flops")} for manifest in manifests],
+        facts=_facts(ctx, manifests[2]),
+    )
+
+
+def _examples(pool: Dataset, rows: np.ndarray, utility: np.ndarray, wrong: np.ndarray | None) -> list[Example]:
+    return [Example(pool[int(row)], float(utility[row]), None if wrong is None else bool(wrong[row])) for row in rows]
+
+
+def _facts(ctx: Context, scored: dict) -> dict[str, str]:
+    params, git = ctx.params, git_state(ctx.root)
+    return {
+        "commit": git["commit"] + (" (with local changes)" if git["dirty"] else ""),
+        "seed": str(params.seed),
+        "target": params.models.target,
+        "proxy": params.models.proxy,
+        "method": f"{Plan(params).main.arm.by.name}, optimizer {params.score.optimizer}, layers {params.score.layers}",
+        "selection": f"{params.select.strategy} by {params.select.by}",
+        **_agreements(scored),
+        "pool": params.data.pool,
+        "OST": importlib.metadata.version("ost-pipeline"),
+    }
+
+
+def _agreements(scored: dict) -> dict[str, str]:
+    """What the scoring's checks found, where they were made."""
+    names = {
+        "fidelity": "ranks like the same in float64",
+        "stability": "ranks like another anchor set would",
+        "lookahead": "one step ranks like many",
+    }
+    found = scored["metrics"]
+    return {text: f"ρ = {found[name]:.3f}" for name, text in names.items() if name in found}

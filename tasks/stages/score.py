@@ -1,0 +1,82 @@
+"""Stage `score`: what an arm has to know of each sample of the pool, such as its utility.
+
+The pool is read as it is gone through; of all of it, numbers and texts are held, and no images.
+"""
+
+import shutil
+
+from ost.arms import ScoreTable, scores_of
+from ost.baselines.judge import Chat, LocalChat
+from ost.data import Dataset, content_digest
+from ost.models import Checkpoint, load_checkpoint, resolve_device
+from ost.scoring import Job, score_file
+from ost.selection import toxic_list
+from ost.store import write_json, write_table
+from tasks.plan import Plan
+from tasks.stages.chat_server import ChatServer
+from tasks.stages.context import Context, Outcome
+from tasks.stages.ray_shards import runner
+
+
+def score(ctx: Context) -> Outcome:
+    """Make one table of scores; the truth about the pool is out of reach here."""
+    scores = scores_of(ctx.key)
+    made = scores.make(Workspace(ctx))
+    write_table(ctx.output(f"scores/{scores.name}.parquet"), made.rows)
+    if scores.utility:
+        write_table(ctx.output(f"scores/{scores.name}-toxic.parquet"), toxic_list(made.rows))
+    write_json(ctx.output(f"metrics/score-{scores.name}.json"), made.metrics | made.summary)
+    digests = {name: content_digest(ctx.samples(name).ids()) for name in ("pool", "anchors") if name in scores.reads}
+    return Outcome(made.metrics, made.cost, made.warnings, digests)
+
+
+class Workspace:
+    """The material of a workspace, as `ost.arms.Material` has it; everything taken from it counts as read."""
+
+    def __init__(self, ctx: Context):
+        self._ctx, self.params, self.progress, self.device = ctx, ctx.params, ctx.progress, ctx.params.compute.device
+
+    def samples(self, name: str) -> Dataset:
+        """A sample set."""
+        return self._ctx.samples(name)
+
+    def model(self, name: str) -> Checkpoint:
+        """The checkpoint of a role; where it is an adapter, its base counts as read as well."""
+        if name == "proxy-warm":
+            self._ctx.input("models/proxy")
+        return load_checkpoint(self._ctx.input(f"models/{name}"), resolve_device(self.device))
+
+    def score(self, name: str, **changes: object) -> ScoreTable:
+        """The pool's utilities; what a later run can take over is kept where models are (`curate.keep`)."""
+        ctx, compute, store = self._ctx, self.params.compute, self._ctx.root / f".ost/scores/{name}"
+        job = Job(
+            pool=ctx.input("data/pool"),
+            anchors=ctx.input("data/anchors"),
+            proxy=ctx.input("models/proxy-warm"),
+            base=ctx.input("models/proxy"),
+            store=store,
+            settings=self.params.score.model_copy(update=changes),
+            device=compute.device,
+            threads=compute.threads,
+        )
+        scored = score_file(job, runner(compute), ctx.progress)
+        if not self.params.curate.keep:  # so that the next run counts its whole cost
+            shutil.rmtree(store)
+        checks = scored.checks.to_json() if scored.checks else {}
+        summary = {"toxic_share": scored.toxic_share, "quarantined": scored.quarantined, "checks": checks}
+        return ScoreTable(scored.table, scored.figures, scored.cost, scored.warnings, summary)
+
+    def judge(self) -> Chat:
+        """The model `models.judge`, in this process or behind `judge.server`; without one, the base target."""
+        settings, name = self.params.judge, self.params.models.judge
+        if settings.server:
+            return ChatServer(
+                name or "default",
+                settings.server,
+                self._ctx.root / ".ost/judge",
+                max_tokens=settings.max_tokens,
+                concurrency=settings.concurrency,
+                requests_per_minute=settings.requests_per_minute,
+            )
+        judge = self.model("judge" if "judge" in Plan(self.params).roles else "target")
+        return LocalChat(judge, self.params.evaluate.batch_size, settings.max_tokens)

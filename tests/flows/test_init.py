@@ -1,0 +1,112 @@
+"""A workspace of one's own: `ost init` makes it of what lies in a folder, and `ost plan` shows what will run in it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from pools import record, write_jsonl
+from tiny_workspace import Shell, shell_in
+
+from flows.cli.init import init_workspace
+from ost.data import Dataset
+from ost.errors import DataError
+from ost.models import Checkpoint
+from ost.worlds.tiny import TARGET, build_model
+from tasks.settings import load_params
+
+SETS = {"pool": 40, "anchors": 4, "benchmark": 6}
+GIVEN = dict.fromkeys(("pool", "anchors", "benchmark", "target", "proxy"))
+
+
+@pytest.fixture(scope="module")
+def own(fresh, processor, tmp_path_factory) -> Path:
+    """What a user has in a folder: three sample sets, pictures, a note, and two models."""
+    folder = tmp_path_factory.mktemp("own")
+    for name, count in SETS.items():
+        write_jsonl(folder, [record(f"{name} {number}?", f"{number}") for number in range(count)], f"{name}.jsonl")
+    (folder / "pool-pictures").mkdir()
+    (folder / "pool-pictures/a.png").write_bytes(b"no samples")
+    (folder / "notes.txt").write_text("a note")
+    fresh.save(folder / "a-small-model")
+    Checkpoint(build_model(TARGET, processor, 0), processor).save(folder / "the-model")
+    return folder
+
+
+@pytest.fixture
+def shell(own, tmp_path, prefect_home) -> Shell:
+    """That folder, to be changed at will."""
+    made = shell_in(tmp_path / "workspace", prefect_home)
+    shutil.copytree(own, made.root, dirs_exist_ok=True)
+    return made
+
+
+def test_a_folder_with_all_that_is_needed_becomes_a_workspace_that_runs(shell):
+    printed = shell.run("ost", "init")
+    params = load_params(shell.root / "params.yaml")
+    assert (params.data.pool, params.data.anchors, params.data.benchmark, params.data.truth) == (
+        "pool.jsonl",
+        "anchors.jsonl",
+        "benchmark.jsonl",
+        None,
+    )
+    assert (params.models.target, params.models.proxy) == ("the-model", "a-small-model"), "the larger is fine-tuned"
+    assert params.sft.steps * params.sft.batch_size >= SETS["pool"] > (params.sft.steps - 1) * params.sft.batch_size
+    text = (shell.root / "params.yaml").read_text()
+    assert len(text.splitlines()) <= 30 and "once through the 40 records of the pool" in text
+    assert all(word in printed for word in ("the-model", "a-small-model", "pool.jsonl", "ost curate --until select"))
+    assert "world" not in yaml.safe_load((shell.root / "dvc.yaml").read_text())["stages"]
+    assert "✓ ingest " in shell.run("ost", "curate", "--until", "ingest")
+    assert {name: len(Dataset(shell.root / f"data/{name}")) for name in SETS} == SETS
+
+    lines = shell.run("ost", "plan").splitlines()
+    states = {line.split()[0]: line for line in lines if line.rstrip().endswith(("up to date", "to run"))}
+    assert "up to date" in states["ingest"] and "scores/lookahead.parquet" in states["select-lookahead-20"]
+    assert "to run" in states["select-lookahead-20"] and "to run" in states["sft-lookahead-20-B"]
+    assert "3 subset(s), 3 training(s)" in "\n".join(lines) and "world" not in states
+
+
+def test_a_workspace_is_not_made_over(shell):
+    (shell.root / "params.yaml").write_text("seed: 7\n")
+    said = shell.run("ost", "init", ok=False)
+    assert "params.yaml is there already: change it, or name another folder" in said and "Traceback" not in said
+    assert (shell.root / "params.yaml").read_text() == "seed: 7\n"
+
+
+def test_what_is_missing_is_named_with_its_option(shell):
+    """Also what there is a choice of; nobody can be asked where there is no terminal."""
+    (shell.root / "anchors.jsonl").unlink()
+    shutil.copytree(shell.root / "the-model", shell.root / "third-model")
+    said = shell.run("ost", "init", ok=False)
+    assert "looks like the anchors or the target or the proxy: name it, --anchors … --target … --proxy …" in said
+    assert "Traceback" not in said and not (shell.root / "params.yaml").exists()
+
+
+def test_what_is_named_goes_before_what_lies_there_and_is_found_from_the_workspace(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(own)
+    shutil.copyfile("anchors.jsonl", tmp_path / "trusted: #1.jsonl")
+    there = tmp_path / "there"
+    trusted = str(tmp_path / "trusted: #1.jsonl")
+    named = {"pool": "pool.jsonl", "anchors": trusted, "benchmark": "benchmark.jsonl"}
+    init_workspace(there, named | {"target": "org/model", "proxy": "the-model"})
+    params = load_params(there / "params.yaml")
+    assert params.data.pool == str(own / "pool.jsonl") and params.models.proxy == str(own / "the-model")
+    assert params.data.anchors == trusted and params.models.target == "org/model"
+
+
+def test_a_pool_in_object_storage_is_not_fetched(own, tmp_path):
+    named = {name: str(own / f"{name}.jsonl") for name in SETS} | {"pool": "s3://bucket/pool"}
+    init_workspace(tmp_path, GIVEN | named | {"target": "org/model", "proxy": "org/small"})
+    assert load_params(tmp_path / "params.yaml").data.pool == "s3://bucket/pool"
+
+
+def test_a_pool_that_cannot_be_read_leaves_nothing_behind(own, tmp_path):
+    named = {name: str(own / f"{name}.jsonl") for name in SETS} | {"pool": "nowhere.jsonl"}
+    with pytest.raises(DataError, match=r"nothing is at .*nowhere\.jsonl"):
+        init_workspace(tmp_path, GIVEN | named | {"target": "org/model", "proxy": "org/small"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_outside_a_workspace_is_an_error_without_a_traceback(tmp_path, prefect_home):
+    said = shell_in(tmp_path / "empty", prefect_home).run("ost", "plan", ok=False)
+    assert "error: no params.yaml in" in said and "Traceback" not in said
