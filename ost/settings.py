@@ -84,7 +84,7 @@ class Warmup(Section):
 
 
 class Lookahead(Section):
-    """The walk of the scoring method `lookahead`: optimizer steps of the proxy on all anchors."""
+    """The proxy's training on all anchors by the scoring method `lookahead`."""
 
     start: Start = "auto"
     """Weights that it starts from: those of the `warm` proxy, or of the `base` that was warmed up, which never saw the
@@ -92,13 +92,13 @@ class Lookahead(Section):
     steps: Count | None = None
     """How many; null: as many as give anchors that were left out the lowest loss."""
     most_steps: Count = 100
-    """How far a walk that looks for that number goes."""
+    """Most steps that are tried in looking for that number."""
     learning_rate: Rate = 5e-4
     offset: Rate = 0.05
     """c of the relative loss reduction (L0 − L1) / (L0 + c), in nats."""
 
     def from_base(self, base: str | Path | None) -> bool:
-        """Whether the walk of a proxy with this base starts there."""
+        """Whether the training of a proxy with this base starts there."""
         return self.start == "base" or (self.start == "auto" and base is not None)
 
 
@@ -111,7 +111,7 @@ class Score(Section):
     all anchors; `exact`, the simulated step itself, slow."""
     optimizer: Optimizer = "auto"
     """Whose step is simulated; `adam` preconditions it by the second moment that the warm-up ended with. auto: adam
-    where the proxy brings that, else sgd. `lookahead` walks by Adam from a fresh state unless this is sgd."""
+    where the proxy brings that, else sgd. `lookahead` trains by Adam from a fresh state unless this is sgd."""
     layers: Layers = "all"
     """Weights that move: all, language, last:N (decoder blocks) or head. `transposed` and `lookahead` compute once what
     lies below them; a head that shares its table with the input embedding gets one of its own in last:N and head."""
@@ -126,7 +126,7 @@ class Score(Section):
     standard error. Left out: total for `transposed` and `lookahead`, which pay passes for each, else folds."""
     folds: typing.Annotated[int, Field(ge=2)] = 5
     """Parts of each task's anchors that a standard error is taken over, and that `lookahead` leaves out in turn to see
-    how far to walk."""
+    how many steps to take."""
     toxic_q: Fraction = 0.1
     """False-discovery rate at which a sample is called toxic."""
     sketch: int = Field(default=256, ge=0)
