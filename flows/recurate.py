@@ -29,7 +29,7 @@ def recurate(workspace: str = ".") -> dict:
     if unchanged := recuration.unchanged():
         return unchanged
     stages, last = recuration.stages, recuration.past()
-    warmup = stages.index("warmup")
+    warmup = stages.index("warmup")  # behind it come the scores, and then what they are for
     with Session(root, flow_run=str(flow_run.id or ""), name="recurate") as session:
         _run(session, *stages[:warmup])
         why_warmed_up = _score(session, recuration, last)

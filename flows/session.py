@@ -70,7 +70,6 @@ class Session:
     def run(self, stage: str, anew: bool = False) -> bool:
         """Bring a stage up to date, or run it `anew` in any case; returns whether it had to run."""
         try:
-            self._wait_for_twin(stage)
             return self._run(stage, anew or self.force)
         except Exception as error:
             self.errors.append(told := _explained(error, stage))
@@ -89,6 +88,7 @@ class Session:
             self.reused.append(stage)
             self.display.finish(stage, None)
             return False
+        self._wait_for_twin(stage)
         manifest = self._workers.submit(stage, self.root).result()
         if stage == "ingest":  # which finds out what lies beside its sources
             write_pipeline(self.root)

@@ -21,8 +21,6 @@ HEADER = """\
 SETS = ("pool", "anchors", "benchmark")
 MANIFEST = ".manifest.json"
 """Suffix of the manifest that stands beside an artifact."""
-UNTIL = ("ingest", "warmup", "score", "select", "sft", "evaluate", "report")
-"""Kinds of stage that a run can end with."""
 ON_ACCELERATOR = ("base", "warmup", "score", "sft", "evaluate", "trial")
 """Kinds of stage that compute on the accelerator, where there is one."""
 

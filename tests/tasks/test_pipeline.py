@@ -5,6 +5,7 @@ import operator
 import pkgutil
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -12,12 +13,13 @@ from dvc.stage.utils import is_valid_name
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.cli.main import Until
 from flows.parameters import set_params
 from ost.arms import arms
 from ost.arms.plan import PURE, Subset, subsets_of
 from ost.store import write_json
 from tasks import versioning
-from tasks.pipeline import UNTIL, Stage, manifest_path, needed_for, report_reads, stages_of, up_to, write_pipeline
+from tasks.pipeline import Stage, manifest_path, needed_for, report_reads, stages_of, up_to, write_pipeline
 from tasks.plan import Plan
 from tasks.settings import Params, parse_params
 from tasks.stages.run import KINDS
@@ -126,7 +128,7 @@ def test_what_is_needed_is_closed_under_what_it_depends_on_and_holds_nothing_els
 
 
 @settings(max_examples=30)
-@given(plan=plans(), kind=st.sampled_from(UNTIL))
+@given(plan=plans(), kind=st.sampled_from(get_args(Until)))
 def test_a_run_until_a_kind_of_stage_takes_all_of_it_and_nothing_behind_it(place, plan, kind):
     stages = stages_of(place, plan)
     found = [stage.kind for stage in up_to(stages, kind)]
@@ -147,7 +149,7 @@ def test_the_report_reads_every_evaluation_selection_and_score(place, plan):
 def test_every_kind_of_stage_has_a_function_of_its_name():
     for kind in KINDS:
         assert callable(pkgutil.resolve_name(f"tasks.stages.{'sft' if kind == 'trial' else kind}:{kind}"))
-    assert set(UNTIL) <= set(KINDS)
+    assert set(get_args(Until)) <= set(KINDS)
 
 
 # --- dvc.yaml ---------------------------------------------------------------------------------------------------------
