@@ -15,7 +15,8 @@ def coinciding(root: Path, params: Params, key: str) -> str | None:
     """The key of an earlier training of the plan that keeps the same samples in the same order, under one protocol."""
     plan = Plan(params).trainings
     own = next((training for training in plan if training.key == key), None)
-    if own is None or (kept := _kept(root, own)) is None:
+    kept = None if own is None else _kept(root, own)
+    if not kept:
         return None
     for other in plan[: plan.index(own)]:
         alike = other.protocol == own.protocol and other.subset.arm.with_anchors == own.subset.arm.with_anchors
