@@ -29,7 +29,7 @@ test: install ## linters, import contract, all tests, the trainers' own code
 	@$(MAKE) --no-print-directory clients
 
 # The library's test files that need no model or processor, no worker process and no page of charts, found by their text.
-FAST = $(shell grep -LE '\b(proxy|proxy64|fresh|train|load_checkpoint|build_model|subprocess|workspace|ingest|page|FAMILIES)\b' tests/ost/test_*.py)
+FAST = $(shell grep -LE '\b(proxy|proxy64|fresh|train|load_checkpoint|build_model|subprocess|workspace|ingest|page|FAMILIES|answer_pool|train_teacher)\b' tests/ost/test_*.py)
 
 check: install ## while developing, under a minute: linters, import contract, the pages, tests that need no model
 	@$(BIN)/pytest -n 2 tests/test_boundaries.py tests/test_documents.py tests/tasks/test_pipeline.py $(FAST)

@@ -15,6 +15,8 @@ from ost.models import Checkpoint
 from ost.worlds.tiny import TARGET, build_model
 from tasks.settings import load_params
 
+pytestmark = pytest.mark.usefixtures("on_one_server")
+
 SETS = {"pool": 40, "anchors": 4, "benchmark": 6}
 GIVEN = dict.fromkeys(("pool", "anchors", "benchmark", "target", "proxy"))
 
