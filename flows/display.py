@@ -52,7 +52,7 @@ class Display:
 
     def __init__(self) -> None:
         columns = (
-            TextColumn("{task.fields[stage]:<18}"),
+            TextColumn("{task.fields[stage]:<24}"),
             BarColumn(24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
@@ -86,9 +86,9 @@ class Display:
         """Say that a stage is done: with its manifest, or None where it was up to date and not run."""
         self._drop_bar(stage)
         if manifest is None:
-            console.print(f"[dim]=[/] {stage:<18} up to date, reused")
+            console.print(f"[dim]=[/] {stage:<24} up to date, reused")
             return
-        console.print(f"[green]✓[/] {stage:<18} {manifest['seconds']:6.1f} s  {_headline(manifest)}")
+        console.print(f"[green]✓[/] {stage:<24} {manifest['seconds']:6.1f} s  {_headline(manifest)}")
         for warning in manifest["warnings"]:
             console.print("  [yellow]![/]", escape(warning))
 
