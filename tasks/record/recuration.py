@@ -13,7 +13,7 @@ from ost.audit.drift import Drift, measure_drift
 from ost.errors import ConfigError
 from ost.store import digest, publish, read_json, read_table, write_json, write_table
 from tasks import versioning
-from tasks.pipeline import manifest_path, needed_for, stages_of
+from tasks.pipeline import manifest_path, needed_for, stages_of, write_pipeline
 from tasks.plan import Plan
 from tasks.record.champion import Verdict
 from tasks.settings import Params
@@ -74,6 +74,7 @@ class Recuration:
         last = self.past()
         if not last or not last.is_of(self.seen()):
             return None
+        write_pipeline(self.root)  # else DVC does not know of a parameter that params.yaml has got since
         if versioning.stale_stages(self.root) & set(self.stages) or self.changed_for_proxy():
             return None
         return last.summary | {"changed": False}

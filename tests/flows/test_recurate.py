@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import yaml
 from prefect.testing.utilities import prefect_test_harness
 from tiny_workspace import RECURATED, Shell, make_workspace
 
@@ -17,8 +18,9 @@ from ost.errors import WorkspaceError
 from ost.store import digest, read_json, read_table
 from ost.worlds import handmath
 from tasks import versioning
+from tasks.pipeline import write_pipeline
 from tasks.record.champion import CHAMPION
-from tasks.record.recuration import FOLDER, changes_between
+from tasks.record.recuration import FOLDER, Recuration, changes_between
 from tasks.settings import load_params
 from tasks.tracking import Tracker
 
@@ -89,6 +91,17 @@ def test_without_new_data_nothing_changes(first):
     summary = recurate(str(first.root))
     assert not summary["changed"] and summary["samples"] == 200
     assert state(first.root) == before
+
+
+def test_a_parameter_that_the_page_has_got_since_is_not_overlooked(workspace):
+    """A short params.yaml names few; DVC is told of those alone, when dvc.yaml was made."""
+    page = yaml.safe_load((workspace / "params.yaml").read_text())
+    select = page.pop("select")
+    (workspace / "params.yaml").write_text(yaml.safe_dump(page))
+    write_pipeline(workspace)
+    page["select"] = select | {"purity": 0.5}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(page))
+    assert Recuration(workspace, load_params(workspace / "params.yaml")).unchanged() is None
 
 
 def test_a_new_file_costs_its_own_samples_and_no_warm_up(workspace):
