@@ -74,8 +74,8 @@ class Setup:
         if subset.arm.with_anchors:
             samples = Joined(samples, ctx.samples("anchors"))
         recipe = sft_recipe(ctx.params, training.protocol, len(samples) / len(pool))
-        parts = [samples.ids(), vars(recipe), ctx.digest(TARGET), ctx.versions()]
         ctx.input(TARGET)  # also where the weights are a twin's: lineage leads there
+        parts = [samples.ids(), vars(recipe), ctx.digest(TARGET), ctx.versions()]
         if ctx.stage.startswith("trial"):
             ctx.input("data/benchmark")
             parts += [ctx.params.evaluate.model_dump(), ctx.digest("data/benchmark")]

@@ -9,6 +9,7 @@ import tasks.stages.sft
 from flows.parameters import set_params
 from ost.arms.plan import Training
 from ost.data import content_digest, write_samples
+from ost.errors import WorkspaceError
 from ost.selection import selection_table
 from ost.store import read_json, read_table, write_json, write_table
 from ost.training import train
@@ -171,3 +172,10 @@ def test_each_of_two_versions_with_the_same_weights_leads_to_its_own_selection(a
         assert sources == {"data/pool", "models/target", f"selections/{key.removesuffix('-B')}.parquet"}
     found = {use.subset: [model.tags["ost.run"] for model in use.models] for use in uses(tracker, IDS[0])}
     assert found == {"random-50": [FIRST], "lookahead-50": [SECOND]}
+
+
+@pytest.mark.parametrize("kind", ["sft", "trial"])
+def test_a_target_that_is_missing_is_named_with_the_remedy(kind, workspace):
+    shutil.rmtree(workspace / "models/target")
+    with pytest.raises(WorkspaceError, match=f"stage {kind}-{FIRST} needs models/target, which is missing: run"):
+        execute(f"{kind}-{FIRST}", workspace)
