@@ -1,16 +1,19 @@
 """DVC: whether a stage is up to date, and taking what it left under version control. Alone in importing dvc."""
 
+import io
 import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from dvc.exceptions import DvcException
+from dvc.fs import LocalFileSystem
 from dvc.repo import Repo
 
 from ost.errors import WorkspaceError
+from ost.store import publish
 from tasks.storage import explained, patiently
 
 Result = TypeVar("Result")
@@ -57,10 +60,37 @@ def _repository(root: Path) -> Iterator[Repo]:
     logging.getLogger("dvc").setLevel(logging.WARNING)  # each commit would announce its lock file
     with one_at_a_time, chdir(root):
         try:
-            repo = Repo(str(root))
+            repo = Repo(str(root), fs=_WholeFiles())
         except DvcException as error:
             raise WorkspaceError(f"{root} is no DVC workspace ({error}): run `dvc init` there first") from error
         try:
             yield repo
         finally:
             repo.close()
+
+
+class _WholeFiles(LocalFileSystem):
+    """The local files; what DVC writes among them is there whole or not at all, whenever its process is killed.
+
+    DVC writes `dvc.lock`, and the file of its own locks, in place: a kill leaves the half of one, or an empty one.
+    """
+
+    def open(self, path: str, mode: str = "r", encoding: str | None = None, **options) -> IO:
+        """A file; one of text that is written anew is published as it is closed."""
+        if mode not in ("w", "w+"):
+            return super().open(path, mode, encoding=encoding, **options)
+        return _Published(path, encoding)
+
+
+class _Published(io.StringIO):
+    """A text that becomes a file as it is closed."""
+
+    def __init__(self, path: str, encoding: str | None):
+        super().__init__()
+        self._path, self._encoding = path, encoding
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            with publish(self._path) as part:
+                part.write_text(self.getvalue(), encoding=self._encoding)
+        super().__exit__(kind, error, trace)

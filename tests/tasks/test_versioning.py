@@ -1,5 +1,6 @@
 """DVC, the real one, in a small workspace without git."""
 
+import io
 import threading
 
 import pytest
@@ -103,3 +104,23 @@ def test_threads_that_commit_at_once_wait_for_each_other(workspace):
 def test_a_folder_without_dvc_is_told_what_to_do(tmp_path):
     with pytest.raises(WorkspaceError, match="run `dvc init`"):
         versioning.stale_stages(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dvc.lock", ".dvc/tmp/rwlock"])
+def test_dvc_never_leaves_half_of_its_own_files(committed, monkeypatch, name):
+    """What a kill leaves, told by an error in its place: it comes as DVC has written half of a file."""
+    before = (committed / name).read_text()
+    whole = io.StringIO.write
+
+    def half(self, text: str) -> int:
+        whole(self, text[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    (committed / "made.txt").write_text("made anew")
+    with monkeypatch.context() as patched:
+        patched.setattr(versioning._Published, "write", half, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            versioning.commit(committed, "second")
+    assert (committed / name).read_text() == before
+    versioning.commit(committed, "second")
+    assert versioning.is_current(committed, "second")
