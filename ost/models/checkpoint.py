@@ -1,5 +1,8 @@
 """Checkpoints: weights and processor, loaded and saved together."""
 
+import contextlib
+import copy
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from transformers.processing_utils import ProcessorMixin
 from ost.errors import ModelError
 from ost.models.adapter import base_of, has_adapter, load_adapter, save_adapter
 from ost.models.configs import load_config, reads_images
+from ost.models.parts import probe_text
 from ost.models.processor import load_processor
 from ost.store import publish
 
@@ -31,6 +35,10 @@ class Checkpoint:
     """The checkpoint that this one was trained from, a folder or a hub name, where that is known."""
     notes: tuple[str, ...] = ()
     """What a person should know of how it was loaded."""
+    one_at_a_time: bool = False
+    """A sample's loss depends on its batch mates, so a batch has to hold one sample."""
+    shares: bool = True
+    """What lies below some weights may run once for passes by copies that differ in these weights alone."""
 
     @property
     def tokenizer(self):
@@ -70,6 +78,25 @@ def load_checkpoint(name: str | Path, device: torch.device | str = "cpu", base: 
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the weights of {name} (safetensors only): {error}") from error
     return Checkpoint(model.to(device).eval(), load_processor(name, config), moments, base, notes)
+
+
+def in_float64(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint whose model is a copy in float64: experts one by one, since the fused ones know no float64.
+
+    Raises ModelError for a model of which parts compute in fp32 whatever their weights are.
+    """
+    model = copy.deepcopy(checkpoint.model).double()
+    with contextlib.suppress(ValueError, AttributeError):  # what has no experts has no choice of them
+        model.set_experts_implementation("eager")
+    text = probe_text(model)
+    try:
+        with torch.no_grad():
+            model(**text)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{type(model).__name__} does not compute in float64 ({error}): set score.checks to 0 to score unchecked"
+        ) from error
+    return dataclasses.replace(checkpoint, model=model)
 
 
 def checkpoint_folders(name: str | Path) -> list[Path]:

@@ -1,8 +1,9 @@
 """One loader for processors, with or without torchvision, and without a model's weights.
 
 Without torchvision, `transformers` cannot build the video half of a processor that has one, and `AutoProcessor` fails
-although no video is needed. The same files then load into a form of the same class that is for images and text alone.
-What that saves is whole again on a machine with torchvision: the settings of the video half travel along.
+although no video is needed. The same files then load into a form of the same class that is for images and text alone;
+so do files that name no video half, with torchvision too. What that form saves is whole again on a machine with
+torchvision: the settings of the video half travel along.
 """
 
 import functools
@@ -51,7 +52,8 @@ def _load(name: str | Path, config: PretrainedConfig) -> ProcessorMixin | PreTra
     if not reads_images(config):
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     known = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(config.model_type) or "", None)
-    if not is_torchvision_available() and isinstance(known, type) and VIDEO in _parts(known):
+    halved = isinstance(known, type) and VIDEO in _parts(known)
+    if halved and not (is_torchvision_available() and _names_video(name)):
         return image_only(known).from_pretrained(name, trust_remote_code=False)
     backend = {"backend": BACKENDS[config.model_type]} if config.model_type in BACKENDS else {}
     return AutoProcessor.from_pretrained(name, trust_remote_code=False, **backend)
@@ -102,6 +104,12 @@ def image_only(known: type[ProcessorMixin]) -> type[ProcessorMixin]:
 
     ImageOnly.__name__, ImageOnly.__qualname__, ImageOnly.__module__ = known.__name__, known.__name__, __name__
     return ImageOnly
+
+
+def _names_video(name: str | Path) -> bool:
+    """Whether a checkpoint has settings that a video processor can be made of: its own, or the images' of old."""
+    old = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+    return bool(old or _video_settings(name))
 
 
 def _video_settings(name: str | Path) -> dict | None:

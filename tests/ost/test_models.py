@@ -274,6 +274,20 @@ def test_what_is_saved_for_images_is_what_the_whole_processor_is_loaded_from(nam
     assert saved["video_processor"]["patch_size"] == saved["image_processor"]["patch_size"]
 
 
+@pytest.mark.parametrize("name", HALVES)
+def test_a_checkpoint_without_a_video_half_loads_where_one_could_be_made(name, processor, tmp_path, monkeypatch):
+    """As saved by versions that knew nothing of it."""
+    known, config = HALVES[name]
+    made = image_only(known)(processor.image_processor, processor.tokenizer, chat_template=processor.chat_template)
+    file = saved_tiny(tmp_path / name, made, config()) / "processor_config.json"
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in whole.items() if key != "video_processor"}))
+    monkeypatch.setattr("ost.models.processor.is_torchvision_available", lambda: True)
+    load_processor(tmp_path / name).save_pretrained(tmp_path / "again")
+    again = json.loads((tmp_path / "again" / "processor_config.json").read_text())
+    assert again["processor_class"] == known.__name__ and again["video_processor"]["patch_size"]
+
+
 @pytest.mark.skipif(is_torchvision_available(), reason="the whole processors load")
 def test_settings_for_videos_come_back_as_they_were(folder):
     kept = {"video_processor_type": "Qwen3VLVideoProcessor", "fps": 3, "patch_size": 8}

@@ -110,6 +110,7 @@ class Calls:
 def test_what_lies_below_runs_once_and_each_distinct_image_once(layers, images, blocks, proxy, anchors):
     """Six images in the batch, two of them distinct; two passes by the same model."""
     own = scorer(copy_of(proxy), layers, anchors[:4])
+    assert own.reuse  # which passes a few tokens itself
     samples, calls = repeated(), Calls(own.proxy.model)
     cache = PassCache(samples)
     for _ in range(2):

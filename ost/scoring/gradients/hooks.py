@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ost.data import Sample
-from ost.encoding import Batch
+from ost.encoding import IGNORE, Batch
 from ost.errors import ModelError
 from ost.scoring.gradients.layers import BySample, LayerGradient, rule_for
+from ost.scoring.gradients.pieces import image_token, pieces_by_sample
 from ost.scoring.passes.weights import language_modules
 
 OnGradient = Callable[[str, LayerGradient], None]
@@ -25,15 +26,17 @@ class GradientHooks:
 
     def __init__(self, model: PreTrainedModel, weights: Mapping[str, Tensor]):
         self._model, self._owners, self._language = model, _owners(model, weights), language_modules(model)
+        self._head = set(model.get_output_embeddings().modules())
 
     @contextlib.contextmanager
     def collecting(self, samples: Sequence[Sample], batch: Batch, on_gradient: OnGradient) -> Iterator[None]:
         """Calls `on_gradient` for every weight while the block runs a forward and a backward pass over the batch."""
-        rows = _RowsBySample(samples, batch)
+        rows = _RowsBySample(samples, batch, image_token(self._model))
         frozen = [weight for weight in self._model.parameters() if weight.requires_grad]
         handles = []
         for module, names in self._owners.items():
             by_sample = rows.language if module in self._language else rows.vision
+            by_sample = rows.answers if module in self._head else by_sample
             handles.append(module.register_forward_hook(_hook(names, by_sample, on_gradient)))
         try:
             for weight in frozen:
@@ -49,17 +52,22 @@ class GradientHooks:
 class _RowsBySample:
     """Which rows of an activation belong to which of the B samples of a batch."""
 
-    def __init__(self, samples: Sequence[Sample], batch: Batch):
+    def __init__(self, samples: Sequence[Sample], batch: Batch, token: int | None):
+        """`token`: what stands for a piece of an image, where the model's configuration names it."""
         self.images = [len(sample.images) for sample in samples]
-        grid = batch.get("image_grid_thw")
-        self.patches = [1] * sum(self.images) if grid is None else grid.prod(dim=1).tolist()
+        self.learned = (batch["labels"][:, 1:] != IGNORE).sum(dim=1).tolist()
+        self.pieces = pieces_by_sample(batch, self.images, token)
+
+    def answers(self, rows: Tensor) -> Tensor:
+        """(…, d) at the places that predict answer tokens, sample by sample → (B, L, d)."""
+        return nn.utils.rnn.pad_sequence(rows.flatten(0, -2).split(self.learned), batch_first=True)
 
     def language(self, rows: Tensor) -> Tensor:
         """(B, …, d) → (B, L, d)."""
         return rows.reshape(len(rows), -1, rows.shape[-1])
 
     def vision(self, rows: Tensor) -> Tensor:
-        """(R, …, d), images one behind the other, each with rows in proportion to its patches → (B, L, d)."""
+        """(R, …, d), samples one behind the other, a row an image or rows in proportion to its pieces → (B, L, d)."""
         counts = self._counts(len(rows))
         flat = self.language(rows)
         if len(set(counts)) == 1:
@@ -69,11 +77,15 @@ class _RowsBySample:
 
     def _counts(self, rows: int) -> list[int]:
         """How many of the rows are of each sample, (B,)."""
-        shares = [patches * rows / sum(self.patches) for patches in self.patches]
-        if any(share != int(share) for share in shares):
-            raise ModelError(f"`gradient` cannot tell which of {rows} rows belong to which of {len(shares)} images")
-        own = iter(shares)
-        return [sum(int(next(own)) for _ in range(count)) for count in self.images]
+        if rows == sum(self.images):
+            return self.images
+        shares = [own * rows / max(1, sum(self.pieces)) for own in self.pieces]
+        if sum(shares) != rows or any(share != int(share) for share in shares):
+            raise ModelError(
+                f"`gradient` cannot tell which of {rows} rows belong to which of {sum(self.images)} images: set "
+                "score.layers to `language`, or use `transposed`"
+            )
+        return [int(share) for share in shares]
 
 
 def _hook(names: Mapping[str, str], by_sample: BySample, on_gradient: OnGradient) -> Callable:

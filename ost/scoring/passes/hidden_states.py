@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ost.encoding import IGNORE, Batch
+from ost.models.parts import text_decoder
 
 
 class HiddenStates:
@@ -40,7 +41,7 @@ class HiddenStates:
                 states = torch.einsum("bt,btd->bd", mask, output[0].detach().float())
                 found.append(self._projected(states / mask.sum(dim=1, keepdim=True)))
 
-        handle = model.get_decoder().register_forward_hook(hook)
+        handle = text_decoder(model).register_forward_hook(hook)
         try:
             yield found
         finally:

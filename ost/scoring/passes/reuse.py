@@ -1,13 +1,14 @@
 """Passes over one batch by a model and by moved copies of it: what lies below the first moved weight runs once.
 
 Nothing here knows an architecture. The first pass caches what came out of the vision tower, and what went into the
-first block (or the head) that moves; the passes after it take both from there, and the blocks below are skipped.
+first block (or the head) that moves; the passes after it take both from there, and the blocks below are skipped. What
+runs before what is seen in a pass of a few tokens, and that the blocks can be skipped is tried on them.
 """
 
 import contextlib
 import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ost.data import Sample
-from ost.scoring.passes.weights import language_modules
+from ost.errors import ModelError
+from ost.models.parts import decoder_blocks, execution_order, output_head, probe_text, recorded
+from ost.scoring.passes.images import encode_distinct
+from ost.scoring.passes.weights import language_modules, weights_of
 
 IMAGE_ENCODER = "get_image_features"
 """The method by which transformers' vision-language models encode images."""
@@ -31,6 +35,8 @@ class PassCache:
     """The vision tower's output."""
     hidden: Tensor | None = None
     """(B, T, d): what goes into the first module that moves."""
+    beside: dict[str, tuple] = field(default_factory=dict)
+    """What a block below gives back beside its states, by its path, of a family whose blocks do."""
 
 
 class PassReuse:
@@ -38,11 +44,12 @@ class PassReuse:
 
     def __init__(self, model: PreTrainedModel, moved: Collection[str]):
         """`moved`: names of the weights whose values differ between the model and its copies."""
-        weights = dict(model.named_parameters())
-        own = {id(weights[name]) for name in moved}
-        language = {id(weight) for module in language_modules(model) for weight in module.parameters(recurse=False)}
-        self.images = own <= language and hasattr(model.base_model, IMAGE_ENCODER)
+        self._moved, own = frozenset(moved), _weights(model, moved)
+        self.images = own <= weights_of(language_modules(model)) and hasattr(model.base_model, IMAGE_ENCODER)
+        self._features_are_fixed: bool | None = None
         self.fixed_blocks, self.first_moved = _split(model, own)
+        if self.first_moved and not self._repeats(model):
+            self.fixed_blocks, self.first_moved = [], None
 
     @contextlib.contextmanager
     def cached(self, model: PreTrainedModel, cache: PassCache) -> Iterator[None]:
@@ -50,81 +57,132 @@ class PassReuse:
         with contextlib.ExitStack() as stack:
             if self.images:
                 encode = getattr(model.base_model, IMAGE_ENCODER)
-                _override(stack, model.base_model, IMAGE_ENCODER, functools.partial(_features, encode, cache))
+                setattr(model.base_model, IMAGE_ENCODER, functools.partial(self._features, model, encode, cache))
+                stack.callback(delattr, model.base_model, IMAGE_ENCODER)
             if self.first_moved:
-                filled = cache.hidden is not None
+                filled, entry = cache.hidden is not None, _Entry(cache)
                 module = model.get_submodule(self.first_moved)
-                hook = functools.partial(_replay if filled else _store, cache)
-                stack.callback(module.register_forward_pre_hook(hook).remove)
-                for path in self.fixed_blocks if filled else ():
-                    _override(stack, model.get_submodule(path), "forward", lambda hidden, *args, **kwargs: hidden)
+                stack.callback(model.register_forward_pre_hook(entry.begin).remove)
+                stack.callback(module.register_forward_pre_hook(entry, with_kwargs=True).remove)
+                for path in self.fixed_blocks:
+                    stack.callback((_skip if filled else _watch)(model, path, cache))
             yield
+
+    def _features(self, model: PreTrainedModel, encode: Callable, cache: PassCache, *args: Any, **kwargs: Any) -> Any:
+        """The vision tower's output, from the cache where it is there; computed anew where it moves itself."""
+        if self._features_are_fixed is None:
+            with recorded(model) as ran:
+                found = encode_distinct(encode, cache.samples, *args, **kwargs)
+            self._features_are_fixed = not _weights(model, self._moved) & weights_of(ran)
+            self.images = self._features_are_fixed
+        elif cache.features is None:
+            found = encode_distinct(encode, cache.samples, *args, **kwargs)
+        else:
+            return cache.features
+        if self._features_are_fixed:
+            cache.features = found
+        return found
+
+    @torch.no_grad()
+    def _repeats(self, model: PreTrainedModel) -> bool:
+        """Whether a pass without the blocks below gives what one with them does: some hand on more than their states.
+
+        Such are caches of keys and values that later layers read, and blocks that run more than once.
+        """
+        cache, logits = PassCache(), []
+        for _ in range(2):
+            try:
+                with self.cached(model, cache):
+                    logits.append(model(**probe_text(model)).logits.float())
+            except Exception:  # models of any family; what they raise is theirs to say
+                return False
+        spread = logits[0].std() + torch.finfo(torch.float32).tiny
+        return cache.hidden is not None and bool((logits[0] - logits[1]).abs().max() < 1e-4 * spread)
+
+
+class _Entry:
+    """A hook of the first module that moves: keeps what goes into it, or puts what was kept in its place.
+
+    It acts once a pass of the model: a head, say, may be applied to parts of its input again.
+    """
+
+    def __init__(self, cache: PassCache):
+        self._cache, self._filled, self._waits = cache, cache.hidden is not None, False
+
+    def begin(self, model: nn.Module, args: tuple) -> None:
+        """A hook of the model: a pass begins."""
+        self._waits = True
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if not self._waits:
+            return None
+        self._waits = False
+        if not self._filled:
+            self._cache.hidden = (args[0] if args else kwargs["hidden_states"]).detach()
+            return None
+        if args:
+            return (self._cache.hidden, *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": self._cache.hidden}
+
+
+class _Skipped(nn.Module):
+    """Stands in a block's place, and gives back what goes in, in the form in which the block gives it back."""
+
+    def __init__(self, block: nn.Module, beside: tuple | None):
+        super().__init__()
+        self.__dict__["_block"], self._beside = block, beside
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_block"], name)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple:
+        """The states, and what was beside them when the block ran."""
+        return hidden_states if self._beside is None else (hidden_states, *self._beside)
+
+
+def _skip(model: nn.Module, path: str, cache: PassCache) -> Callable[[], None]:
+    """Skip a block of a model; returns what puts it back."""
+    parent, _, name = path.rpartition(".")
+    owner, block = model.get_submodule(parent), model.get_submodule(path)
+    setattr(owner, name, _Skipped(block, cache.beside.get(path)))
+    return functools.partial(setattr, owner, name, block)
+
+
+def _watch(model: nn.Module, path: str, cache: PassCache) -> Callable[[], None]:
+    """Keep what a block gives back beside its states, where it does; returns what ends it."""
+
+    def hook(module: nn.Module, args: tuple, output: Any) -> None:
+        if isinstance(output, tuple):
+            cache.beside[path] = tuple(one.detach() if isinstance(one, Tensor) else one for one in output[1:])
+
+    return model.get_submodule(path).register_forward_hook(hook).remove
+
+
+def _weights(model: nn.Module, names: Collection[str]) -> set[int]:
+    """Identities of a model's weights of these names."""
+    known = dict(model.named_parameters())
+    return {id(known[name]) for name in names}
 
 
 def _split(model: PreTrainedModel, moved: set[int]) -> tuple[list[str], str | None]:
-    """Paths of the decoder blocks below every moved weight, and of the module above them that is the first to move.
+    """Paths of the decoder blocks below every moved weight, and of the block above them, or the head, that moves first.
 
-    Without such blocks, or where a weight outside of blocks, head and what lies between moves too: none.
+    Without such blocks, or where a moved weight is used before that one begins, or nobody knows when: none.
     """
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
-    blocks = getattr(decoder, "layers", None)
+    try:
+        blocks, head = decoder_blocks(model), output_head(model)
+    except ModelError:
+        return [], None
     if blocks is None:
         return [], None
-    children = list(decoder.children())
-    after = [weight for part in children[children.index(blocks) + 1 :] for weight in part.parameters()]
     moving = [bool(moved & set(map(id, block.parameters()))) for block in blocks]
     first = moving.index(True) if any(moving) else len(blocks)
-    reachable = {id(weight) for weight in (*blocks.parameters(), *head.parameters(), *after)}
-    above_blocks = first == len(blocks) and moved & set(map(id, after))
-    if first == 0 or above_blocks or not moved <= reachable:
+    entry, order = (blocks[first] if first < len(blocks) else head), execution_order(model)
+    if first == 0 or entry not in order:
+        return [], None
+    start = order.index(entry)
+    inside = [module for part in (*blocks[first:], head) for module in part.modules()]
+    if moved & weights_of(order[:start]) or not moved <= weights_of([*order[start:], *inside]):
         return [], None
     paths = {id(module): path for path, module in model.named_modules()}
-    return [paths[id(block)] for block in blocks[:first]], paths[id(blocks[first] if first < len(blocks) else head)]
-
-
-def _features(encode: Callable, cache: PassCache, pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """The vision tower's output, from the cache where it is there."""
-    if cache.features is None:
-        images = [image for sample in cache.samples for image in sample.images]
-        cache.features = _encode_distinct(encode, images, pixel_values, *args, **kwargs)
-    return cache.features
-
-
-def _encode_distinct(encode: Callable, images: Sequence[bytes], pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Encode each distinct image once, and deal its features to all places that carry it.
-
-    Where an architecture lays its images out in another way than a row of pixels each, or patches by a grid, all are
-    encoded.
-    """
-    first = {image: at for at, image in reversed(list(enumerate(images)))}
-    kept = sorted(first.values())
-    grid = args[0] if args else kwargs.get("image_grid_thw")
-    sizes = [1] * len(pixels) if grid is None else grid.prod(dim=-1).tolist()
-    others = [*args[1:], *(value for name, value in kwargs.items() if name != "image_grid_thw")]
-    if len(kept) == len(images) or len(sizes) != len(images) or any(isinstance(other, Tensor) for other in others):
-        return encode(pixels, *args, **kwargs)
-    if grid is not None:
-        args, kwargs = args[1:], kwargs | {"image_grid_thw": grid[kept]}
-    by_image = pixels.split(sizes)
-    found = encode(torch.cat([by_image[at] for at in kept]), *args, **kwargs)
-    places = [kept.index(first[image]) for image in images]
-    found.pooler_output = [found.pooler_output[at] for at in places]
-    if levels := getattr(found, "deepstack_features", None):
-        found.deepstack_features = [[level[at] for at in places] for level in levels]
-    return found
-
-
-def _store(cache: PassCache, module: nn.Module, args: tuple) -> None:
-    """A hook that keeps what goes into its module."""
-    cache.hidden = args[0].detach()
-
-
-def _replay(cache: PassCache, module: nn.Module, args: tuple) -> tuple:
-    """A hook that puts what is cached in place of its module's input."""
-    return (cache.hidden, *args[1:])
-
-
-def _override(stack: contextlib.ExitStack, owner: Any, name: str, function: Callable) -> None:
-    """Have an object use another function under this name until the stack is closed."""
-    setattr(owner, name, function)
-    stack.callback(delattr, owner, name)
+    return [paths[id(block)] for block in blocks[:first]], paths[id(entry)]

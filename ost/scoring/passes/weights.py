@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from ost.errors import ModelError
 from ost.models import Checkpoint
+from ost.models.parts import decoder_blocks, execution_order, output_head, text_decoder
 from ost.types import Optimizer
 
 DAMPING = 1e-2
@@ -19,9 +20,10 @@ DAMPING = 1e-2
 def scored_weights(model: PreTrainedModel, layers: str = "all") -> dict[str, nn.Parameter]:
     """The trainable weights among `layers`, by name; tied ones once, under their first name.
 
-    `all`; `language`: the text decoder and the output head; `last:N`: its last N blocks, its last norm and the head;
-    `head`: the output head alone. A head that is tied to the input embedding moves both, unless it is `untied` first.
-    Of a model that carries a LoRA adapter only the adapter is trainable, so only its weights are scored.
+    `all`; `language`: the text decoder and the output head; `last:N`: its last N blocks, what runs behind them, such as
+    the last norm, and the head; `head`: the output head alone. A head that is tied to the input embedding moves both,
+    unless it is `untied` first. Of a model that carries a LoRA adapter only the adapter is trainable, so only its
+    weights are scored.
 
     Raises ModelError where nothing is left, where the model's blocks cannot be told, and for an adapter that has never
     been trained: with B = 0 its A has no gradient, and a ranking would be that of B's alone.
@@ -29,7 +31,7 @@ def scored_weights(model: PreTrainedModel, layers: str = "all") -> dict[str, nn.
     trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     chosen = trainable
     if layers != "all":
-        own = {id(weight) for module in _among(model, layers) for weight in module.parameters(recurse=False)}
+        own = weights_of(_among(model, layers))
         chosen = {name: weight for name, weight in trainable.items() if id(weight) in own}
     if not chosen:
         raise ModelError(
@@ -49,8 +51,10 @@ def untied(proxy: Checkpoint, layers: str) -> Checkpoint:
     be computed once. All other weights of the checkpoint returned are the very tensors of the one given.
     """
     model = proxy.model
-    head, table = model.get_output_embeddings(), model.get_input_embeddings()
-    if layers in ("all", "language") or head.weight is not table.weight:
+    if layers in ("all", "language"):
+        return proxy
+    head, table = output_head(model), model.get_input_embeddings()
+    if head.weight is not table.weight:
         return proxy
     own = moved_copy(model, ())
     path = next(path for path, module in model.named_modules() if module is head)
@@ -70,8 +74,13 @@ def moved_copy(model: PreTrainedModel, moved: Collection[str]) -> PreTrainedMode
 
 def language_modules(model: PreTrainedModel) -> set[nn.Module]:
     """Text decoder, input embedding and output head: the modules whose activations are (B, T, …), a row a sample."""
-    parts = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
-    return {module for part in parts if part is not None for module in part.modules()}
+    parts = (text_decoder(model), model.get_input_embeddings(), output_head(model))
+    return {module for part in parts for module in part.modules()}
+
+
+def weights_of(modules: Iterable[nn.Module]) -> set[int]:
+    """Identities of the weights that modules hold themselves."""
+    return {id(weight) for module in modules for weight in module.parameters(recurse=False)}
 
 
 def preconditioner(proxy: Checkpoint, weights: Mapping[str, Tensor], optimizer: Optimizer) -> dict[str, Tensor] | None:
@@ -106,14 +115,25 @@ def move(weights: Mapping[str, Tensor], origin: Mapping[str, Tensor], step: Mapp
 
 def _among(model: PreTrainedModel, layers: str) -> Iterator[nn.Module]:
     """The modules that `layers` names, other than `all`."""
-    decoder = model.get_decoder()
-    yield from model.get_output_embeddings().modules()
+    yield from output_head(model).modules()
     if layers == "language":
         yield from language_modules(model)
     elif layers != "head":
-        blocks = getattr(decoder, "layers", None)
-        if blocks is None:
-            raise ModelError(f"{type(model).__name__} has no list of decoder layers: set score.layers to `all`")
-        children = list(decoder.children())
-        for part in (*blocks[-int(layers.removeprefix("last:")) :], *children[children.index(blocks) + 1 :]):
-            yield from part.modules()
+        yield from _last(model, int(layers.removeprefix("last:")))
+
+
+def _last(model: PreTrainedModel, count: int) -> Iterator[nn.Module]:
+    """The decoder's last blocks, and what of it runs behind them, by the order of execution and not of registration."""
+    blocks, order = decoder_blocks(model), execution_order(model)
+    ran = [order.index(block) for block in (blocks or ()) if block in order]
+    if not ran:
+        raise ModelError(
+            f"{type(model).__name__} has no list of decoder layers that a text passes: set score.layers to `language` "
+            "or `all`"
+        )
+    within = {module for block in blocks for module in block.modules()}
+    before = set(order[: max(ran)])
+    for block in blocks[-count:]:
+        yield from block.modules()
+    behind = [module for module in order[max(ran) :] if module not in within | before]
+    yield from (module for module in text_decoder(model).modules() if module in behind)
