@@ -10,7 +10,7 @@ from statistics import fmean
 from flows.compare import FOLDER, compare
 from flows.display import console
 from ost.arms import arm_of, arms
-from ost.comparison import break_even
+from ost.comparison.summary import break_even, estimate
 from ost.errors import ConfigError
 from ost.report import Line, Panel, study_png
 from ost.settings import BUILTIN, LLAVA
@@ -33,6 +33,9 @@ class Study:
     """What stands at 0, 1, 2 … on an x axis that is none of numbers."""
     of_pool_size: bool = False
     """Whether the x axis is the pool's size, so that costs are drawn, and it is told from where on selection pays."""
+    paired: bool = False
+    """Whether all but what is chosen is the same for a seed, so that it is told what the last value gains over the
+    first."""
     place: Callable[[Path], float] | None = field(default=None, repr=False)
     """Reads the place on the x axis from the variant's folder, where it is only known afterwards."""
 
@@ -50,6 +53,9 @@ def _wrong_share(folder: Path) -> float:
     """Mean share of the pool that is wrong over seeds: a world whose errors run out has fewer than it was asked for."""
     return fmean(one["wrong_share"] for one in read_json(folder / "metrics/audit.json").values())
 
+
+_TALKS = ["world.name=multi-turn", "world.pool=4000", "world.errors=rules"]
+"""A pool of conversations whose turns are right or wrong each by itself."""
 
 PASSES = 600 / 8000
 """SFT steps for each sample of the pool: a study of its size keeps the epochs."""
@@ -137,6 +143,15 @@ STUDIES: dict[str, Study] = {
         },
         ticks=("Qwen3-VL\n← Qwen3-VL", "Qwen3-VL\n← LLaVA", "LLaVA\n← Qwen3-VL", "LLaVA\n← LLaVA"),
     ),
+    "turns": Study(
+        "What is it worth to mask wrong turns rather than to leave out whole conversations?",
+        "what is kept or not",
+        {float(place): [*_TALKS, f"select.unit={unit}"] for place, unit in enumerate(("sample", "turn"))},
+        arms=("full", "lookahead", "clean"),
+        fractions=(0.2, 0.5, 1.0),
+        ticks=("sample", "turn"),
+        paired=True,
+    ),
     "judge": Study(
         "How good must a judge be to beat utility?",
         "accuracy of the judge on the benchmark",
@@ -169,6 +184,12 @@ def study(name: str, workspace: Path, like: str | None = None, assignments: list
         result["break_even"] = _break_even(points)
         for label, found in result["break_even"].items():
             console.print(f"{label} costs less than Full-SFT from {_size(found['seconds'])} on", highlight=False)
+    if plan.paired:
+        result["gains"] = _gains(points[0], points[-1])
+        for label, found in result["gains"].items():
+            low, high = found["interval"]
+            told = "one seed" if low is None else f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
+            console.print(f"{label}: {100 * found['mean']:+.1f} points, {told}", highlight=False)
     write_json(root / f"docs/studies/{name}.json", result)
     draw(result, root / f"docs/studies/{name}.png")
     return result
@@ -183,6 +204,21 @@ def draw(result: dict, path: Path) -> None:
         Panel("total FLOPs, Full-SFT = 1", _costs(points) if plan.of_pool_size else []),
     ]
     study_png(panels, plan.axis, path, plan.logarithmic, plan.ticks)
+
+
+def _gains(first: dict, last: dict) -> dict[str, dict]:
+    """Subset → the mean difference in accuracy, last less first, and its interval over seeds; of what is ours."""
+    before = {entry["subset"]: entry for entry in _entries(first)}
+    return {
+        entry["label"]: estimate(
+            [
+                mine - theirs
+                for mine, theirs in zip(entry["accuracies"], before[entry["subset"]]["accuracies"], strict=True)
+            ]
+        )
+        for entry in _entries(last)
+        if entry["ours"]
+    }
 
 
 def _break_even(points: list[dict]) -> dict[str, dict[str, float | None]]:

@@ -1,7 +1,7 @@
 """The selected samples of a pool, in the pool's order; and what all of them hold, as far as a form depends on it."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ost.data import Dataset, Sample
+from ost.data import Dataset, Masked, Sample, with_masks
 from ost.data.sample import is_learned
 from ost.errors import DataError
-from ost.selection import kept_ids
+from ost.selection import kept_ids, masks_of
 
 FACTS = ("id", "task", "tokens", "sizes", "own_id", "file", "position")
 """Columns of a pool that are held for all its samples, about 150 bytes each."""
@@ -53,6 +53,8 @@ class Selected:
     """Of each sample of the pool, whether it is kept."""
     facts: pa.Table
     """A row a sample, in the order in which they are written: FACTS and `rank`."""
+    masks: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Id → indices of the messages that the selection masks: they are context alone, as if the pool had them so."""
 
     @classmethod
     def of(cls, selection: pa.Table, pool: Dataset) -> "Selected":
@@ -73,7 +75,7 @@ class Selected:
                 f"{lost:,} of {len(ids):,} kept samples are not in {pool.path}: the selection was made from another "
                 "pool, or before the pool changed; select anew"
             )
-        return cls(pool, selection, pc.is_valid(ranks), facts)
+        return cls(pool, selection, pc.is_valid(ranks), facts, masks_of(selection))
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -94,12 +96,12 @@ class Selected:
         start = 0
         for table in self.pool.batches(("id", "messages")):
             for row in table.filter(self.chosen.slice(start, len(table))).to_pylist():
-                yield row["id"], row["messages"]
+                yield row["id"], list(with_masks(row["messages"], self.masks.get(row["id"], ())))
             start += len(table)
 
     def rows(self) -> Iterator[Row]:
         """The samples with their images, in order."""
-        samples = self.pool.subset(self.facts["id"].to_pylist())
+        samples = Masked(self.pool.subset(self.facts["id"].to_pylist()), self.masks)
         facts = self.facts.select(["sizes", "own_id"])
         for start in range(0, len(samples), AT_ONCE):
             known = facts.slice(start, AT_ONCE).to_pylist()

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ost.selection.purity import pure_size, purities_of
+from ost.selection.purity import is_clean, pure_size
 from ost.selection.strategies import Choice, ranked_by, strategy_of
 from ost.selection.tables import NOT_DRAWN, selection_table, shuffled, size_of
+from ost.selection.turns import mask_turns
 from ost.settings import Select, parse_section
 from ost.types import Ranking
 
@@ -27,6 +28,7 @@ def select(
     seed: int = 0,
     among: float | None = USUAL.among,
     purity: float = USUAL.purity,
+    turns: pa.Table | None = None,
 ) -> pa.Table:
     """The `fraction` of the N scored samples that a strategy chooses, as a table `id, rank, reason` in pool order.
 
@@ -36,25 +38,14 @@ def select(
     comes to. From a pool that is clean (see `is_clean`) the subset is drawn at random among what is not toxic. Raises
     ConfigError for an unknown strategy or ranking, or a share outside (0, 1], and DataError where the scores lack what
     the strategy needs. Without a fraction (None), as many as are expected to be `purity` right are kept.
+
+    With `turns`, the table of turns that scoring gave (`Scored.turns`), the selection has the column `masked`: of each
+    kept sample the indices of the messages that are wrong by the scores, and not to be learned; see `mask_turns`.
     """
     told = {"strategy": strategy, "by": by, "clean_below": clean_below, "among": among, "purity": purity}
-    return by_utility(scores, fraction, parse_section(Select, told, "the selection"), seed)
-
-
-def is_clean(scores: pa.Table, settings: Select) -> bool:
-    """Whether the pool shows no harm: of the samples that are tested a smaller share than `clean_below` is toxic.
-
-    Where the scores tell how many of the pool are like trusted samples, the share `purity` must be as well: with few
-    anchors, or few steps, no test finds harm. Never by one step without a standard error (`transposed`), which is too
-    blunt to tell.
-    """
-    known = scores.column_names
-    tested = "utility_relative" in known or ("utility_se" in known and scores["utility_se"].null_count < len(scores))
-    own = scores.filter(pc.is_valid(scores["toxic_q"])) if "toxic_q" in known else scores
-    if not tested or not len(own) or pc.mean(own["toxic"].cast(pa.float64())).as_py() >= settings.clean_below:
-        return False
-    expected = purities_of(scores)
-    return expected is None or bool(expected[-1] >= settings.purity)
+    settings = parse_section(Select, told, "the selection")
+    selection = by_utility(scores, fraction, settings, seed)
+    return selection if turns is None else mask_turns(selection, scores, turns, settings)
 
 
 def clean_warnings(scores: pa.Table, settings: Select) -> list[str]:

@@ -45,6 +45,22 @@ def pure_size(ranked: pa.Table, purity: float) -> int:
     return max(1, _pure(found, purity))
 
 
+def is_clean(scores: pa.Table, settings: Select) -> bool:
+    """Whether the pool shows no harm: of the samples that are tested a smaller share than `clean_below` is toxic.
+
+    Where the scores tell how many of the pool are like trusted samples, the share `purity` must be as well: with few
+    anchors, or few steps, no test finds harm. Never by one step without a standard error (`transposed`), which is too
+    blunt to tell.
+    """
+    known = scores.column_names
+    tested = "utility_relative" in known or ("utility_se" in known and scores["utility_se"].null_count < len(scores))
+    own = scores.filter(pc.is_valid(scores["toxic_q"])) if "toxic_q" in known else scores
+    if not tested or not len(own) or pc.mean(own["toxic"].cast(pa.float64())).as_py() >= settings.clean_below:
+        return False
+    expected = purities_of(scores)
+    return expected is None or bool(expected[-1] >= settings.purity)
+
+
 def _pure(purities: np.ndarray, purity: float) -> int:
     return int(np.flatnonzero(purities >= purity).max(initial=-1)) + 1
 

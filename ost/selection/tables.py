@@ -51,6 +51,16 @@ def selection_table(
     )
 
 
+def left_out_too(selection: pa.Table, reasons: Mapping[str, str]) -> pa.Table:
+    """A selection without some samples that it keeps, id → why; those behind them move up."""
+    if not reasons:
+        return selection
+    ids = selection["id"].to_pylist()
+    before = dict(zip(ids, selection["reason"].to_pylist(), strict=True)) | reasons
+    kept = [name for name in kept_ids(selection) if name not in reasons]
+    return selection_table(ids, kept, "", before, expected_purity(selection))
+
+
 def kept_ids(selection: pa.Table) -> list[str]:
     """Ids of the kept samples, best rank first."""
     return selection.filter(pc.is_valid(selection["rank"])).sort_by("rank")["id"].to_pylist()

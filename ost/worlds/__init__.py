@@ -7,7 +7,7 @@ from ost.worlds.world import World
 
 __all__ = ["WORLDS", "World", "world_of"]
 
-WORLDS = {"handmath": "handmath", "easy-vqa": "easyvqa", "wordmath": "wordmath"}
+WORLDS = {"handmath": "handmath", "easy-vqa": "easyvqa", "wordmath": "wordmath", "multi-turn": "multiturn"}
 """Name → file of this folder."""
 
 

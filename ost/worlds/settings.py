@@ -12,9 +12,9 @@ Width = Annotated[int, Field(ge=32, multiple_of=32)]
 class World(Section):
     """The built-in world: samples whose pool was answered by a faulty teacher."""
 
-    name: Literal["handmath", "easy-vqa", "wordmath"] = "handmath"
+    name: Literal["handmath", "easy-vqa", "wordmath", "multi-turn"] = "handmath"
     """handmath: arithmetic on handwritten digits; easy-vqa: a third party's questions about shapes and colours;
-    wordmath: arithmetic in words, text only."""
+    wordmath: arithmetic in words, text only; multi-turn: conversations of two to four of handmath's questions."""
     pool: Count = 8000
     anchors: Count = 100
     benchmark: Count = 2000
@@ -25,13 +25,18 @@ class World(Section):
     wrong_operation: Share = 0.12
     """Chance that a wrong label applies another operation than the one asked for."""
     wrong_share: Share | None = None
-    """Share of the pool that is wrong: answers are put right, or made wrong by rule, at random until it is. Null: as
-    the teacher wrote them. 0: a clean pool."""
+    """Share of the pool's answers that is wrong: they are put right, or made wrong by rule, at random until it is.
+    Null: as the teacher wrote them. 0: a clean pool."""
     anchor_tasks: tuple[str, ...] | None = None
     """Kinds of question that the anchors are drawn from; null for all. Less than all is a biased anchor set."""
     teacher_steps: Count = 900
     temperature: Rate = 0.7
     """Sampling temperature of the faulty teacher when it writes the pool's answers."""
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether samples of the pool have several answers, of which some may be right and others wrong."""
+        return self.name == "multi-turn"
 
 
 class Base(Section):

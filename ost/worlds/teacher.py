@@ -1,10 +1,13 @@
 """Who answers the pool wrongly: rules that err, or a small model that was trained on what they wrote."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from ost.data import Sample
+from ost.data.sample import text_of
 from ost.evaluation import generate
 from ost.models import Checkpoint
 from ost.settings import BUILTIN
@@ -13,7 +16,7 @@ from ost.types import Progress, silent
 from ost.worlds.settings import Base
 from ost.worlds.settings import World as Settings
 from ost.worlds.tiny import TARGET, build
-from ost.worlds.world import Problem, World
+from ost.worlds.world import Problem, World, questions_of
 
 SPOILING_SHARE = 0.4
 """Share of the teacher's steps that it learns from wrong answers."""
@@ -43,13 +46,29 @@ def train_teacher(world: World, settings: Settings, base: Base, seed: int, progr
 def answer_pool(
     world: World, problems: Sequence[Problem], settings: Settings, base: Base, seed: int, progress: Progress = silent
 ) -> tuple[list[Sample], list[bool]]:
-    """The pool as the faulty teacher wrote it, and beside it whether each answer is wrong."""
-    right = list(map(world.answer, problems))
-    texts = right if settings.wrong_share == 0 else _written(world, problems, settings, base, seed, progress)
+    """The pool as the faulty teacher wrote it, and beside it whether any answer of each sample is wrong.
+
+    Each question of a conversation is answered by itself.
+    """
+    asked = list(map(questions_of, problems))
+    every = list(itertools.chain.from_iterable(asked))
+    right = list(map(world.answer, every))
+    texts = right if settings.wrong_share == 0 else _written(world, every, settings, base, seed, progress)
     if settings.wrong_share is not None:
-        texts = _mixed(world, problems, right, texts, settings, seed)
-    samples = [world.to_sample(problem, text) for problem, text in zip(problems, texts, strict=True)]
-    return samples, [text != true for text, true in zip(texts, right, strict=True)]
+        texts = _mixed(world, every, right, texts, settings, seed)
+    said, true = ([tuple(itertools.islice(one, len(own))) for own in asked] for one in (iter(texts), iter(right)))
+    samples = [world.to_sample(problem, *answers) for problem, answers in zip(problems, said, strict=True)]
+    return samples, [answers != known for answers, known in zip(said, true, strict=True)]
+
+
+def turn_truth(samples: Sequence[Sample], right: Sequence[Sample]) -> pa.Table:
+    """A row `id, turn, wrong` a learned turn: whether it says something else than in the sample that is right."""
+    rows = [
+        {"id": one.id, "turn": turn, "wrong": text_of(one.messages[turn]) != text_of(true.messages[turn])}
+        for one, true in zip(samples, right, strict=True)
+        for turn in one.learned
+    ]
+    return pa.Table.from_pylist(rows, pa.schema({"id": pa.string(), "turn": pa.int32(), "wrong": pa.bool_()}))
 
 
 def _written(

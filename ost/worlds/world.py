@@ -47,8 +47,13 @@ class World(Protocol):
     def mistaken(self, problem: Problem, settings: "Settings", rng: "np.random.Generator") -> str:
         """An answer as the teacher's rules make it, wrong by chance and with a direction."""
 
-    def to_sample(self, problem: Problem, text: str | None = None) -> "Sample":
-        """The problem as a sample, answered by `text` or, without one, rightly."""
+    def to_sample(self, problem: Problem, *texts: str) -> "Sample":
+        """The problem as a sample, answered by a text for each of its `questions` or, without any, rightly."""
 
     def processor(self) -> "ProcessorMixin | PreTrainedTokenizerBase":
         """The processor that all models of the world share; in a world without images a tokenizer."""
+
+
+def questions_of(problem: Problem) -> tuple[Problem, ...]:
+    """What a problem asks, one after the other: the `questions` of a conversation, else itself alone."""
+    return getattr(problem, "questions", (problem,))

@@ -73,4 +73,5 @@ def _table(listed: pa.Table, selected: Selected, scores: pa.Table | None) -> pa.
         for name in (name for name in SCORES if name in scores.column_names):
             score = scores[name].take(places)
             told[name] = pc.if_else(pc.is_nan(score), pa.scalar(None, score.type), score)
-    return pa.table(told | {"reason": listed["reason"]})
+    own = {name: listed[name] for name in ("reason", "masked") if name in listed.column_names}
+    return pa.table(told | own)

@@ -38,6 +38,9 @@ class LlamaFactory(TextForm):
         shown = {"images": images} if survey.images else {}
         return {"id": row.sample.id} | own | task | {"messages": turns} | shown
 
+    def says_context(self, survey: Survey) -> bool:
+        return survey.learns_last or not survey.with_context
+
     def write_settings(self, folder: Path, out: Path, survey: Survey) -> list[str]:
         columns = {"messages": "messages"} | ({"images": "images"} if survey.images else {})
         info = {"file_name": self.data, "formatting": "sharegpt", "columns": columns, "tags": _TAGS}

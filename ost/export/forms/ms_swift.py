@@ -17,6 +17,9 @@ class MsSwift(TextForm):
     unless_alternating = "joins or fills up turns that do not alternate"
     limits = (Limit("max_length", None, "another sample is drawn in the place of one that is longer"),)
 
+    def says_context(self, survey: Survey) -> bool:
+        return True
+
     def said(self, messages: Sequence[dict], survey: Survey) -> Sequence[dict]:
         return spoken(messages)
 

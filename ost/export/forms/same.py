@@ -41,8 +41,13 @@ class Same(Form):
     ) -> Written:
         """Write the selected records of a source, and copy the images beside them where `images` is `copy`.
 
-        Raises DataError where the source is not as it was when it was ingested.
+        Raises DataError where the source is not as it was when it was ingested, or where the selection masks turns.
         """
+        if selected.masks:
+            raise DataError(
+                f"the selection masks turns of {len(selected.masks):,} samples, which their own records cannot say: "
+                "take the form ms-swift or webdataset, or select by sample (select.unit)"
+            )
         opened, count = open_source(source), len(selected)
         _write_records(selected, opened, folder, progress)
         beside = SourceImages(opened, image_roots, folder if images == "copy" else None)

@@ -50,6 +50,10 @@ class TrainerForm(Form):
     def write_settings(self, folder: Path, out: Path, survey: Survey) -> list[str]:
         """Write what the trainer is told into `folder`, which will stand at `out`; gives the commands to train with."""
 
+    def says_context(self, survey: Survey) -> bool:
+        """Whether its trainer learns none of the answers that are context alone."""
+        return not survey.with_context
+
     def notes(self, survey: Survey) -> list[str]:
         """What a person should know, beside what holds for every form: if answers are learned that are context."""
         if not survey.with_context:
@@ -63,6 +67,12 @@ class TrainerForm(Form):
         left_out = _reasons(found.left_out)
         if not len(found.selected):
             raise DataError(f"{self.trainer} can take none of the {len(selected):,} samples: {left_out}")
+        if selected.masks and not self.says_context(found):
+            raise DataError(
+                f"the selection masks turns of {len(selected.masks):,} samples, and {self.trainer} would learn them: "
+                "take a form whose trainer is told which answers to learn, ms-swift or webdataset, or select by sample "
+                "(select.unit)"
+            )
         changed: dict[str, str] = {}
         redrawn: list[int] = []
         self.write_samples(self._rows(found, changed, redrawn, progress), folder, found)
@@ -89,7 +99,7 @@ class TrainerForm(Form):
             messages = tuple(self.said(old.messages, found))
             if anew := sum(new is not image for new, image in zip(images, old.images, strict=True)):
                 redrawn.append(anew)
-            if anew or messages != old.messages:
+            if anew or messages != old.messages or old.id in found.selected.masks:
                 changed[old.id] = Sample(images, messages).id
             yield Row(Sample(images, messages, old.task, old.id), row.sizes, row.own_id)
             progress(done, len(found.selected), "writing samples")

@@ -44,6 +44,9 @@ class Trl(TrainerForm):
         for number, file in enumerate(files):
             file.rename(file.with_name(_SHARD.format(number, len(files))))
 
+    def says_context(self, survey: Survey) -> bool:
+        return survey.learns_last or not survey.with_context
+
     def write_settings(self, folder: Path, out: Path, survey: Survey) -> list[str]:
         # Not by its folder: `datasets` takes "." for no name.
         here = {"path": "parquet", "data_files": f"{self.data}/train-*.parquet"}

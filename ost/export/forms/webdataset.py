@@ -46,6 +46,9 @@ class WebDataset(TrainerForm):
     name, place = "webdataset", 60
     trainer = "WebDataset"
 
+    def says_context(self, survey: Survey) -> bool:
+        return True
+
     def write_samples(self, rows: Iterable[Row], folder: Path, survey: Survey) -> None:
         """A sample's key is its id: it has no dot, at which a key would end."""
         for number, shard in enumerate(cut(map(_members, rows), _packed, SHARD_BYTES - tarfile.RECORDSIZE)):
