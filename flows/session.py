@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import IO
 
 from flows.display import Display
+from flows.forecast import show_forecast
 from ost.errors import WorkspaceError
 from tasks import versioning
 from tasks.coinciding import coinciding
+from tasks.forecast import is_worth_it, on_accelerator
 from tasks.pipeline import Stage, write_pipeline
 from tasks.record.outbox import Outbox
 from tasks.settings import Params, load_params
@@ -37,6 +39,8 @@ class Session:
         self.ran: list[str] = []
         self.errors: list[Exception] = []
         self._expected: dict[str, threading.Event] = {}
+        self._announced: Sequence[Stage] = ()
+        self._foretelling, self._foretold = threading.Lock(), False
 
     def __enter__(self) -> "Session":
         with ExitStack() as opened:  # what is open is closed again where a later step fails
@@ -52,7 +56,7 @@ class Session:
             )
             opened.push(self._end)
             opened.enter_context(self.display)
-            self._workers = opened.enter_context(Workers(self.params.compute.workers, self.display.advance))
+            self._workers = opened.enter_context(Workers(self.root, self.params.compute, self.display.advance))
             self._opened = opened.pop_all()
         return self
 
@@ -65,6 +69,7 @@ class Session:
 
     def expect(self, stages: Sequence[Stage]) -> None:
         """Announce the stages that will be run: a training on the same samples as an earlier one waits for that one."""
+        self._announced = stages
         self._expected |= {stage.name: threading.Event() for stage in stages}
 
     def run(self, stage: str, anew: bool = False) -> bool:
@@ -81,15 +86,17 @@ class Session:
 
     def run_unversioned(self, stage: str) -> None:
         """Run a stage whose outputs are no part of the pipeline."""
-        self.display.finish(stage, self._workers.submit(stage, self.root).result())
+        self.display.finish(stage, self._workers.run(stage))
 
     def _run(self, stage: str, anew: bool) -> bool:
         if not anew and self._is_current(stage):
             self.reused.append(stage)
             self.display.finish(stage, None)
             return False
+        if on_accelerator(self._announced, {stage}):
+            self._foretell()
         self._wait_for_twin(stage)
-        manifest = self._workers.submit(stage, self.root).result()
+        manifest = self._workers.run(stage)
         if stage == "ingest":  # which finds out what lies beside its sources
             write_pipeline(self.root)
         versioning.commit(self.root, stage)
@@ -98,6 +105,16 @@ class Session:
         self.ran.append(stage)
         self.display.finish(stage, manifest)
         return True
+
+    def _foretell(self) -> None:
+        """Before the first long work: show what all of it takes; raises ConfigError where it cannot fit."""
+        with self._foretelling:
+            if not self._foretold and is_worth_it(self.root, self._workers.devices.accelerated):
+                stale = versioning.stale_stages(self.root) if not self.force else {one.name for one in self._announced}
+                forecast = self._workers.forecast(on_accelerator(self._announced, stale))
+                show_forecast(forecast)
+                forecast.check()
+            self._foretold = True
 
     def _wait_for_twin(self, stage: str) -> None:
         """Of two trainings on the same samples the second takes over what the first comes to."""
@@ -139,6 +156,6 @@ def _explained(error: Exception, stage: str) -> Exception:
     if isinstance(error, BrokenProcessPool):
         return WorkspaceError(
             f"the process that ran {stage} was killed from outside, most likely for want of memory: lower "
-            "compute.workers or a batch_size, and run again; finished stages are kept"
+            "compute.workers or compute.batch_tokens, and run again; finished stages are kept"
         )
     return error

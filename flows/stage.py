@@ -8,6 +8,7 @@ from ost.errors import OSTError
 from ost.store import digest
 from tasks.pipeline import write_pipeline
 from tasks.settings import load_params
+from tasks.slots import own_device
 from tasks.stages.context import git_state
 from tasks.stages.run import execute
 from tasks.tracking import Tracker
@@ -15,8 +16,9 @@ from tasks.tracking import Tracker
 
 def run(stage: str, root: Path) -> dict:
     """Run a stage, record it in MLflow as `dvc` would have it, and return its manifest."""
-    with Display() as display:
-        manifest = execute(stage, root, display.bar(stage))
+    compute = load_params(root / "params.yaml").compute
+    with Display() as display, own_device(stage, root, compute) as slots:
+        manifest = execute(stage, root, display.bar(stage), slots)
     display.finish(stage, manifest)
     if stage == "ingest":  # which finds out what lies beside its sources
         write_pipeline(root)

@@ -1,9 +1,13 @@
 """Artifacts on disk: published whole or not at all, each with a manifest beside it."""
 
 import contextlib
+import glob
 import hashlib
 import json
+import os
 import shutil
+import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,18 +19,47 @@ import pyarrow.parquet as pq
 
 @contextlib.contextmanager
 def publish(path: str | Path) -> Iterator[Path]:
-    """Yield `path` with `.part` appended, and rename it to `path` once the block ends without an error.
+    """Yield a path beside `path` that ends in `.part`, and rename it to `path` once the block ends without an error.
 
-    Works for a file and for a folder (then the block makes the folder); an older `path` is replaced.
+    Works for a file and for a folder (then the block makes the folder); an older `path` is replaced. The part is this
+    thread's own: of several that publish one path the last to end wins, and none sees another's half.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
+    host, process = _here()
+    part = path.with_name(f"{path.name}.{host}-{process}-{threading.get_native_id()}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove(part)
-    yield part
-    if path.is_dir() or part.is_dir():
-        remove(path)  # a rename replaces only a file, and only by a file
-    part.replace(path)
+    _sweep(path)
+    try:
+        yield part
+        if path.is_dir() or part.is_dir():
+            remove(path)  # a rename replaces only a file, and only by a file
+        part.replace(path)
+    finally:
+        remove(part)
+
+
+def _here() -> tuple[str, int]:
+    """This machine, in letters and digits, and this process."""
+    return "".join(filter(str.isalnum, socket.gethostname())), os.getpid()
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes of this machine have left of `path` that were killed while they published it."""
+    host, _ = _here()
+    for left in path.parent.glob(f"{glob.escape(path.name)}.{host}-*.part"):
+        process = left.name.removeprefix(f"{path.name}.{host}-").partition("-")[0]
+        if process.isdecimal() and not _is_running(int(process)):
+            remove(left)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 def remove(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which trainings come to the same: arms that keep the same samples are trained once, and said to coincide."""
+"""Which trainings come to the same: arms that keep the same samples, with the same turns masked, are trained once."""
 
 from pathlib import Path
 
@@ -6,9 +6,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ost.arms.plan import Training
+from ost.selection import masks_of
 from ost.store import read_table
 from tasks.plan import Plan
 from tasks.settings import Params
+
+MASKS = pa.list_(pa.int32())
 
 
 def coinciding(root: Path, params: Params, key: str) -> str | None:
@@ -26,9 +29,11 @@ def coinciding(root: Path, params: Params, key: str) -> str | None:
 
 
 def _kept(root: Path, training: Training) -> pa.Table | None:
-    """Ids and ranks of what a training's subset keeps, the best first; None where it has not been chosen yet."""
+    """Ids, ranks and masks of what a training's subset keeps, the best first; None where it has not been chosen yet."""
     file = root / f"selections/{training.subset.key}.parquet"
     if not file.exists():
         return None
-    table = read_table(file, ["id", "rank"])
-    return table.filter(pc.is_valid(table["rank"])).sort_by("rank")
+    table = read_table(file)
+    kept = table.select(["id", "rank"]).filter(pc.is_valid(table["rank"])).sort_by("rank")
+    masks = masks_of(table)
+    return kept.append_column("masked", pa.array([masks.get(name, []) for name in kept["id"].to_pylist()], MASKS))

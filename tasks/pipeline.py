@@ -9,6 +9,7 @@ import yaml
 
 from ost.arms import POOL, TRUTH, Scores
 from ost.arms.plan import Subset
+from ost.selection import turns_beside
 from ost.store import publish, read_json
 from tasks.plan import Plan
 from tasks.settings import Params, load_params
@@ -70,14 +71,14 @@ def stages_of(root: Path, plan: Plan) -> list[Stage]:
     """All stages of a workspace, each behind those that it depends on."""
     params = plan.params
     sets, models = [f"data/{name}" for name in SETS], [f"models/{role}" for role in plan.roles]
-    found = [_world()] if params.uses_world else []
+    found = [_world(params)] if params.uses_world else []
     found += [_base(root, params, role) for role in plan.roles]
     found.append(
         Stage(
             "ingest",
             (*ingest_reads(root, params), *models[:2]),
             ("data", "models.allow_cross_family"),
-            (*sets, "data/quarantine.parquet", "data/truth.parquet", manifest_path("ingest")),
+            (*sets, "data/quarantine.parquet", *truths(root, params), manifest_path("ingest")),
             ("metrics/ingest.json",),
             tuple(sets),
         )
@@ -92,14 +93,15 @@ def stages_of(root: Path, plan: Plan) -> list[Stage]:
             )
         )
     found += [_score(root, plan, scores) for scores in plan.scores]
-    found += [_select(subset) for subset in plan.subsets]
+    found += [_select(subset, params) for subset in plan.subsets]
     found += _trainings(plan)
     found += [_evaluate(key, folder) for key, folder in plan.untrained.items()]
-    return [*found, _report(plan)] if params.curate.keep else found
+    return [*found, _report(root, plan)] if params.curate.keep else found
 
 
-def _world() -> Stage:
-    written = tuple(f"world/{name}.parquet" for name in (*SETS, "truth"))
+def _world(params: Params) -> Stage:
+    names = (*SETS, "truth", *(["truth-turns"] if params.world.has_turns else []))
+    written = tuple(f"world/{name}.parquet" for name in names)
     return Stage(
         "world", (), ("seed", "world", "base.batch_size", "base.learning_rate"), (*written, manifest_path("world"))
     )
@@ -119,10 +121,12 @@ def _base(root: Path, params: Params, role: str) -> Stage:
 def _score(root: Path, plan: Plan, scores: Scores) -> Stage:
     stage = f"score-{scores.name}"
     table = f"scores/{scores.name}.parquet"
-    toxic = (f"scores/{scores.name}-toxic.parquet",) if scores.utility else ()
+    others = ["toxic"] if scores.utility else []
+    others += ["turns"] if scores.tells_turns(plan.params) else []
+    beside = tuple(f"scores/{scores.name}-{name}.parquet" for name in others)
     reads = tuple(path for name in scores.reads for path in _input(root, plan, name))
     return Stage(
-        stage, reads, scores.settings, (table, *toxic, manifest_path(stage)), (f"metrics/score-{scores.name}.json",)
+        stage, reads, scores.settings, (table, *beside, manifest_path(stage)), (f"metrics/score-{scores.name}.json",)
     )
 
 
@@ -139,10 +143,12 @@ def _input(root: Path, plan: Plan, name: str) -> list[str]:
     return [f"models/{name}"]
 
 
-def _select(subset: Subset) -> Stage:
+def _select(subset: Subset, params: Params) -> Stage:
     by, stage = subset.arm.by, f"select-{subset.key}"
     known = {POOL: ("data/pool",), TRUTH: ("data/pool", "data/truth.parquet")}
     reads = known.get(by) or (f"scores/{by.name}.parquet",)
+    if subset.arm.utility and params.select.unit == "turn":
+        reads += (f"scores/{by.name}-turns.parquet",)
     return Stage(
         stage, reads, ("seed", *subset.arm.settings), (f"selections/{subset.key}.parquet", manifest_path(stage))
     )
@@ -171,27 +177,49 @@ def _answers(key: str) -> tuple[str, ...]:
     return f"evaluations/{key}.json", f"evaluations/{key}.parquet", f"evaluations/{key}{MANIFEST}"
 
 
-def report_reads(plan: Plan) -> tuple[str, ...]:
+def report_reads(root: Path, plan: Plan) -> tuple[str, ...]:
     """All that the report looks at."""
     stages = ["ingest", "warmup", *(f"score-{scores.name}" for scores in plan.scores)]
     stages += [f"select-{subset.key}" for subset in plan.subsets]
     tables = [f"scores/{scores.name}.parquet" for scores in plan.scores]
     tables += [f"selections/{subset.key}.parquet" for subset in plan.subsets]
+    if len(known := truths(root, plan.params)) > 1:
+        tables += [f"scores/{scores.name}-turns.parquet" for scores in plan.scores if scores.tells_turns(plan.params)]
     answers = [f"evaluations/{key}.json" for key in plan.evaluated]
-    return ("data/pool", "data/truth.parquet", "metrics/ingest.json", *map(manifest_path, stages), *tables, *answers)
+    return "data/pool", *known, "metrics/ingest.json", *map(manifest_path, stages), *tables, *answers
 
 
-def _report(plan: Plan) -> Stage:
+def _report(root: Path, plan: Plan) -> Stage:
     written = ("report/index.html", manifest_path("report"))
-    return Stage("report", report_reads(plan), ("seed", "select"), written, ("metrics/arms.json", "metrics/audit.json"))
+    return Stage(
+        "report", report_reads(root, plan), ("seed", "select"), written, ("metrics/arms.json", "metrics/audit.json")
+    )
 
 
 def ingest_reads(root: Path, params: Params) -> tuple[str, ...]:
     """What ingestion depends on: the sources, and what was found beside them when they were last read."""
     data = params.data
     named = [getattr(data, name) for name in SETS] + ([data.truth] if data.truth else [])
+    named += [own] if (own := turns_known(root, params)) else []
     local = [path for path in named if is_remote(path) or path.startswith("world/") or (root / path).exists()]
     return tuple(dict.fromkeys([*local, *_beside(root, named)]))
+
+
+def turns_known(root: Path, params: Params) -> str | None:
+    """Where it stands which turns of the pool are wrong: beside the table of samples; None where nobody knows."""
+    if not params.data.truth:
+        return None
+    path, is_made = _of_turns(params.data.truth), params.uses_world and params.data.truth.startswith("world/")
+    return path if (params.world.has_turns if is_made else (root / path).is_file()) else None
+
+
+def truths(root: Path, params: Params) -> tuple[str, ...]:
+    """What the audit alone reads: which samples are wrong, and which turns where that is known."""
+    return "data/truth.parquet", *(["data/truth-turns.parquet"] if turns_known(root, params) else [])
+
+
+def _of_turns(path: str) -> str:
+    return turns_beside(path).as_posix()
 
 
 def _beside(root: Path, named: Sequence[str]) -> list[str]:
@@ -203,7 +231,7 @@ def _beside(root: Path, named: Sequence[str]) -> list[str]:
     data = manifest["params"]["data"]
     if [data[name] for name in SETS] != list(named[:3]):
         return []
-    known = (*named, data["truth"])
+    known = (*named, data["truth"], *([_of_turns(data["truth"])] if data["truth"] else []))
     return [path for path in manifest["inputs"] if not path.startswith("models/") and path not in known]
 
 

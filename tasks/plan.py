@@ -83,6 +83,12 @@ class Plan:
                 f"score.method is {params.score.method}, a method of the arm one-step, which no subset is of: name "
                 "one, such as one-step-20, or set score.method to lookahead"
             )
+        blind = [scores.name for scores in self.scores if scores.utility and not scores.tells_turns(params)]
+        if params.select.unit == "turn" and blind:
+            raise ConfigError(
+                f"select.unit is turn, and the scores {blind[0]} do not tell turns apart: name arms of lookahead "
+                "alone, or set score.method to transposed"
+            )
         return self
 
 

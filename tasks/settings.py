@@ -8,9 +8,11 @@ import yaml
 from pydantic import Field, field_validator
 
 from ost.errors import ConfigError
-from ost.settings import Count, Fraction, Rate, Section, Settings, Share, parse_section
+from ost.settings import Count, Execution, Fraction, Rate, Section, Settings, Share, parse_section
 from ost.types import Device, TrainingProtocol
 from ost.worlds.settings import Base, World
+
+Position = typing.Annotated[int, Field(ge=0)]
 
 
 class _Plan(Section):
@@ -67,19 +69,31 @@ class Recurate(Section):
     once all of it is there."""
 
 
-class Compute(Section):
+class Compute(Execution):
     """What the machine gives; no stage is re-run because of it."""
 
     device: Device = "auto"
+    devices: Count | tuple[Position, ...] | None = None
+    """How many accelerators, or which by their numbers: each is one stage's at a time, or some shards', and no process
+    sees a second one. Null: all that are visible. Without an accelerator: how many stages that would use one run at a
+    time; null: `workers`."""
     threads: Count = 1
     """CPU threads of one stage. Scores are reproducible bit by bit at the same number."""
     workers: Count = 2
-    """Processes: stages that the flow runs at the same time, and those that read, check and decode a pool."""
+    """Processes: stages that the flow runs at the same time beside those on accelerators, and those that read, check
+    and decode a pool."""
     ray: str | None = None
-    """Where a pool's shards are scored: null for the stage's own process, `local` for a Ray of this machine, or the
+    """Where a pool's shards are scored: null for the devices of this machine, `local` for a Ray of this machine, or the
     address of a running Ray cluster."""
     ray_workers: Count = 2
-    """Shards that a local Ray scores at a time; a cluster takes as many as it has CPUs for."""
+    """Shards that a local Ray scores at a time; a cluster takes as many as it has CPUs, or accelerators, for."""
+
+    @field_validator("devices")
+    @classmethod
+    def _names_some_once(cls, devices: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+        if isinstance(devices, tuple) and (not devices or len(set(devices)) < len(devices)):
+            raise ValueError("name at least one device, and none twice; null stands for all")
+        return devices
 
 
 class Tracking(Section):
@@ -112,6 +126,8 @@ class Params(Settings):
 MOVED = {
     "select.fraction": "it is a percentage in curate.subsets now, such as lookahead-20",
     "select.wide_fraction": "it is another subset in curate.subsets now, such as lookahead-50",
+    "score.batch_size": "batches follow from memory now; compute.batch_tokens sets how many tokens go at once",
+    "evaluate.batch_size": "as score.batch_size",
     "recurate.run": "it is recurate.training now: lookahead-20-B where it was ost-B",
 }
 """Keys that earlier builds had, and what became of them."""

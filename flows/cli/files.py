@@ -7,7 +7,7 @@ import typer
 
 from flows.cli.options import with_keys
 from ost.errors import ConfigError
-from ost.settings import Data, Lookahead, Score, Select, Warmup, parse_section
+from ost.settings import Data, Execution, Lookahead, Score, Select, Warmup, parse_section
 
 Pool = Annotated[
     str,
@@ -84,7 +84,14 @@ def score(
             "sketch": "Numbers that `ost select` tells samples apart by in choosing for breadth; 0: none.",
             "checks": "Random samples to check against float64 and against another anchor set; 0: none.",
             "toxic_q": "False-discovery rate of the toxic flag.",
-            "batch_size": "Samples in one pass.",
+        },
+    ],
+    execution: Annotated[
+        Execution,
+        {
+            "batch_tokens": "Tokens, padding counted, that go through the proxy at once; else what suits the device. "
+            "Halved where memory runs out.",
+            "encoders": "Processes that encode samples ahead of an accelerator.",
         },
     ],
     max_tokens: MaxTokens = 4096,
@@ -113,6 +120,7 @@ def score(
         _data(max_tokens, train_on, image_roots, columns),
         (Warmup(learning_rate=warmup_learning_rate, lora_rank=warmup_lora_rank), warmup_steps),
         settings.model_copy(update={"lookahead": Lookahead(steps=steps)}),
+        execution,
         workers,
         threads,
     )
@@ -129,6 +137,7 @@ def select(
         {
             "strategy": "top: by rank; quota: within each task; vote: over the anchors' tasks; for breadth, among the "
             "best: draw: at random; spread: no near-duplicates; cover: those that stand for the others.",
+            "unit": "sample, or turn: of a kept sample the turns are masked that are wrong by the table beside SCORES.",
             "by": "What ranks: utility; relative to the sample's loss, which is auto where the scores have it; or with "
             "what training on it costs.",
             "among": "Share of the pool, the best, that draw, spread and cover choose among; else by --purity.",

@@ -42,13 +42,11 @@ warmup:
   learning_rate: 2.0e-5
 score:
   lookahead: {{learning_rate: 1.0e-5}}
-  batch_size: 8
 sft:
   steps: {steps} # {passes}
   batch_size: {batch}
   learning_rate: 1.0e-5
 evaluate:
-  batch_size: 8
   max_new_tokens: 64
   match: whole # the whole answer counts; final: what follows the last "="
 curate:

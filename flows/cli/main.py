@@ -48,10 +48,18 @@ def init(
 
 @app.command()
 def plan(workspace: Workspace = Path()) -> None:
-    """Make dvc.yaml from params.yaml, and show what is planned, and which of it is up to date."""
+    """Make dvc.yaml from params.yaml, and show what is planned, and which of it is up to date.
+
+    For what is still to run it tries the models on some of the pool's samples, which takes from seconds to a few
+    minutes, and tells what scoring, training and evaluation will take: samples a second, hours, memory beside what the
+    device has, disk beside what is free, and what to set where it does not fit. Before the pool is there it tells what
+    the models' configurations say: run `ost curate --until ingest` first to know more. `ost curate` shows the same
+    before long work, and refuses what cannot fit.
+    """
     from flows.cli.summary import show_plan
     from tasks.pipeline import write_pipeline
 
+    quiet()
     write_pipeline(workspace)
     show_plan(workspace)
 

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 from flows.display import Display, say, warn
 from ost.data import content_digest
-from ost.settings import SFT, Data, Score, Select, Warmup
+from ost.settings import SFT, Data, Execution, Score, Select, Warmup
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ost.data import Dataset
     from ost.scoring.checks import Checks
 
@@ -20,6 +22,7 @@ def score_files(
     data: Data,
     warmup: tuple[Warmup, int],
     settings: Score,
+    execution: Execution,
     workers: int,
     threads: int,
 ) -> None:
@@ -27,11 +30,15 @@ def score_files(
 
     `warmup`: how the proxy is trained first, and for how many steps. What a later run can take over lies in `work`.
     """
+    from ost.execution.device import confine, find_devices
     from ost.ingestion import ingest, write_quarantine
     from ost.scoring import Job, score_file
     from ost.store import write_table
-    from tasks.stages.run import make_reproducible
+    from tasks.stages.reproducible import make_reproducible
 
+    devices = find_devices("auto", 1, 1)
+    if devices.accelerated:
+        confine(devices.names[0])
     make_reproducible(threads)
     proxy, base = models
     with Display() as display:
@@ -56,9 +63,11 @@ def score_files(
             store=work / "scores",
             settings=settings,
             threads=threads,
+            execution=execution,
         )
         result = score_file(job, progress=display.bar("score"))
     write_table(out, result.table)
+    several = _write_turns(out, result.turns)
     for warning in [*ingested.warnings, *result.warnings]:
         warn(warning)
     for name, counts in ingested.counts.items():
@@ -67,9 +76,23 @@ def score_files(
     say(_checks_line(result.checks))
     say(
         f"{len(result.table):,} samples scored, {result.toxic_share:.1%} toxic, {result.cost.seconds:.1f} s → {out}\n"
-        f"next: ost select {out} --out subset.parquet\n"
+        f"{several}next: ost select {out} --out subset.parquet\n"
         f"      ost export subset.parquet --data {work / 'data/pool'} --form trl --out subset"
     )
+
+
+def _write_turns(scores: Path, turns: "pa.Table | None") -> str:
+    """Write the table of turns beside a score table, where there is one; a line that says so, of samples of several."""
+    from ost.selection import turns_beside
+    from ost.store import write_table
+
+    if turns is None:
+        return ""
+    write_table(turns_beside(scores), turns)
+    samples = len(turns["id"].unique())
+    if len(turns) == samples:
+        return ""
+    return f"{len(turns):,} turns of {samples:,} samples scored → {turns_beside(scores)}; mask by them: --unit turn\n"
 
 
 def _warmed_up(proxy: str, pool: "Dataset", settings: Warmup, steps: int, work: Path, display: Display) -> Path:
@@ -97,7 +120,8 @@ def _checks_line(checks: "Checks | None") -> str:
     if checks is None:
         return "no checks were made"
     return (
-        f"on {checks.samples} random samples: rank agreement {checks.fidelity.spearman:.4f} with float64, "
+        f"on {checks.samples} random samples: rank agreement {checks.fidelity.spearman:.4f} with "
+        f"{checks.arithmetic}, "
         f"{checks.stability:.2f} with another anchor set, {checks.lookahead.spearman:.2f} between one step and many"
     )
 
@@ -105,14 +129,18 @@ def _checks_line(checks: "Checks | None") -> str:
 def select_file(path: Path, out: Path, fraction: float, settings: Select, seed: int) -> None:
     """Select a fraction of the samples in a score table, and write the selection."""
     from ost.scoring import read_scores
-    from ost.selection import by_utility, clean_warnings, expected_purity, kept_ids
+    from ost.selection import by_utility, clean_warnings, expected_purity, kept_ids, mask_turns, masks_of, read_turns
     from ost.store import write_table
 
     scores = read_scores(path)
     table = by_utility(scores, fraction, settings, seed)
+    if settings.unit == "turn":
+        table = mask_turns(table, scores, read_turns(path), settings)
     write_table(out, table)
     for warning in clean_warnings(scores, settings):
         warn(warning)
     purity = expected_purity(table)
     told = "" if purity is None else f", chosen from a part of which {purity:.0%} is expected to be right"
+    if masked := sum(map(len, masks_of(table).values())):
+        told += f", {masked:,} of their turns masked"
     say(f"{len(kept_ids(table)):,} of {len(table):,} samples kept{told} → {out}")

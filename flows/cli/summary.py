@@ -6,16 +6,19 @@ from rich.table import Table
 from rich.tree import Tree
 
 from flows.display import console, say, table
+from flows.forecast import show_forecast
 from ost.arms import arm_of
 from ost.arms.plan import BASE, Training
 from ost.errors import WorkspaceError
 from ost.store import read_json
 from tasks import versioning
+from tasks.forecast import MORE, on_accelerator, tells
 from tasks.pipeline import stages_of
 from tasks.plan import Plan
 from tasks.record.lineage import Artifact, Selected, chain, find_version, uses
 from tasks.settings import Params, load_params
 from tasks.tracking import Tracker, tracking_uri
+from tasks.workers import Workers
 
 
 def arms_table(arms: list[dict]) -> Table:
@@ -59,10 +62,18 @@ def show_plan(root: Path) -> None:
     """Print the stages that a workspace plans, and what has to be done for each."""
     plan, stale = Plan(load_params(root / "params.yaml")), versioning.stale_stages(root)
     shown = table(f"{len(plan.subsets)} subset(s), {len(plan.trainings)} training(s)", "stage", "reads", "state")
-    for stage in stages_of(root, plan):
+    stages = stages_of(root, plan)
+    for stage in stages:
         state = "to run" if stage.name in stale else "up to date"
         shown.add_row(stage.name, ", ".join(stage.reads), state, style="" if state == "to run" else "dim")
     console.print(shown)
+    if not (names := on_accelerator(stages, stale)):
+        return
+    if tells(root, plan.params):
+        with Workers(root, plan.params.compute, lambda *report: None) as workers:
+            show_forecast(workers.forecast(names))
+    else:
+        say(MORE)
 
 
 def show_stage(root: Path, params: Params, stage: str) -> None:

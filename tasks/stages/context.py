@@ -14,6 +14,7 @@ from ost.errors import WorkspaceError
 from ost.store import write_json
 from ost.types import Progress, silent
 from tasks.settings import Params
+from tasks.slots import Slots
 from tasks.stages.digests import Digests
 
 
@@ -39,6 +40,8 @@ class Context:
     """Name as in dvc.yaml: `ingest`, or `sft-lookahead-20-B` for one of several."""
     params: Params
     progress: Progress = silent
+    slots: Slots | None = None
+    """Devices beside the stage's own, for whatever can use more."""
     inputs: dict[str, Path] = field(default_factory=dict)
     outputs: dict[str, Path] = field(default_factory=dict)
 

@@ -25,7 +25,8 @@ def evaluate(ctx: Context) -> Outcome:
 def evaluate_model(ctx: Context, model: Checkpoint, training: dict) -> Outcome:
     """Write evaluations/KEY.json and .parquet for a model; `training`: what its training took."""
     watch, settings, benchmark = Stopwatch(), ctx.params.evaluate, ctx.samples("benchmark")
-    result = run_benchmark(model, benchmark, **settings.model_dump(), progress=ctx.progress)
+    how = {"execution": ctx.params.compute, "progress": ctx.progress}
+    result = run_benchmark(model, benchmark, **settings.model_dump(), **how)
     matches = metric_of(settings.match)
     hits = [matches(text, s.answer) for text, s in zip(result.predictions, benchmark, strict=True)]
     predictions = {"id": benchmark.ids(), "prediction": result.predictions, "correct": hits}

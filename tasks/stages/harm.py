@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from ost.arms.plan import Subset
 from ost.audit.harm import audit
+from ost.audit.turns import audit_turns
 from ost.errors import DataError
 from ost.selection import kept_ids
 from ost.store import read_table
@@ -58,18 +59,33 @@ def audit_subsets(root: Path, subsets: Collection[Subset]) -> dict | None:
     - `wrong_share` of the pool; `purity`: subset → share of what it keeps of the pool that is right, None of nothing.
     - `scores`: score table → how well its ranking and toxic flag tell it: `auroc`, `flagged`, `precision`, `recall`. Of
       those that the subsets were chosen by: others that lie there may be of another pool or setting.
+    - `turns`, where it is known of each: see `ost.audit.turns.audit_turns`.
     """
     known = _known(root / "data/truth.parquet")
     if not known:
         return None
-    kept = {subset.key: kept_ids(read_table(root / f"selections/{subset.key}.parquet")) for subset in subsets}
+    kept_tables = {subset.key: read_table(root / f"selections/{subset.key}.parquet") for subset in subsets}
+    kept = {key: kept_ids(table) for key, table in kept_tables.items()}
     used = sorted({subset.arm.by.name for subset in subsets if subset.arm.utility}, reverse=True)
     tables = {name: read_table(root / f"scores/{name}.parquet") for name in used}
-    return {
+    return audit_by_turn(root, kept_tables, used) | {
         "wrong_share": float(np.mean(list(known.values()))),
         "purity": {key: 1 - float(np.mean(_wrong(known, ids))) if ids else None for key, ids in kept.items()},
         "scores": {name: _told_by(table, known) for name, table in tables.items()},
     }
+
+
+def audit_by_turn(root: Path, selections: Mapping[str, pa.Table], scores: Sequence[str]) -> dict:
+    """`turns`: what is known of harm by turns, see `audit_turns`; nothing where nobody knows of turns.
+
+    `selections`: name → table; `scores`: names of score tables, of which some may have a table of turns beside them.
+    """
+    truth = root / "data/truth-turns.parquet"
+    if not truth.exists():
+        return {}
+    files = {name: root / f"scores/{name}-turns.parquet" for name in scores}
+    tables = {name: read_table(file) for name, file in files.items() if file.exists()}
+    return {"turns": audit_turns(read_table(truth), tables, selections)}
 
 
 def _told_by(scores: pa.Table, known: Mapping[str, bool]) -> dict:

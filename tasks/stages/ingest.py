@@ -13,7 +13,7 @@ from ost.ingestion import ingest as read_and_check
 from ost.ingestion import write_quarantine
 from ost.models import check_pair, load_config
 from ost.store import publish, write_json
-from tasks.pipeline import SETS
+from tasks.pipeline import SETS, turns_known
 from tasks.stages.context import Context, Outcome
 from tasks.stages.sources import bring, watch
 
@@ -58,10 +58,16 @@ def _check_truth(ctx: Context) -> None:
 
 
 def _pass_on_truth(ctx: Context) -> None:
-    """Copy the table of known errors unread, or write an empty one; it is read by audits and ceilings alone."""
+    """Copy the tables of known errors unread, or write an empty one; it is read by audits and ceilings alone."""
     truth = ctx.params.data.truth
     with publish(ctx.output("data/truth.parquet")) as part:
         if truth:
             shutil.copyfile(ctx.input(truth), part)
         else:
             pq.write_table(pa.table({"id": pa.array([], pa.string()), "wrong": pa.array([], pa.bool_())}), part)
+    turns = turns_known(ctx.root, ctx.params)
+    if turns is None:  # what an earlier pool left
+        (ctx.root / "data/truth-turns.parquet").unlink(missing_ok=True)
+    else:
+        with publish(ctx.output("data/truth-turns.parquet")) as part:
+            shutil.copyfile(ctx.input(turns), part)

@@ -1,17 +1,19 @@
-"""Where shards are scored: in the stage's own process, or on Ray through Prefect's Ray task runner."""
+"""Where shards are scored: on this machine's devices, or on Ray through Prefect's Ray task runner."""
 
 import contextlib
-import functools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ost.errors import ConfigError
+from ost.models import resolve_device
 from ost.scoring.methods.scorer import Scorer
-from ost.scoring.shards import Job, Runner, prepare_scorer, run_here, score_shard
+from ost.scoring.shards import Job, Runner, run_here, score_shard
 from tasks.quiet import QUIET, quiet
 from tasks.settings import Compute
+from tasks.slots import Slots
+from tasks.stages.slot_shards import SlotRunner, worker_scorer
 
 NO_LOGS = {"PREFECT_LOGGING_TO_API_ENABLED": "false"}
 """Shards' logs stay out of the server's database."""
@@ -19,10 +21,13 @@ LOCAL = "local"
 """A Ray of this machine, started for the run and stopped behind it."""
 
 
-def runner(compute: Compute) -> Runner:
-    """The runner that `compute.ray` asks for; raises ConfigError where Ray is asked for and not installed."""
+def runner(compute: Compute, slots: Slots | None = None) -> Runner:
+    """What `compute.ray` asks for, None for the stage's own process; raises ConfigError where Ray is not installed.
+
+    `slots`: devices of this machine that shards may be scored on.
+    """
     if compute.ray is None:
-        return run_here
+        return SlotRunner(slots) if slots and len(slots.devices.names) > 1 else run_here
     try:
         import prefect_ray  # noqa: F401
     except ImportError as error:
@@ -37,13 +42,17 @@ class RayRunner:
     """Maps shards on Ray as tasks of a Prefect flow: on a local Ray, `ray_workers` at a time.
 
     Machines of a cluster need this package, and the workspace under the same path. A worker prepares its scorer once.
+    Where shards need an accelerator, each task asks Ray for one, and its process sees no other.
     """
 
     def __init__(self, compute: Compute):
         self.compute = compute
 
-    def __call__(self, job: Job, shards: Sequence[Sequence[int]]) -> Iterator[int]:
-        """Score the shards; yields the size of each as it is published. Raises what a shard raised."""
+    def __call__(self, job: Job, shards: Sequence[Sequence[int]], scorer: Scorer | None = None) -> Iterator[int]:
+        """Score the shards; yields the size of each as it is published. Raises what a shard raised.
+
+        `scorer`: of this process, which scores none.
+        """
         if shards:
             with _prefect_server() as address:
                 yield from self._map(job, shards, address)
@@ -52,15 +61,17 @@ class RayRunner:
         from prefect import flow, task
         from prefect.futures import as_completed
         from prefect_ray import RayTaskRunner
+        from prefect_ray.context import remote_options
         from ray.exceptions import RayTaskError
 
         @task(name="score shard", persist_result=False)
         def one(positions: list[int]) -> int:
-            return score_shard(job, positions, _worker_scorer(job))
+            return score_shard(job, positions, worker_scorer(job))
 
         @flow(name="score shards", task_runner=RayTaskRunner(**self._cluster(server)), persist_result=False)
         def every() -> Iterator[int]:
-            futures = [one.submit([int(at) for at in shard]) for shard in shards]
+            with remote_options(**_needs(job)):
+                futures = [one.submit([int(at) for at in shard]) for shard in shards]
             for future in as_completed(futures):
                 yield future.result()
 
@@ -79,10 +90,9 @@ class RayRunner:
         return {"init_kwargs": shared | {"num_cpus": self.compute.ray_workers, "include_dashboard": False}}
 
 
-@functools.lru_cache(maxsize=1)
-def _worker_scorer(job: Job) -> Scorer:
-    """The job's scorer, prepared once in a worker's process of Ray, which ends with the run."""
-    return prepare_scorer(job)
+def _needs(job: Job) -> dict[str, int]:
+    """What a task asks of Ray, which by itself would end a process that has an accelerator after each shard."""
+    return {"num_gpus": 1, "max_calls": 0} if resolve_device(job.device).type == "cuda" else {}
 
 
 @contextlib.contextmanager

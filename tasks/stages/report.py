@@ -17,7 +17,7 @@ from ost.store import publish, read_json, read_table, write_json
 from tasks.pipeline import manifest_path, report_reads
 from tasks.plan import Plan
 from tasks.stages.context import Context, Outcome, git_state
-from tasks.stages.harm import audit_scores, truth_of
+from tasks.stages.harm import audit_by_turn, audit_scores, truth_of
 from tasks.stages.rows import rows_of
 
 EXAMPLES = 12
@@ -27,7 +27,7 @@ EXAMPLES = 12
 def report(ctx: Context) -> Outcome:
     """Write metrics/arms.json, metrics/audit.json and report/index.html."""
     watch, plan = Stopwatch(), Plan(ctx.params)
-    for path in report_reads(plan):
+    for path in report_reads(ctx.root, plan):
         ctx.input(path)
     scores = read_scores(ctx.input(f"scores/{plan.main.arm.by.name}.parquet"))
     tables = {one.key: read_table(ctx.input(f"selections/{one.key}.parquet")) for one in plan.subsets}
@@ -38,7 +38,8 @@ def report(ctx: Context) -> Outcome:
     write_json(ctx.output("metrics/arms.json"), rows)
     wrong = truth_of(ctx.input("data/truth.parquet"), scores["id"].to_pylist())
     labelled = {Subset.parse(key).label: table for key, table in tables.items()}
-    audited = None if wrong is None else audit_scores(scores, wrong, labelled)
+    by_turn = audit_by_turn(ctx.root, labelled, [one.name for one in plan.scores])
+    audited = None if wrong is None else audit_scores(scores, wrong, labelled) | by_turn
     write_json(ctx.output("metrics/audit.json"), audited)
     warnings = _narrow(plan, breadth)
     page = render(_page(ctx, plan, rows, scores, wrong, audited, breadth, warnings))

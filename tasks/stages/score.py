@@ -25,6 +25,11 @@ def score(ctx: Context) -> Outcome:
     write_table(ctx.output(f"scores/{scores.name}.parquet"), made.rows)
     if scores.utility:
         write_table(ctx.output(f"scores/{scores.name}-toxic.parquet"), toxic_list(made.rows))
+    turns = f"scores/{scores.name}-turns.parquet"
+    if scores.tells_turns(ctx.params):
+        write_table(ctx.output(turns), made.turns)
+    else:  # what another method left
+        (ctx.root / turns).unlink(missing_ok=True)
     write_json(ctx.output(f"metrics/score-{scores.name}.json"), made.metrics | made.summary)
     digests = {name: content_digest(ctx.samples(name).ids()) for name in ("pool", "anchors") if name in scores.reads}
     return Outcome(made.metrics, made.cost, made.warnings, digests)
@@ -34,7 +39,8 @@ class Workspace:
     """The material of a workspace, as `ost.arms.Material` has it; everything taken from it counts as read."""
 
     def __init__(self, ctx: Context):
-        self._ctx, self.params, self.progress, self.device = ctx, ctx.params, ctx.progress, ctx.params.compute.device
+        self._ctx, self.params, self.progress = ctx, ctx.params, ctx.progress
+        self.device, self.execution = ctx.params.compute.device, ctx.params.compute
 
     def samples(self, name: str) -> Dataset:
         """A sample set."""
@@ -58,13 +64,15 @@ class Workspace:
             settings=self.params.score.model_copy(update=changes),
             device=compute.device,
             threads=compute.threads,
+            execution=compute,
         )
-        scored = score_file(job, runner(compute), ctx.progress)
+        scored = score_file(job, runner(compute, ctx.slots), ctx.progress)
         if not self.params.curate.keep:  # so that the next run counts its whole cost
             shutil.rmtree(store)
         checks = scored.checks.to_json() if scored.checks else {}
         summary = {"toxic_share": scored.toxic_share, "quarantined": scored.quarantined, "checks": checks}
-        return ScoreTable(scored.table, scored.figures, scored.cost, scored.warnings, summary)
+        summary["arithmetic"] = scored.settled.to_json()
+        return ScoreTable(scored.table, scored.figures, scored.cost, scored.warnings, summary, scored.turns)
 
     def judge(self) -> Chat:
         """The model `models.judge`, in this process or behind `judge.server`; without one, the base target."""
@@ -79,4 +87,4 @@ class Workspace:
                 requests_per_minute=settings.requests_per_minute,
             )
         judge = self.model("judge" if "judge" in Plan(self.params).roles else "target")
-        return LocalChat(judge, self.params.evaluate.batch_size, settings.max_tokens)
+        return LocalChat(judge, settings.max_tokens, self.execution)

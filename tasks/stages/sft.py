@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from ost.arms.plan import Training
 from ost.cost import Cost, Stopwatch
-from ost.data import Joined, Samples, content_digest
+from ost.data import Joined, Masked, Samples, content_digest
 from ost.models import Checkpoint, load_checkpoint, resolve_device
-from ost.selection import kept_ids
+from ost.selection import kept_ids, masks_of
 from ost.store import md5, publish, read_json, read_table
 from ost.training import Recipe, Trained, train
 from ost.types import TrainingProtocol
@@ -60,6 +60,8 @@ class Setup:
 
     training: Training
     samples: Samples
+    contents: list[str]
+    """What tells them from others in what is learned of them, in order."""
     recipe: Recipe
     fingerprint: str
     """Of all that a training's outcome depends on: two with the same one come to the same model."""
@@ -69,17 +71,20 @@ class Setup:
         """The setup of the training that the stage's key names, in the workspace as it is now."""
         training, pool = Training.parse(ctx.key), ctx.samples("pool")
         subset = training.subset
-        kept = kept_ids(read_table(ctx.input(f"selections/{subset.key}.parquet")))
-        samples: Samples = pool.subset(kept)
+        selection = read_table(ctx.input(f"selections/{subset.key}.parquet"))
+        own = Masked(pool.subset(kept_ids(selection)), masks_of(selection))
+        samples: Samples = own
+        contents = own.contents()
         if subset.arm.with_anchors:
-            samples = Joined(samples, ctx.samples("anchors"))
+            samples = Joined(own, anchors := ctx.samples("anchors"))
+            contents += anchors.ids()
         recipe = sft_recipe(ctx.params, training.protocol, len(samples) / len(pool))
         ctx.input(TARGET)  # also where the weights are a twin's: lineage leads there
-        parts = [samples.ids(), vars(recipe), ctx.digest(TARGET), ctx.versions()]
+        parts = [contents, vars(recipe), ctx.digest(TARGET), ctx.versions()]
         if ctx.stage.startswith("trial"):
             ctx.input("data/benchmark")
             parts += [ctx.params.evaluate.model_dump(), ctx.digest("data/benchmark")]
-        return cls(training, samples, recipe, md5(json.dumps(parts).encode()).hexdigest())
+        return cls(training, samples, contents, recipe, md5(json.dumps(parts).encode()).hexdigest())
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -89,7 +94,7 @@ class Setup:
     @property
     def digests(self) -> dict[str, str]:
         """The digest of the samples, by the subset's name."""
-        return {self.training.subset.key: content_digest(self.samples.ids())}
+        return {self.training.subset.key: content_digest(self.contents)}
 
     @property
     def labels(self) -> dict[str, str]:

@@ -5,9 +5,9 @@ import pyarrow.parquet as pq
 
 from ost.cost import Cost, Stopwatch
 from ost.data import write_samples
-from ost.store import publish
+from ost.store import publish, write_table
 from ost.worlds import world_of
-from ost.worlds.teacher import answer_pool
+from ost.worlds.teacher import answer_pool, turn_truth
 from tasks.stages.context import Context, Outcome
 
 
@@ -18,6 +18,9 @@ def world(ctx: Context) -> Outcome:
     problems = world.draw("pool", sizes.pool, params.seed)
     pool, wrong = answer_pool(world, problems, sizes, params.base, params.seed, ctx.progress)
     write_samples(ctx.output("world/pool.parquet"), pool)
+    if sizes.has_turns:
+        right = list(map(world.to_sample, problems))
+        write_table(ctx.output("world/truth-turns.parquet"), turn_truth(pool, right))
     for split, count, among in (
         ("anchors", sizes.anchors, sizes.anchor_tasks),
         ("benchmark", sizes.benchmark, None),

@@ -17,7 +17,7 @@ from flows.cli.main import app, main
 from ost.data import Dataset
 from ost.export import FORMS
 from ost.selection import kept_ids
-from ost.settings import Score, Select
+from ost.settings import Execution, Score, Select
 from ost.store import read_json, read_table
 from stack.servers import s3_server
 
@@ -34,7 +34,9 @@ def test_the_forms_of_an_export_are_the_librarys():
     assert get_args(ExportForm) == FORMS
 
 
-@pytest.mark.parametrize(("command", "section", "own"), [("score", Score, 9), ("select", Select, 5)])
+@pytest.mark.parametrize(
+    ("command", "section", "own"), [("score", Score, 8), ("score", Execution, 2), ("select", Select, 6)]
+)
 def test_options_that_are_settings_have_the_settings_defaults(command, section, own):
     defaults = {one.name: one.default for one in get_command(app).commands[command].params}
     shared = {key: value for key, value in section() if key in defaults and not isinstance(value, BaseModel)}
@@ -43,7 +45,7 @@ def test_options_that_are_settings_have_the_settings_defaults(command, section, 
 
 @pytest.mark.parametrize(
     ("option", "value", "said"),
-    [("method", "fast", "transposed"), ("batch-size", "0", "'--batch-size'"), ("toxic-q", "1.5", "'--toxic-q'")],
+    [("method", "fast", "transposed"), ("sketch", "-1", "'--sketch'"), ("toxic-q", "1.5", "'--toxic-q'")],
 )
 def test_options_that_are_settings_have_their_choices_and_bounds(option, value, said):
     files = ["pool.json", "--anchors", "anchors.json", "--proxy", "proxy", "--out", "scores.parquet"]
@@ -60,6 +62,12 @@ def test_score_and_select_work_on_files_alone(curated, tmp_path):
     assert read_table(scores).equals(read_table(curated.root / "scores/lookahead.parquet"))
     curated.run("ost", "select", str(scores), "--fraction", "0.2", "--clean-below", "0", "--out", str(subset))
     assert read_table(subset).equals(read_table(curated.root / "selections/lookahead-20.parquet"))
+    turns = read_table(tmp_path / "utility-turns.parquet")
+    assert turns.equals(read_table(curated.root / "scores/lookahead-turns.parquet"))
+    curated.run("ost", "select", str(scores), "--clean-below", "0", "--unit", "turn", "--out", str(subset))
+    by_turn = read_table(subset)
+    assert kept_ids(by_turn) == kept_ids(read_table(curated.root / "selections/lookahead-20.parquet"))
+    assert by_turn["masked"].to_pylist() == [[]] * len(by_turn), "a sample of one turn is judged by its own rank"
     curated.run("ost", "select", str(scores), "--strategy", "cover", "--out", str(subset))
     assert len(kept_ids(read_table(subset))) == 40
     said = curated.run("ost", "score", *files, "--layers", "middle", "--out", str(scores), ok=False)

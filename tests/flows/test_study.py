@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_workspace import ROOT, TINY, make_workspace
 
 from flows.parameters import set_params
-from flows.study import STUDIES, _accuracies, _aurocs, _break_even, _costs
+from flows.study import STUDIES, _accuracies, _aurocs, _break_even, _costs, _gains
 from flows.workspaces import planned
 from ost.arms.plan import Subset
 from ost.comparison import summarise
@@ -50,6 +50,21 @@ def test_a_study_of_fractions_has_a_line_for_each_arm_and_others_one_for_each_su
     names = ("Full-SFT", "One step 20 %, by rank", "One step 50 %, by rank")
     assert values(several) == {name: [(0.05, 0.4), (0.25, 0.5)] for name in names}
     assert [line.kind for line in several] == ["full", "one-step-top", "one-step-top"]
+
+
+def test_a_paired_study_tells_what_the_last_value_gains_over_the_first_seed_by_seed():
+    def point(*accuracies: tuple[float, float]) -> dict:
+        rows = [
+            row(subset, accuracy, seed=seed)
+            for seed, own in enumerate(accuracies)
+            for subset, accuracy in zip(("full", "lookahead-50"), own, strict=True)
+        ]
+        return {"place": 0, "summary": summarise(rows)}
+
+    gains = _gains(point((0.5, 0.5), (0.5, 0.7)), point((0.5, 0.6), (0.5, 0.8)))
+    assert list(gains) == ["Lookahead 50 %"], "only what is chosen by utility can gain"
+    assert gains["Lookahead 50 %"]["mean"] == pytest.approx(0.1)
+    assert gains["Lookahead 50 %"]["interval"] == pytest.approx((0.1, 0.1)), "seeds are not taken as pairs"
 
 
 def test_a_study_draws_how_well_each_score_tells_right_from_wrong():

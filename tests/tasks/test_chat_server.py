@@ -16,6 +16,7 @@ from ost.data import Sample, chat, write_samples
 from ost.errors import WorkspaceError
 from ost.evaluation import generate
 from ost.models import Checkpoint, load_checkpoint
+from ost.settings import Execution
 from ost.store import read_table
 from ost.training import Recipe, train
 from ost.worlds.tiny import PROXY, build_llava
@@ -74,7 +75,10 @@ def test_a_served_checkpoint_says_what_it_says_in_process(server, model, local, 
 def test_several_turns_and_none_with_an_image_are_answered_too(server, model, local, tmp_path):
     samples = [sample for sample in other_forms() if len(sample.images) < 2]
     served = ChatServer(str(model), server, tmp_path, max_tokens=LENGTH)
-    assert served.complete(samples) == generate(local, samples, max_new_tokens=LENGTH, batch_size=1).texts
+    assert (
+        served.complete(samples)
+        == generate(local, samples, max_new_tokens=LENGTH, execution=Execution(batch_tokens=1)).texts
+    )
 
 
 def test_a_model_that_the_server_has_not_is_told(server, tmp_path):

@@ -143,7 +143,7 @@ def test_the_report_reads_every_evaluation_selection_and_score(place, plan):
     told = {f"evaluations/{key}.json" for key in plan.evaluated}
     told |= {f"selections/{subset.key}.parquet" for subset in plan.subsets}
     told |= {f"scores/{scores.name}.parquet" for scores in plan.scores}
-    assert told <= set(report_reads(plan))
+    assert told <= set(report_reads(place, plan))
 
 
 def test_every_kind_of_stage_has_a_function_of_its_name():
@@ -172,7 +172,7 @@ def test_the_shipped_pipeline_is_that_of_the_shipped_parameters(tmp_path):
     "text",
     [
         "",
-        "seed: 3\nselect: {}\nscore: {batch_size: 8}\n",
+        "seed: 3\nselect: {}\nscore: {shard_size: 8}\n",
         "curate: {subsets: [judge, less-12_5, one-step-pure], keep: false}\nmodels: {judge: builtin}\n",
         "data: {pool: own.jsonl, anchors: 's3://b/a.jsonl', benchmark: org/name, truth: null}\n",
     ],

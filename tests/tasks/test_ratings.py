@@ -15,8 +15,8 @@ from ost.baselines.finevision import AXES
 from ost.data import Dataset, Facts, ShardWriter, content_digest, write_samples
 from ost.data.dataset import write_listing
 from ost.errors import DataError
+from ost.execution.forward import losses_of
 from ost.models import load_checkpoint
-from ost.scoring.passes.losses import losses_of
 from ost.selection import kept_ids
 from ost.store import read_table
 from ost.training import Recipe, train

@@ -10,6 +10,7 @@ from specimens import drawn
 from ost.data import write_samples
 from ost.errors import ConfigError, ModelError
 from ost.scoring import Job, score_file
+from ost.scoring.shards import run_here
 from ost.settings import Score
 from ost.store import write_table
 from tasks.settings import Compute
@@ -58,7 +59,7 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "prefect_ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'ost-pipeline\[ray\]'"):
         runner(Compute(ray="local"))
-    assert runner(Compute()) is not None
+    assert runner(Compute()) is run_here
 
 
 def test_nothing_to_score_starts_nothing(job):

@@ -57,7 +57,7 @@ def test_the_warm_proxy_outlives_its_pool_and_nothing_else_that_it_was_made_with
     execute("warmup", workspace)
     assert changed() == []
     write_samples(workspace / "data/pool", drawn("pool", 24, 2))
-    set_params(workspace / "params.yaml", ["score.batch_size=8", "sft.learning_rate=1e-4"])
+    set_params(workspace / "params.yaml", ["sft.learning_rate=1e-4"])
     assert changed() == []
     set_params(workspace / "params.yaml", ["warmup.fraction=0.2", "sft.steps=60"])
     assert changed() == ["warmup", "sft.steps"]

@@ -1,0 +1,1 @@
+"""How models are run: losses of answers alone, batches within memory, inputs encoded ahead, arithmetic, devices."""
