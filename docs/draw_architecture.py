@@ -24,7 +24,7 @@ WAY = (
 COLUMNS = {
     "world": ("worlds",),
     "ingest": ("formats", "ingestion"),
-    "warmup": ("data", "encoding", "models", "flops", "warmup"),
+    "warmup": ("data", "encoding", "models", "execution", "warmup"),
     "score": ("scoring", "baselines"),
     "select": ("arms", "selection"),
     "sft": ("training",),

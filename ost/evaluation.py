@@ -1,5 +1,6 @@
 """Benchmark evaluation: greedy generation, then exact match."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +8,17 @@ from dataclasses import dataclass
 import torch
 
 from ost.data import Sample
-from ost.encoding import Encoder, to_device
+from ost.encoding import Batch
+from ost.execution.batches import batches_for
 from ost.metrics import metric_of
 from ost.models import Checkpoint
+from ost.settings import Execution
 from ost.types import Progress, silent
+
+GENERATION = 4
+"""Tokens that are read at once in writing answers, where a pass over whole samples takes one."""
+MOST = 250
+"""Answers that are written at once, at most."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +36,14 @@ def evaluate(
     benchmark: Sequence[Sample],
     *,
     match: str = "final",
-    batch_size: int = 250,
     max_new_tokens: int = 16,
+    execution: Execution | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Answer every benchmark sample greedily and compare with its last message, by the metric `match`."""
     matches = metric_of(match)
     predictions = generate(
-        checkpoint, benchmark, batch_size=batch_size, max_new_tokens=max_new_tokens, progress=progress
+        checkpoint, benchmark, max_new_tokens=max_new_tokens, execution=execution, progress=progress
     ).texts
     hits: dict[str, list[bool]] = defaultdict(list)
     for sample, text in zip(benchmark, predictions, strict=True):
@@ -59,14 +67,16 @@ def generate(
     checkpoint: Checkpoint,
     samples: Sequence[Sample],
     *,
-    batch_size: int = 250,
     max_new_tokens: int = 16,
     temperature: float | None = None,
     seed: int = 0,
+    execution: Execution | None = None,
     progress: Progress = silent,
 ) -> Generated:
     """The model's answer to each sample's prompt, without its reasoning: greedy, or sampled at a temperature."""
-    encoder, model = Encoder(checkpoint.processor), checkpoint.model
+    batches, model = batches_for(checkpoint, execution, form="prompts"), checkpoint.model
+    batches.budget.tokens, batches.budget.most = GENERATION * batches.budget.tokens, batches.budget.most or MOST
+    encoder = batches.loader.encoder
     config = model.config
     special = (getattr(config, f"{name}_token_id", None) for name in ("image", "video"))
     settings = {
@@ -79,18 +89,18 @@ def generate(
     sampling = (
         {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature, "top_k": 0}
     )
-    torch.manual_seed(seed)
-    texts: list[str] = []
-    read = written = 0
-    for start in range(0, len(samples), batch_size):
-        batch = to_device(encoder.prompts(samples[start : start + batch_size]), model.device)
+
+    def answer(_: list[Sample], batch: Batch) -> list[tuple[str, int, int]]:
         tokens = model.generate(**batch, **settings, **sampling)
         fresh = tokens[:, batch["input_ids"].shape[1] :]
-        read += int(batch["attention_mask"].sum())
-        written += int((fresh != encoder.pad_token_id).sum())
-        texts += encoder.answers(fresh.tolist())
-        progress(len(texts), len(samples), "generating")
-    return Generated(texts, read, written)
+        read, written = batch["attention_mask"].sum(dim=1), (fresh != encoder.pad_token_id).sum(dim=1)
+        return list(zip(encoder.answers(fresh.tolist()), read.tolist(), written.tolist(), strict=True))
+
+    torch.manual_seed(seed)
+    run = batches.run_sorted if temperature is None else batches.run  # what is drawn hangs on the samples' order
+    found = run(samples, answer, lambda done: progress(done, len(samples), "generating"))
+    texts, read, written = zip(*(found if temperature is None else itertools.chain.from_iterable(found)), strict=True)
+    return Generated(list(texts), sum(read), sum(written))
 
 
 def _listed(tokens: int | list[int] | None) -> list[int]:

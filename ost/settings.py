@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ost.errors import ConfigError
-from ost.types import Column, Detail, JudgeMode, Method, Optimizer, Precision, Ranking, Reduction, Start
+from ost.types import Column, Detail, JudgeMode, Method, Optimizer, Precision, Ranking, Reduction, Start, Unit
 
 Fraction = typing.Annotated[float, Field(gt=0.0, le=1.0)]
 Share = typing.Annotated[float, Field(ge=0.0, le=1.0)]
@@ -29,6 +29,17 @@ and of LLaVA's."""
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Execution(Section):
+    """How a machine's memory and cores are used. Results depend on it by rounding at most."""
+
+    batch_tokens: Count | None = None
+    """Tokens, padding counted, that go through a model at once in a pass without gradients; with gradients, a share of
+    them. Null: what suits the device. Halved where memory runs out."""
+    encoders: int | None = Field(default=None, ge=0)
+    """Processes that encode samples ahead of their use; 0: none but the one that uses them. Null: none on a CPU, and as
+    many as cores allow beside an accelerator."""
 
 
 class Data(Section):
@@ -116,9 +127,10 @@ class Score(Section):
     """Weights that move: all, language, last:N (decoder blocks) or head. `transposed` and `lookahead` compute once what
     lies below them; a head that shares its table with the input embedding gets one of its own in last:N and head."""
     lookahead: Lookahead = Lookahead()
-    step: Rate = 1e-3
+    step: Rate | None = None
     """`exact`: the step size η. `transposed`: the length ε of the step along the unit anchor gradient. `gradient` takes
-    none."""
+    none. Null: 1e-3, or, for `transposed`, the shortest that the check passes with: a short step drowns in rounding,
+    a long one is curved, and where the two cross hangs on the model's size."""
     reduction: Reduction = "mean"
     """How a sample's token losses become its loss; it sets the length bias of the ranking."""
     detail: Detail | None = None
@@ -135,9 +147,8 @@ class Score(Section):
     checks: typing.Annotated[int, Field(ge=0)] = 200
     """Random pool samples that the run is checked on, against `exact` in float64; 0 leaves the checks out."""
     precision: Precision = "auto"
-    """Arithmetic over the fp32 weights; auto: bf16 on an accelerator if the check passes with it, else fp32."""
-    batch_size: Count = 64
-    """Samples of one pass; halved where memory runs out."""
+    """Arithmetic: fp32, bf16, or mixed: bf16, but for the modules whose weights move. In the last two, weights that do
+    not move are held in bf16. auto: on an accelerator the fastest of them that the check passes with, else fp32."""
     shard_size: Count = 1000
     """Samples scored and published at a time; a killed run loses no more."""
 
@@ -147,6 +158,11 @@ class Score(Section):
         if math.isqrt(sketch) ** 2 != sketch:
             raise ValueError("a sketch has a square number of numbers, such as 64 or 256")
         return sketch
+
+    @property
+    def length(self) -> float:
+        """The step in force, where none is set or found."""
+        return self.step or 1e-3
 
     @property
     def sketches(self) -> int:
@@ -173,6 +189,10 @@ class Select(Section):
     `vote`: by the mean rank over the anchors' tasks. For breadth, of the best part: `draw`, at random; `spread`,
     passing over near-duplicates of better ones (ost/selection/spread.py); `cover`, those that stand for the others and
     are likely right (ost/selection/cover.py)."""
+    unit: Unit = "sample"
+    """What is kept or not: a whole sample, or each turn: then a sample is kept by its rank all the same, and those of
+    its turns are masked that are wrong by the scores (ost/selection/turns.py). `turn` needs scores that tell turns
+    apart, as `lookahead` and `transposed` do."""
     by: Ranking = "auto"
     """What ranks: utility, utility_relative (to the sample's own loss), or utility_per_token, which counts what
     training on a sample costs. auto: utility_relative where the scores have it, else utility."""
@@ -202,7 +222,6 @@ class SFT(Section):
 class Evaluate(Section):
     """Benchmark evaluation by greedy generation and exact match."""
 
-    batch_size: Count = 250
     max_new_tokens: Count = 16
     match: str = "final"
     """Metric, by its name in ost/metrics.py: `final` compares what follows the last "=" of both texts, `whole` all."""

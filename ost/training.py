@@ -12,7 +12,7 @@ from ost.cost import BACKWARD, Cost, Stopwatch
 from ost.data import Sample
 from ost.encoding import Encoder
 from ost.errors import TrainingError
-from ost.flops import forward_flops
+from ost.execution.forward import forward_flops
 from ost.models import Checkpoint
 from ost.types import Progress, silent
 

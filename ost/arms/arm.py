@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from ost.cost import Cost
 from ost.selection import selection_table, size_of
-from ost.settings import Settings
+from ost.settings import Execution, Settings
 from ost.types import Progress
 
 POOL, TRUTH = "pool", "truth"
@@ -27,6 +27,8 @@ class ScoreTable:
     warnings: list[str] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     """More than numbers, for metrics/score-NAME.json."""
+    turns: pa.Table | None = None
+    """A row `id, turn, utility, loss, …` a learned turn, of a method that tells turns apart."""
 
 
 class Material(Protocol):
@@ -36,6 +38,8 @@ class Material(Protocol):
     progress: Progress
     device: str
     """Where models are run: auto, cpu or cuda."""
+    execution: Execution
+    """How much goes through a model at once, and what encodes it."""
 
     def samples(self, name: str) -> Any:
         """The sample set `pool` or `anchors`, an `ost.data.Dataset`."""
@@ -63,6 +67,8 @@ class Scores:
     """Parameters that it depends on, such as `score` or `less.dimensions`."""
     utility: bool = False
     """Whether it is a utility table: with a toxic flag, and all that `ost.score` gives."""
+    tells_turns: Callable[[Settings], bool] = lambda settings: False
+    """Whether a table of turns comes with it."""
 
 
 Choose = Callable[[pa.Table, float | None, Settings], pa.Table]

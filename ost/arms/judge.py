@@ -44,7 +44,7 @@ def choose(table: pa.Table, fraction: float, settings: Settings) -> pa.Table:
     return selection_table(table["id"].to_pylist(), table.filter(table["agrees"])["id"].to_pylist(), DISAGREES)
 
 
-SETTINGS = ("models.judge", "judge", "evaluate.match", "evaluate.batch_size")
+SETTINGS = ("models.judge", "judge", "evaluate.match")
 JUDGE = Scores("judge", score, ("pool", "anchors", "judge"), SETTINGS)
 
 ARMS = (Arm("judge", "LLM-as-a-Judge", choose, JUDGE, place=50, whole=True, colour="violet"),)

@@ -24,14 +24,14 @@ def score(material: Material) -> ScoreTable:
         proxy,
         trained.moments,
         dimensions=params.less.dimensions,
-        batch_size=params.score.batch_size,
+        execution=material.execution,
         progress=material.progress,
     )
     table = pa.table({"id": pool.ids(), "score": scores})
     return ScoreTable(table, {"loss": trained.loss}, Cost(watch.seconds, trained.cost.flops + cost.flops))
 
 
-SETTINGS = ("less", "seed", "warmup", "sft.steps", "sft.batch_size", "score.batch_size")
+SETTINGS = ("less", "seed", "warmup", "sft.steps", "sft.batch_size")
 LESS = Scores("less", score, ("pool", "anchors", "proxy"), SETTINGS)
 
 ARMS = (Arm("less", "LESS {share}", best, LESS, place=20, colour="right"),)

@@ -13,8 +13,8 @@ def low_loss(material: Material) -> ScoreTable:
     """The warm proxy's loss on each sample, negated."""
     from ost.baselines.low_loss import low_loss as score
 
-    pool, batch_size = material.samples("pool"), material.params.score.batch_size
-    scores, cost = score(pool, material.model("proxy-warm"), batch_size, material.progress)
+    pool = material.samples("pool")
+    scores, cost = score(pool, material.model("proxy-warm"), material.execution, material.progress)
     return _table(pool, scores, cost, loss=-float(np.mean(scores)))
 
 
@@ -47,7 +47,7 @@ def _reducible(material: Material, score, *base) -> ScoreTable:
         learning_rate=params.warmup.learning_rate,
         seed=params.seed,
     )
-    how = {"batch_size": params.score.batch_size, "progress": material.progress}
+    how = {"execution": material.execution, "progress": material.progress}
     scores, cost = score(pool, anchors, material.model("proxy-warm"), *base, recipe, **how)
     return _table(pool, scores, cost, reducible=float(np.mean(scores)))
 
@@ -57,8 +57,8 @@ def _table(pool, scores: np.ndarray, cost: Cost, **metrics: float) -> ScoreTable
 
 
 PROXIES = ("proxy", "proxy-warm")
-REFERENCE = ("seed", "holdout", "sft.batch_size", "warmup.learning_rate", "score.batch_size")
-LOSS = Scores("loss", low_loss, ("pool", *PROXIES), ("score.batch_size",))
+REFERENCE = ("seed", "holdout", "sft.batch_size", "warmup.learning_rate")
+LOSS = Scores("loss", low_loss, ("pool", *PROXIES), ())
 COLOR = Scores("color", color, ("pool", "anchors", *PROXIES), REFERENCE)
 RHO = Scores("rho", rho, ("pool", "anchors", *PROXIES), (*REFERENCE, "warmup.lora_rank"))
 

@@ -8,18 +8,22 @@ import pyarrow as pa
 from ost.arms.arm import Arm, Material, Scores, ScoreTable
 from ost.selection import STRATEGIES, by_utility, clean_warnings
 from ost.settings import Settings
+from ost.types import Method
 
 
 def one_step(material: Material) -> ScoreTable:
     """The paper's utility, by the method that `score` names, or by `gradient` where that looks further ahead."""
-    method = material.params.score.method
-    return material.score("one-step", method="gradient" if method == "lookahead" else method)
+    return material.score("one-step", method=_one_step_method(material.params))
 
 
 def lookahead(material: Material) -> ScoreTable:
     """What many steps on the anchors gain of each sample's loss."""
     detail = material.params.score.detail  # it walks on all tasks' anchors together
     return material.score("lookahead", method="lookahead", detail=None if detail == "groups" else detail)
+
+
+def _one_step_method(settings: Settings) -> Method:
+    return "gradient" if settings.score.method == "lookahead" else settings.score.method
 
 
 def choose(table: pa.Table, fraction: float | None, settings: Settings, strategy: str | None = None) -> pa.Table:
@@ -32,9 +36,18 @@ def warn(table: pa.Table, settings: Settings) -> list[str]:
     return clean_warnings(table, settings.select)
 
 
+TURN_METHODS: tuple[Method, ...] = ("lookahead", "transposed")
+"""The methods that compare losses token by token, and so turn by turn."""
 READS = ("pool", "anchors", "proxy", "proxy-warm")
-ONE_STEP = Scores("one-step", one_step, READS, ("score",), utility=True)
-LOOKAHEAD = Scores("lookahead", lookahead, READS, ("score",), utility=True)
+ONE_STEP = Scores(
+    "one-step",
+    one_step,
+    READS,
+    ("score",),
+    utility=True,
+    tells_turns=lambda settings: _one_step_method(settings) in TURN_METHODS,
+)
+LOOKAHEAD = Scores("lookahead", lookahead, READS, ("score",), utility=True, tells_turns=lambda settings: True)
 
 
 def _arms(label: str, by: Scores, colour: str, place: int) -> tuple[Arm, ...]:

@@ -13,9 +13,10 @@ import numpy as np
 
 from ost.data import Sample, chat
 from ost.evaluation import generate
-from ost.flops import forward_flops
+from ost.execution.forward import forward_flops
 from ost.metrics import metric_of
 from ost.models import Checkpoint
+from ost.settings import Execution
 from ost.types import JudgeMode, Progress, silent
 
 GRADING = (
@@ -82,8 +83,8 @@ class LocalChat:
 
     refusal = ""
 
-    def __init__(self, checkpoint: Checkpoint, batch_size: int = 250, max_new_tokens: int = 16):
-        self.checkpoint, self.batch_size, self.max_new_tokens = checkpoint, batch_size, max_new_tokens
+    def __init__(self, checkpoint: Checkpoint, max_new_tokens: int = 16, execution: Execution | None = None):
+        self.checkpoint, self.max_new_tokens, self.execution = checkpoint, max_new_tokens, execution
         self.prompt_tokens = self.completion_tokens = 0
         self.flops = 0.0
         """A forward pass over each prompt, and twice the parameters for each token that is written."""
@@ -93,14 +94,15 @@ class LocalChat:
         said = generate(
             self.checkpoint,
             samples,
-            batch_size=self.batch_size,
             max_new_tokens=self.max_new_tokens,
+            execution=self.execution,
             progress=progress,
         )
         self.prompt_tokens += said.prompt_tokens
         self.completion_tokens += said.completion_tokens
         parameters = sum(weight.numel() for weight in self.checkpoint.model.parameters())
-        self.flops += forward_flops(self.checkpoint, samples) * len(samples) + 2 * parameters * said.completion_tokens
+        read = forward_flops(self.checkpoint, samples, self.execution) * len(samples)
+        self.flops += read + 2 * parameters * said.completion_tokens
         return said.texts
 
 

@@ -16,21 +16,20 @@ from torch import Tensor
 from ost.cost import BACKWARD, Cost, Stopwatch
 from ost.data import Sample
 from ost.encoding import Batch
-from ost.flops import forward_flops
+from ost.execution.batches import WINDOW
+from ost.execution.forward import forward_flops
 from ost.models import Checkpoint
 from ost.scoring.gradients.hooks import GradientHooks
 from ost.scoring.gradients.layers import LayerGradient
 from ost.scoring.gradients.sketch import Sketcher
 from ost.scoring.methods.scorer import BatchScores, Scorer
-from ost.settings import Score
+from ost.settings import Execution, Score
 from ost.store import matrix
 from ost.training import Moments
 from ost.types import Progress, silent
 
 EPSILON = 1e-8
 """Adam's."""
-WINDOW = 8
-"""Batches whose samples are held at once, to be put into batches of like size."""
 
 Update = Callable[[str, Tensor], Tensor]
 """A weight's name and its B gradients, (B, o, i) → what is projected of them."""
@@ -43,7 +42,7 @@ def less(
     moments: Moments,
     *,
     dimensions: int = 4096,
-    batch_size: int = 64,
+    execution: Execution | None = None,
     progress: Progress = silent,
 ) -> tuple[np.ndarray, Cost]:
     """Scores (N,), higher being better, and the cost, from a proxy with a warmed-up adapter and its Adam state.
@@ -52,12 +51,12 @@ def less(
     Raises ModelError where the proxy cannot be scored with.
     """
     watch, passes = Stopwatch(), (len(pool) + len(anchors)) * (1 + BACKWARD)
-    settings = Score(method="gradient", detail="groups", optimizer="sgd", sketch=0, checks=0, batch_size=batch_size)
-    scorer, found = _LessScorer(proxy, list(anchors), settings, moments, Sketcher(dimensions)), []
+    settings = Score(method="gradient", detail="groups", optimizer="sgd", sketch=0, checks=0)
+    scorer, found = _LessScorer(proxy, list(anchors), settings, moments, Sketcher(dimensions), execution), []
     scorer.prepare()
-    size, note = WINDOW * batch_size, "gradient features"
-    for start in range(0, len(pool), size):
-        own = pool[start : start + size]
+    note = "gradient features"
+    for start in range(0, len(pool), WINDOW):
+        own = pool[start : start + WINDOW]
         rows = scorer.rows(own, lambda done, start=start: progress(start + done, len(pool), note))
         found.append(matrix(rows, "by_cell").max(axis=1))
     return np.concatenate(found), Cost(watch.seconds, forward_flops(proxy, pool) * passes)
@@ -66,8 +65,10 @@ def less(
 class _LessScorer(Scorer):
     """Cosines of each sample's projected Adam update with the projected mean gradient of each task's anchors."""
 
-    def __init__(self, proxy, anchors, settings: Score, moments: Moments, sketcher: Sketcher):
-        super().__init__(proxy, anchors, settings)
+    takes_gradients = True
+
+    def __init__(self, proxy, anchors, settings: Score, moments: Moments, sketcher: Sketcher, execution):
+        super().__init__(proxy, anchors, settings, execution=execution)
         self._moments, self._sketcher = moments, sketcher
 
     def prepare(self, store: Path | None = None) -> None:
@@ -75,7 +76,7 @@ class _LessScorer(Scorer):
         self._hooks = GradientHooks(self.proxy.model, self.weights)
         tasks = []
         for members in self.partition.members:
-            own = [self._features(part, self.encode(part), _gradient)[0] for part in self.anchor_batches(members)]
+            own = self.batches.run(self.some_anchors(members), self._plain_features)
             tasks.append(torch.cat(own).mean(dim=0))
         self._tasks = torch.nn.functional.normalize(torch.stack(tasks).double(), dim=1)
 
@@ -84,6 +85,10 @@ class _LessScorer(Scorer):
         features, losses, tokens = self._features(samples, batch, self._adam)
         cosines = torch.nn.functional.normalize(features.double(), dim=1) @ self._tasks.T
         return self.batch_scores(cosines, losses, tokens, batch)
+
+    def _plain_features(self, samples: Sequence[Sample], batch: Batch) -> Tensor:
+        """Projected gradients (B, d)."""
+        return self._features(samples, batch, _gradient)[0]
 
     def _features(self, samples: Sequence[Sample], batch: Batch, update: Update) -> tuple[Tensor, Tensor, Tensor]:
         """Projected updates (B, d), losses (B,) and answer tokens (B,)."""

@@ -6,16 +6,16 @@ import numpy as np
 
 from ost.cost import Cost, Stopwatch
 from ost.data import Sample
-from ost.flops import forward_flops
+from ost.execution.forward import forward_flops, losses_of
 from ost.models import Checkpoint
-from ost.scoring.passes.losses import losses_of
+from ost.settings import Execution
 from ost.types import Progress, silent
 
 
 def low_loss(
-    pool: Sequence[Sample], proxy: Checkpoint, batch_size: int = 64, progress: Progress = silent
+    pool: Sequence[Sample], proxy: Checkpoint, execution: Execution | None = None, progress: Progress = silent
 ) -> tuple[np.ndarray, Cost]:
     """Minus the mean answer loss (N,) of each sample, in nats, higher being better; and its cost, one forward pass."""
     watch = Stopwatch()
-    found = losses_of(pool, proxy, batch_size, progress)
+    found = losses_of(pool, proxy, execution, progress)
     return -found, Cost(watch.seconds, forward_flops(proxy, pool) * len(pool))

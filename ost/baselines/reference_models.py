@@ -13,9 +13,9 @@ import numpy as np
 
 from ost.cost import Cost, Stopwatch
 from ost.data import Sample
-from ost.flops import forward_flops
+from ost.execution.forward import forward_flops, losses_of
 from ost.models import Checkpoint
-from ost.scoring.passes.losses import losses_of
+from ost.settings import Execution
 from ost.training import Recipe, train
 from ost.types import Progress, silent
 
@@ -26,7 +26,7 @@ def color(
     prior: Checkpoint,
     recipe: Recipe,
     *,
-    batch_size: int = 64,
+    execution: Execution | None = None,
     progress: Progress = silent,
 ) -> tuple[np.ndarray, Cost]:
     """CoLoR-Filter (Brandfonbrener et al. 2024, arXiv:2406.10670): scores (N,) in nats, higher being better, and cost.
@@ -35,7 +35,7 @@ def color(
     prior has seen a sample of the pool, here it is the warm proxy. The prior is left as it is. Raises TrainingError
     where there are no anchors, or a loss on them is not finite.
     """
-    return _reducible(pool, anchors, prior, prior, recipe, batch_size, progress)
+    return _reducible(pool, anchors, prior, prior, recipe, execution, progress)
 
 
 def rho(
@@ -45,7 +45,7 @@ def rho(
     base: Checkpoint,
     recipe: Recipe,
     *,
-    batch_size: int = 64,
+    execution: Execution | None = None,
     progress: Progress = silent,
 ) -> tuple[np.ndarray, Cost]:
     """RHO-LOSS (Mindermann et al. 2022, arXiv:2206.07137): scores (N,) in nats, higher being better, and cost.
@@ -54,7 +54,7 @@ def rho(
     this reference has never seen the pool. The paper chooses within every batch of the training itself, by the model as
     it then is; here once, by the warm proxy. Both checkpoints are left as they are. Raises what `color` raises.
     """
-    return _reducible(pool, anchors, current, base, recipe, batch_size, progress)
+    return _reducible(pool, anchors, current, base, recipe, execution, progress)
 
 
 def _reducible(
@@ -63,13 +63,13 @@ def _reducible(
     model: Checkpoint,
     origin: Checkpoint,
     recipe: Recipe,
-    batch_size: int,
+    execution: Execution | None,
     progress: Progress,
 ) -> tuple[np.ndarray, Cost]:
     """Loss under the model minus loss under a copy of `origin` trained on the anchors; the cost of all of it."""
     watch = Stopwatch()
     reference = Checkpoint(copy.deepcopy(origin.model), origin.processor)
     trained = train(reference, anchors, recipe, progress)
-    before, after = (losses_of(pool, one, batch_size, progress) for one in (model, reference))
+    before, after = (losses_of(pool, one, execution, progress) for one in (model, reference))
     passes = (forward_flops(model, pool) + forward_flops(reference, pool)) * len(pool)
     return before - after, Cost(watch.seconds, trained.cost.flops + passes)

@@ -1,9 +1,6 @@
 """The processes that inspect a source: units go out as they are cut, and come back in their order."""
 
 import functools
-import multiprocessing
-import os
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -15,6 +12,7 @@ from ost.errors import DataError
 from ost.formats import Unit
 from ost.ingestion.gate import Gate, Rules, encoder_of
 from ost.ingestion.inspector import Inspected, Inspector
+from ost.processes import process_pool
 
 ALONE = 3.0
 """Seconds for which this process works by itself: a small source is done before others would have started."""
@@ -47,7 +45,7 @@ class Workers:
                 if self.workers == 1 or (self._pool is None and time.monotonic() - self._began < ALONE):
                     yield _inspect(*own, unit)
                     continue
-                self._pool = self._pool or _pool(self.workers)
+                self._pool = self._pool or process_pool(self.workers, __name__)
                 waiting.append(self._pool.submit(_inspect, *own, unit))
                 if len(waiting) > AHEAD * self.workers:
                     yield waiting.popleft().result()
@@ -59,22 +57,6 @@ class Workers:
                 "compute.workers or data.max_pixels, and run again; what was read is kept (a script of your own must "
                 'ingest under `if __name__ == "__main__":`)'
             ) from error
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("forkserver")  # libraries are loaded once, for all
-    context.set_forkserver_preload([__name__])
-    return ProcessPoolExecutor(workers, context, _end_with_asker)
-
-
-def _end_with_asker() -> None:
-    """Let the process end with the one that asked for it, however that ends."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()  # not the fork server, which goes on as long as its children do
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _inspect(rules: Rules, root: Path, into: Path, memory: Path | None, unit: Unit) -> Inspected:

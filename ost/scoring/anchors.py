@@ -66,12 +66,13 @@ def partition_of(anchors: Sequence[Sample], settings: Score) -> Partition:
 
 
 def folds_of(anchors: Sequence[Sample], folds: int) -> tuple[tuple[int, ...], ...]:
-    """At most so many folds of all anchors, each with its part of every task; the order of the file plays no part."""
-    found: list[tuple[int, ...]] = [()] * folds
-    cells = divide(anchors, "folds", folds)
-    for fold, members in zip(cells.folds, cells.members, strict=True):
-        found[fold] += members
-    return tuple(members for members in found if members)
+    """So many folds of all anchors, or one of each, of like size, each with its part of every task.
+
+    Anchors are dealt in the order of task and id, so the order of the file plays no part.
+    """
+    order = sorted(range(len(anchors)), key=lambda index: (anchors[index].task, anchors[index].id))
+    count = min(folds, len(order))
+    return tuple(tuple(order[start::count]) for start in range(count))
 
 
 def all_but_each(folds: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -81,12 +82,15 @@ def all_but_each(folds: Sequence[Sequence[int]]) -> list[list[int]]:
     return [[at for other in folds if other is not fold for at in other] for fold in folds]
 
 
-def mean_step(stacks: Mapping[str, Tensor], shares: np.ndarray) -> dict[str, Tensor]:
-    """Mean of the cells' steps, (D, *shape) for each weight, by the cells' shares: a tensor for each weight."""
-    weights = torch.as_tensor(shares / shares.sum())
+def mean_step(stacks: Mapping[str, Tensor], factors: np.ndarray) -> dict[str, Tensor]:
+    """Sum of the D cells' steps, (D, *shape) for each weight, each times its factor: a tensor for each weight."""
+    if len(factors) == 1:
+        return {name: stack[0] if factors[0] == 1 else stack[0] * factors[0] for name, stack in stacks.items()}
+    weights = torch.as_tensor(factors)
     return {name: torch.einsum("d,d...->...", weights.to(stack), stack) for name, stack in stacks.items()}
 
 
 def norm(step: Mapping[str, Tensor]) -> float:
     """Euclidean length over all weights, accumulated in float64."""
-    return torch.stack([part.double().square().sum() for part in step.values()]).sum().sqrt().item()
+    lengths = [torch.linalg.vector_norm(part, dtype=torch.float64) for part in step.values()]
+    return torch.linalg.vector_norm(torch.stack(lengths)).item()

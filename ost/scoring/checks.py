@@ -1,6 +1,8 @@
-"""What every run is checked on: a few hundred random samples, scored by the simulated step in float64."""
+"""What every run is checked on: a few hundred random samples, scored by the simulated step in float64.
 
-import copy
+Where a copy of the proxy in float64 does not fit the memory there is, the proxy as it is, in fp32, is the reference.
+"""
+
 import dataclasses
 import hashlib
 import json
@@ -11,23 +13,33 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from scipy.stats import spearmanr
 
 from ost.cost import BACKWARD
 from ost.data import Sample
-from ost.models import Checkpoint
+from ost.encoding import Batch
+from ost.execution.device import memory_of
+from ost.execution.losses import gradients
+from ost.models import Checkpoint, in_float64
 from ost.scoring.anchors import folds_of
 from ost.scoring.methods import prepared_scorer
-from ost.settings import Score
+from ost.scoring.methods.scorer import BatchScores, Scorer
+from ost.scoring.passes.weights import scored_weights, untied
+from ost.settings import Execution, Score
 from ost.store import lists, matrix, read_table, write_table
 from ost.types import Method, Progress, silent
 
 STEP = 1e-4
 """Step size η of the reference: small enough for first order, large enough for float64."""
+COPIES = 4
+"""Copies of the weights that move beside the reference's own: moved, their gradient, and Adam's moments."""
 ENOUGH = 0.9
 """Share of the check's samples that suffices where those are known: a pool that grew a little is not checked anew."""
 STEPS = 10
 """Steps on the anchors that one step is held against."""
+ROOM = 0.5
+"""Share of the free memory that the reference's weights may take: activations need the rest."""
 TOP = 0.2
 """Share of the samples whose overlap is told."""
 FIDELITY, STABILITY, LOOKAHEAD = 0.99, 0.7, 0.7
@@ -57,6 +69,8 @@ class Checks:
     stability: float
     """Rank correlation to be expected of another anchor set of the same size: Spearman and Brown's 2ρ / (1 + ρ)."""
     warnings: list[str] = field(default_factory=list)
+    arithmetic: str = "float64"
+    """What the reference was computed in."""
 
     def to_json(self) -> dict:
         """As plain values; None where too few samples are finite for a figure."""
@@ -85,17 +99,14 @@ class Reference:
     method: Method
     forwards: float
     """Forward-pass equivalents that it took."""
-
-    def accepts(self, utility: np.ndarray) -> bool:
-        """Whether scores of the samples rank as the reference does."""
-        return agreement(utility, self.utility).spearman >= FIDELITY
+    arithmetic: str = "float64"
 
     def compare(self, utility: np.ndarray) -> Checks:
         """The checks, for the run's own utilities of the samples."""
         halves = agreement(*self.halves.T)
         stability = max(0.0, 2 * halves.spearman / (1 + halves.spearman)) if halves.spearman > -1 else 0.0
         fidelity, ahead = agreement(utility, self.utility), agreement(self.utility, self.other)
-        checks = Checks(len(self.samples), fidelity, ahead, halves, stability)
+        checks = Checks(len(self.samples), fidelity, ahead, halves, stability, arithmetic=self.arithmetic)
         return dataclasses.replace(checks, warnings=warnings_of(checks, self.method))
 
 
@@ -104,6 +115,7 @@ def make_reference(
     anchors: Sequence[Sample],
     settings: Score,
     samples: Sequence[Sample],
+    execution: Execution | None = None,
     progress: Progress = silent,
     store: Path | None = None,
 ) -> Reference:
@@ -117,62 +129,139 @@ def make_reference(
     if known and len(new) <= (1 - ENOUGH) * len(samples):
         rows, samples, forwards = known, [sample for sample in samples if sample.id in old], 0.0
     else:
-        in_float64 = _by_many_steps if settings.method == "lookahead" else _by_one_step
-        fresh, forwards = in_float64(proxy, anchors, settings, new, progress)
+        by_steps = _by_many_steps if settings.method == "lookahead" else _by_one_step
+        fresh, forwards = by_steps(proxy, anchors, settings, new, execution, progress)
         rows = pa.concat_tables(table for table in (known, fresh) if table)
     rows = rows.take(pc.index_in(pa.array([sample.id for sample in samples]), rows["id"].combine_chunks()))
     if store and forwards:
         write_table(store, rows)
     utility, other = rows["utility"].to_numpy(), rows["other"].to_numpy()
-    return Reference(samples, utility, matrix(rows, "halves"), other, settings.method, forwards)
+    found = "float64" if set(rows["arithmetic"].to_pylist()) == {"float64"} else "fp32"
+    return Reference(samples, utility, matrix(rows, "halves"), other, settings.method, forwards, found)
 
 
 def _by_one_step(
-    proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, samples: Sequence[Sample], progress: Progress
+    proxy: Checkpoint,
+    anchors: Sequence[Sample],
+    settings: Score,
+    samples: Sequence[Sample],
+    execution: Execution | None,
+    progress: Progress,
 ) -> tuple[pa.Table, float]:
     """Rows by `exact`, the other ranking by many steps; and the forward-pass equivalents that they took."""
-    step, note = settings.step if settings.method == "exact" else STEP, "checking (exact, float64)"
-    exact = settings.model_copy(update={"method": "exact", "detail": "folds", "step": step})
-    scorer = prepared_scorer(_double(proxy), anchors, exact)
-    by_cell = matrix(scorer.rows(samples, lambda done: progress(done, len(samples), note)), "by_cell")
-    shares, odd = scorer.partition.shares, np.array(scorer.partition.folds) % 2  # every other fold of each task
-    halves = np.stack([by_cell @ (shares * (1 - odd)), by_cell @ (shares * odd)], axis=1)
+    precise, arithmetic = _precise(proxy, settings)
+    note = f"checking ({arithmetic})"
+    if arithmetic == "float64":
+        step = settings.length if settings.method == "exact" else STEP
+        exact = settings.model_copy(update={"method": "exact", "detail": "folds", "step": step})
+        scorer = prepared_scorer(precise, anchors, exact, execution=execution)
+        by_cell = matrix(scorer.rows(samples, lambda done: progress(done, len(samples), note)), "by_cell")
+        shares, odd = scorer.partition.shares, np.array(scorer.partition.folds) % 2  # every other fold of each task
+        utility = by_cell @ shares
+        halves = np.stack([by_cell @ (shares * (1 - odd)), by_cell @ (shares * odd)], axis=1)
+    else:
+        halves = _products(precise, anchors, settings, samples, execution)
+        utility = halves.mean(axis=1)
+        progress(len(samples), len(samples), note)
     ahead = settings.lookahead.model_copy(update={"steps": STEPS, "start": "warm"})
     changes = {"method": "lookahead", "optimizer": "auto", "detail": "total", "lookahead": ahead, "sketch": 0}
-    other = _utility(proxy, anchors, settings.model_copy(update=changes), samples)
+    other = _utility(proxy, anchors, settings.model_copy(update=changes), samples, execution)
     forwards = len(samples) * (3 + BACKWARD + len(anchors)) + STEPS * len(anchors) * (1 + BACKWARD)
-    return _rows(samples, by_cell @ shares, halves, other), forwards
+    return _rows(samples, utility, halves, other, arithmetic), forwards
 
 
 def _by_many_steps(
-    proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, samples: Sequence[Sample], progress: Progress
+    proxy: Checkpoint,
+    anchors: Sequence[Sample],
+    settings: Score,
+    samples: Sequence[Sample],
+    execution: Execution | None,
+    progress: Progress,
 ) -> tuple[pa.Table, float]:
     """As `_by_one_step`, by the run's own steps, by those on each half, and by one step as the other ranking."""
-    settings, double = settings.model_copy(update={"detail": "total", "sketch": 0}), _double(proxy)
+    settings, (precise, arithmetic) = (
+        settings.model_copy(update={"detail": "total", "sketch": 0}),
+        _precise(proxy, settings),
+    )
     halves = [[anchors[at] for at in fold] for fold in folds_of(anchors, 2)]
     one_step = settings.model_copy(update={"method": "transposed"})
     ways = [(anchors, settings), (halves[0], settings), (halves[-1], settings), (anchors, one_step)]
     found = []
     for own, how in ways:
-        found.append(_utility(double, own, how, samples))
-        progress(len(found), len(ways), "checking (float64)")
+        found.append(_utility(precise, own, how, samples, execution))
+        progress(len(found), len(ways), f"checking ({arithmetic})")
     training = settings.lookahead.steps * (1 + BACKWARD)
     forwards = 2 * len(found) * len(samples) + 2 * training * len(anchors) + 2 * (2 + BACKWARD) * len(anchors)
-    return _rows(samples, found[0], np.stack(found[1:3], axis=1), found[3]), forwards
+    return _rows(samples, found[0], np.stack(found[1:3], axis=1), found[3], arithmetic), forwards
 
 
-def _double(proxy: Checkpoint) -> Checkpoint:
-    return dataclasses.replace(proxy, model=copy.deepcopy(proxy.model).double())
+def _products(
+    proxy: Checkpoint,
+    anchors: Sequence[Sample],
+    settings: Score,
+    samples: Sequence[Sample],
+    execution: Execution | None,
+) -> np.ndarray:
+    """Products (n, 2) of each sample's gradient with the step of each half of the anchors.
+
+    What the simulated step comes to as it gets short: no step is taken, so none can drown in fp32.
+    """
+    total, found = settings.model_copy(update={"detail": "total", "sketch": 0}), []
+    for half in folds_of(anchors, 2):
+        scorer = ProductScorer(proxy, [anchors[at] for at in half], total, execution=execution)
+        scorer.prepare()
+        found.append(matrix(scorer.rows(samples), "by_cell")[:, 0])
+    return np.stack([found[0], found[-1]], axis=1)
 
 
-def _utility(proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, samples: Sequence[Sample]) -> np.ndarray:
+class ProductScorer(Scorer):
+    """Utilities ⟨∇ℓ(z), g⟩ by plain autograd, a sample at a time: slow, with any layer, and with no step to choose."""
+
+    takes_gradients = True
+
+    def prepare(self, store: Path | None = None) -> None:
+        """The anchors' step."""
+        self.batches.budget.most = 1
+        self._steps = self.anchor_steps()
+
+    def score_batch(self, samples: Sequence[Sample], batch: Batch) -> BatchScores:
+        """One sample's gradient, and its product with the step of each cell."""
+        losses, tokens = self.losses(batch)
+        own = gradients(losses.sum(), list(self.weights.values()))
+        utility = sum(
+            torch.einsum("d...,...->d", steps.double(), part.double())
+            for steps, part in zip(self._steps.values(), own, strict=True)
+        )
+        return self.batch_scores(utility[None], losses.detach(), tokens, batch)
+
+
+def _precise(proxy: Checkpoint, settings: Score) -> tuple[Checkpoint, str]:
+    """The proxy to compute the reference with, and its arithmetic: a copy in float64 where that fits, else itself."""
+    moved = sum(
+        weight.numel() for weight in scored_weights(untied(proxy, settings.layers).model, settings.layers).values()
+    )
+    needed = 8 * (sum(weight.numel() for weight in proxy.model.parameters()) + COPIES * moved)
+    if needed > ROOM * memory_of(proxy.model.device).free:
+        return proxy, "fp32"
+    return in_float64(proxy), "float64"
+
+
+def _utility(
+    proxy: Checkpoint,
+    anchors: Sequence[Sample],
+    settings: Score,
+    samples: Sequence[Sample],
+    execution: Execution | None,
+) -> np.ndarray:
     """Utilities (n,) by settings that take all anchors as one cell."""
-    return matrix(prepared_scorer(proxy, anchors, settings).rows(samples), "by_cell")[:, 0]
+    return matrix(prepared_scorer(proxy, anchors, settings, execution=execution).rows(samples), "by_cell")[:, 0]
 
 
-def _rows(samples: Sequence[Sample], utility: np.ndarray, halves: np.ndarray, other: np.ndarray) -> pa.Table:
-    ids = [sample.id for sample in samples]
-    return pa.table({"id": ids, "utility": utility, "halves": lists(halves), "other": other})
+def _rows(
+    samples: Sequence[Sample], utility: np.ndarray, halves: np.ndarray, other: np.ndarray, arithmetic: str
+) -> pa.Table:
+    ids, by = [sample.id for sample in samples], [arithmetic] * len(samples)
+    return pa.table({"id": ids, "utility": utility, "halves": lists(halves), "other": other, "arithmetic": by})
 
 
 def agreement(one: np.ndarray, other: np.ndarray) -> Agreement:
@@ -191,7 +280,7 @@ def warnings_of(checks: Checks, method: Method) -> list[str]:
     found = []
     if checks.fidelity.spearman < FIDELITY:
         found.append(
-            f"the scores rank only {checks.fidelity.spearman:.3f} like the simulated step in float64: set "
+            f"the scores rank only {checks.fidelity.spearman:.3f} like the simulated step in {checks.arithmetic}: set "
             "score.precision to fp32, score.method to gradient, or a smaller score.step"
         )
     if checks.stability < STABILITY:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,70 +12,28 @@ import pyarrow.compute as pc
 from ost.cost import BACKWARD, Cost, Stopwatch
 from ost.data import Dataset, Sample, Samples
 from ost.errors import DataError
-from ost.flops import forward_flops
+from ost.execution.batches import budget_for
+from ost.execution.device import peak_memory
+from ost.execution.forward import forward_flops, losses_of
 from ost.models import Checkpoint
 from ost.scoring.anchors import Partition, partition_of
-from ost.scoring.checks import Checks, Reference, choose, make_reference
+from ost.scoring.checks import Reference, choose, make_reference
 from ost.scoring.methods import prepared_scorer
 from ost.scoring.methods.anchor_training import Plan, plan_steps
 from ost.scoring.methods.lookahead import LookaheadScorer, with_steps
 from ost.scoring.methods.scorer import Scorer
 from ost.scoring.methods.two_pass import moved_share
-from ost.scoring.passes.losses import losses_of
+from ost.scoring.scored import Scored, turn_table
+from ost.scoring.self_test import self_test
 from ost.scoring.shards import Job, Runner, collect, pending, prune, run_here
 from ost.scoring.statistics import conformal_p, degrees_of_freedom, resolve, toxic_q
-from ost.settings import Score, parse_section
-from ost.store import matrix, read_table
+from ost.scoring.trials import Settled, Trial, settle
+from ost.settings import Execution, Score, parse_section
+from ost.store import matrix
 from ost.types import Progress, silent
 
 PROBED_ANCHORS, PROBED_SAMPLES = 16, 64
 """Samples that FLOPs are counted on."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A score table, what the checks say about it, and what it cost."""
-
-    table: pa.Table
-    """N rows in pool order, see `Engine.table`."""
-    checks: Checks | None
-    """None where `score.checks` is 0."""
-    anchor_loss: float
-    """Mean loss of the proxy on the anchors, in nats."""
-    cost: Cost
-    plan: Plan | None = None
-    """Of `lookahead`: how many steps were taken, and why."""
-
-    @property
-    def toxic_share(self) -> float:
-        """Share of the pool that is toxic."""
-        return pc.mean(self.table["toxic"].cast(pa.float64())).as_py()
-
-    @property
-    def quarantined(self) -> list[str]:
-        """Ids of samples whose loss or utility is not finite."""
-        return self.table.filter(pc.invert(pc.is_finite(self.table["utility"])))["id"].to_pylist()
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """The run in numbers."""
-        found = {"toxic_share": self.toxic_share}
-        if self.checks:
-            fidelity, lookahead = self.checks.fidelity.spearman, self.checks.lookahead.spearman
-            found |= {"fidelity": fidelity, "stability": self.checks.stability, "lookahead": lookahead}
-        if self.plan:
-            found |= {"steps": float(self.plan.steps), "left_out_loss": self.plan.curve[self.plan.steps]}
-        return found | {"anchor_loss": self.anchor_loss}
-
-    @property
-    def warnings(self) -> list[str]:
-        """What a person should know before using the scores."""
-        found = list(self.checks.warnings) if self.checks else []
-        if self.plan:
-            found += self.plan.warnings
-        if broken := self.quarantined:
-            found.append(f"{len(broken)} sample(s) with a loss that is not finite, such as {broken[0]}")
-        return found
 
 
 def score(
@@ -85,6 +42,7 @@ def score(
     proxy: Checkpoint,
     settings: Score | None = None,
     *,
+    execution: Execution | None = None,
     progress: Progress = silent,
     **changes,
 ) -> Scored:
@@ -97,14 +55,15 @@ def score(
     proxy cannot be scored with.
     """
     watch, settings = Stopwatch(), parse_section(Score, (settings or Score()).model_dump() | changes, "score")
-    engine = Engine(proxy, anchors, settings, len(pool))
+    engine = Engine(proxy, anchors, settings, len(pool), execution)
     ids = pool.ids() if isinstance(pool, Samples) else [sample.id for sample in pool]
     engine.prepare([pool[at] for at in choose(ids, settings.checks)], progress)
     scorer, parts, note = engine.scorer(), [], f"scoring ({settings.method})"
     for start in range(0, len(pool), settings.shard_size):
         shard = pool[start : start + settings.shard_size]
         parts.append(scorer.rows(shard, lambda done, start=start: progress(start + done, len(pool), note)))
-    return engine.finish(pa.concat_tables(parts), len(pool), forward_flops(proxy, pool), watch.seconds)
+    flops = forward_flops(proxy, pool, execution)
+    return engine.finish(pa.concat_tables(parts), len(pool), flops, watch.seconds, scorer)
 
 
 def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) -> Scored:
@@ -112,71 +71,94 @@ def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) ->
 
     The pool is never held whole. Shards are published one by one in the job's store, under a name that the proxy, the
     anchors, the settings and the scoring code make: a killed run goes on where it stood, and a pool that grew by 1 %
-    costs 1 %. `run` maps the shards, here or on other machines. Raises what `score` raises.
+    costs 1 %. `run` maps the shards: here, in other processes or on other machines. What a method trains on the anchors
+    it trains once, here. Raises what `score` raises.
     """
     watch, pool = Stopwatch(), Dataset(job.pool)
-    proxy, anchors, ids = job.load_proxy(), job.load_anchors(), pool.ids()
-    engine = Engine(proxy, anchors, job.settings, len(ids))
-    engine.prepare(pool.at(choose(ids, job.settings.checks)), progress, job.reference, job.plan)
-    job = dataclasses.replace(job, bf16=engine.bf16, steps=engine.plan.steps if engine.plan else None)
+    ids = pool.ids()
+    engine = Engine(job.load_proxy(), job.load_anchors(), job.settings, len(ids), job.execution)
+    engine.prepare(pool.at(choose(ids, job.settings.checks)), progress, job)
+    steps, way = engine.plan.steps if engine.plan else None, engine.settled.taken
+    tested = {"one_at_a_time": engine.proxy.one_at_a_time, "shares": engine.proxy.shares}
+    job = dataclasses.replace(job, arithmetic=way.arithmetic, step=way.step, steps=steps, **tested)
     shards = pending(job, ids)
     left = sum(map(len, shards))
     done, note = len(ids) - left, f"scoring ({job.settings.method})"
-    for size in run(job, shards):
+    scorer = engine.scorer(store=job.ends) if shards else None
+    if scorer:
+        engine.release(scorer)
+    for size in run(job, shards, scorer):
         done += size
         progress(done, len(ids), note)
     rows = collect(job, ids)
     prune(job)
-    flops = forward_flops(proxy, pool[:PROBED_SAMPLES])
-    return engine.finish(rows, left, flops, watch.seconds)
-
-
-def read_scores(path: str | Path) -> pa.Table:
-    """A score table from Parquet; raises DataError where there is none, a column is missing or there is no row."""
-    try:
-        table = read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} is no score table ({error}): make one with `ost score`") from error
-    missing = [name for name in ("id", "utility", "toxic", "loss", "task") if name not in table.column_names]
-    if missing or not len(table):
-        raise DataError(f"{path} is no score table: {len(table)} rows, without {missing}; make one with `ost score`")
-    return table
+    flops = forward_flops(engine.proxy, pool[:PROBED_SAMPLES], job.execution)
+    return engine.finish(rows, left, flops, watch.seconds, scorer)
 
 
 class Engine:
     """What all shards of a pool have in common: the method, the checks, and the table at the end."""
 
-    def __init__(self, proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, pool_size: int):
+    def __init__(
+        self,
+        proxy: Checkpoint,
+        anchors: Sequence[Sample],
+        settings: Score,
+        pool_size: int,
+        execution: Execution | None = None,
+    ):
         """Raises DataError for an empty pool or anchor set."""
         if not pool_size or not anchors:
             raise DataError(f"scoring needs a pool and anchors; found {pool_size} and {len(anchors)} samples")
-        self.proxy, self.anchors, self.settings = proxy, anchors, settings
-        self.bf16 = settings.precision == "bf16"
+        self.proxy, self.anchors, self.settings, self.execution = proxy, anchors, settings, execution
         self.on_accelerator = proxy.model.device.type != "cpu"
         self.reference: Reference | None = None
         self.plan: Plan | None = None
+        self.settled = Settled(Trial("fp32"))
+        self.notes: tuple[str, ...] = ()
 
-    def prepare(
-        self, samples: Sequence[Sample], progress: Progress = silent, rows: Path | None = None, plan: Path | None = None
-    ) -> None:
-        """Do what has to precede scoring: the steps that `lookahead` takes, the check's reference, and bf16.
+    def prepare(self, samples: Sequence[Sample], progress: Progress = silent, job: Job | None = None) -> None:
+        """Do what has to precede scoring: the proxy's self-test, the steps of `lookahead`, the check's reference, and
+        the arithmetic. Raises ModelError for a proxy that fails its test.
 
-        `samples`: those that the run is checked on. `rows`, `plan`: files that the reference and the steps are kept in.
+        `samples`: those that the run is checked on. `job` says where each of these is kept.
         """
+        tested = self_test(self.proxy, [*samples, *self.anchors], self.settings.layers)
+        self.notes = tested.notes
+        self.proxy = dataclasses.replace(self.proxy, one_at_a_time=tested.one_at_a_time, shares=tested.shares)
         if self.settings.method == "lookahead":
-            self.plan = plan_steps(self._passes, plan, progress)
+            self.plan = plan_steps(self._passes, job and job.plan, progress)
             self.settings = with_steps(self.settings, self.plan.steps)
         if samples:
-            self.reference = make_reference(self.proxy, self.anchors, self.settings, samples, progress, rows)
-            if self.settings.precision == "auto" and self.on_accelerator:
-                trial = self.scorer(bf16=True)
-                by_cell = matrix(trial.rows(self.reference.samples), "by_cell")
-                self.bf16 = self.reference.accepts(resolve(by_cell, trial.partition).utility)
+            self.reference = make_reference(
+                self.proxy, self.anchors, self.settings, samples, self.execution, progress, job and job.reference
+            )
+        self.settled = settle(
+            self.settings, self.on_accelerator, self.reference, self._tried, progress, job and job.trials
+        )
+        self.settings = self.settings.model_copy(update={"step": self.settled.taken.step})
 
-    def scorer(self, bf16: bool | None = None, **changes) -> Scorer:
-        """The method, prepared: in the run's arithmetic if not told otherwise, with `changes` to the run's settings."""
-        settings = self.settings.model_copy(update=changes)
-        return prepared_scorer(self.proxy, self.anchors, settings, self.bf16 if bf16 is None else bf16)
+    def scorer(self, way: Trial | None = None, store: Path | None = None, **changes) -> Scorer:
+        """The method, prepared: in the way that was settled if not told otherwise, with `changes` to the settings."""
+        way = way or self.settled.taken
+        settings = self.settings.model_copy(update={"step": way.step} | changes)
+        return prepared_scorer(self.proxy, self.anchors, settings, way.arithmetic, self.execution, store)
+
+    def release(self, scorer: Scorer) -> None:
+        """Hold the proxy no longer but as the run's scorer does, in bf16 where that is the arithmetic.
+
+        For an engine whose proxy is nobody else's.
+        """
+        _ = self.anchor_loss  # by the proxy as it was, and so
+        if self.settings.method in ("transposed", "lookahead"):
+            _ = self._share
+        self.__dict__.pop("_passes", None)
+        self.proxy = scorer.proxy
+
+    def _tried(self, way: Trial) -> np.ndarray:
+        """Utilities (n,) of the reference's samples, computed in a way."""
+        trial = self.scorer(way)
+        return resolve(matrix(trial.rows(self.reference.samples), "by_cell"), trial.partition).utility
 
     def table(self, rows: pa.Table) -> pa.Table:
         """The score table, a row a sample.
@@ -212,16 +194,37 @@ class Engine:
         }
         return pa.table(columns | ({"sketch": rows["sketch"]} if self.settings.sketches else {}))
 
-    def finish(self, rows: pa.Table, scored: int, forward_flops: float, seconds: float) -> Scored:
-        """The table, the checks, and the cost: `scored` rows are of this run, at `forward_flops` a pass and sample."""
+    def finish(
+        self, rows: pa.Table, scored: int, forward_flops: float, seconds: float, scorer: Scorer | None = None
+    ) -> Scored:
+        """The table, the checks, and the cost: `scored` rows are of this run, at `forward_flops` a pass and sample.
+
+        `scorer`: what scored them, where that was here.
+        """
         table = self.table(rows)
         checks = None
         if self.reference:
             place = dict(zip(table["id"].to_pylist(), table["utility"].to_pylist(), strict=True))
             checks = self.reference.compare(np.array([place[sample.id] for sample in self.reference.samples]))
-        anchor_loss = float(np.mean(losses_of(self.anchors, self.proxy, self.settings.batch_size)))
         cost = Cost(seconds, forward_flops * self._forwards(scored))
-        return Scored(table, checks, anchor_loss, cost, self.plan)
+        budget = scorer.batches.budget if scorer else budget_for(self.proxy, self.execution or Execution())
+        return Scored(
+            table,
+            checks,
+            self.anchor_loss,
+            cost,
+            self.plan,
+            self.settled,
+            budget.tokens,
+            peak_memory(self.proxy.model.device),
+            turn_table(rows, self.settings.lookahead.offset if self.plan else None),
+            self.notes,
+        )
+
+    @functools.cached_property
+    def anchor_loss(self) -> float:
+        """Mean loss of the proxy on the anchors, in nats."""
+        return float(np.mean(losses_of(self.anchors, self.proxy, self.execution)))
 
     @functools.cached_property
     def partition(self) -> Partition:
@@ -231,7 +234,7 @@ class Engine:
     @functools.cached_property
     def _passes(self) -> LookaheadScorer:
         """A scorer that nothing is scored by: the number of steps is looked for with it, and what passes share."""
-        return LookaheadScorer(self.proxy, self.anchors, self.settings)
+        return LookaheadScorer(self.proxy, self.anchors, self.settings, execution=self.execution)
 
     def _trusted(self) -> np.ndarray | None:
         """Utility (A,) of each anchor for the anchors outside its fold, by the same method; None where none is known.

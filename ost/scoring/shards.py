@@ -4,13 +4,14 @@ import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+import transformers
 
 from ost.data import Dataset, Sample
 from ost.data.shards import size_of
@@ -18,8 +19,9 @@ from ost.models import Checkpoint, checkpoint_folders, load_checkpoint, resolve_
 from ost.scoring.methods import prepared_scorer
 from ost.scoring.methods.lookahead import with_steps
 from ost.scoring.methods.scorer import Scorer
-from ost.settings import Score
+from ost.settings import Execution, Score
 from ost.store import digest, read_table, write_table
+from ost.types import Arithmetic
 
 KEPT_RUNS = 3
 """Proxies, anchor sets or settings whose rows the store keeps."""
@@ -43,17 +45,23 @@ class Job:
     settings: Score
     device: str = "auto"
     threads: int = 1
-    bf16: bool = False
+    execution: Execution = field(default_factory=Execution)
+    arithmetic: Arithmetic = "fp32"
     """The arithmetic, which the run settles."""
+    step: float | None = None
+    """Of `transposed`, once the run has settled it."""
     base: str | Path | None = None
     """What the proxy was warmed up from, where that is known."""
+    one_at_a_time: bool = False
+    shares: bool = True
+    """What the self-test of the proxy found, see `ost.models.Checkpoint`."""
     steps: int | None = None
     """Of `lookahead`, once the run has settled them; they follow from all that makes the folder's name."""
 
     @functools.cached_property
     def folder(self) -> Path:
         """Where the rows of this proxy, these anchors, these settings, this arithmetic and this code are kept."""
-        return self._folder(self.bf16)
+        return self._folder(self.arithmetic)
 
     @property
     def ends(self) -> Path:
@@ -63,28 +71,35 @@ class Job:
     @property
     def reference(self) -> Path:
         """File of the check's rows, which are the same whatever arithmetic the run takes."""
-        return self._folder(bf16=False) / "reference" / "rows.parquet"
+        return self._folder("fp32") / "reference" / "rows.parquet"
 
     @property
     def plan(self) -> Path:
         """File of how many steps `lookahead` takes, likewise."""
-        return self._folder(bf16=False) / "walk.json"
+        return self._folder("fp32") / "walk.json"
 
-    def _folder(self, bf16: bool) -> Path:
-        parts = [*self._inputs, str(bf16), self.settings.model_dump_json(exclude=UNRELATED)]
+    @property
+    def trials(self) -> Path:
+        """File of the arithmetic and the step that the run has settled, likewise."""
+        return self._folder("fp32") / "arithmetic.json"
+
+    def _folder(self, arithmetic: Arithmetic) -> Path:
+        parts = [*self._inputs, arithmetic, self.settings.model_dump_json(exclude=UNRELATED)]
         return self.store / hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
 
     @functools.cached_property
     def _inputs(self) -> list[str]:
-        """Digests of the files and the code that rows come from."""
-        parts = [*_weights_of(self.proxy), digest(self.anchors), _code_digest()]
+        """Digests of the files and the code that rows come from, and the libraries that compute them."""
+        made_by = f"torch {torch.__version__}, transformers {transformers.__version__}"
+        parts = [*_weights_of(self.proxy), digest(self.anchors), _code_digest(), made_by]
         if self.base and self.settings.method == "lookahead" and self.settings.lookahead.from_base(self.base):
             parts += _weights_of(self.base)
         return parts
 
     def load_proxy(self) -> Checkpoint:
         """The proxy, on the job's device."""
-        return load_checkpoint(self.proxy, resolve_device(self.device), self.base)
+        proxy = load_checkpoint(self.proxy, resolve_device(self.device), self.base)
+        return replace(proxy, one_at_a_time=self.one_at_a_time, shares=self.shares)
 
     def load_anchors(self) -> list[Sample]:
         """The anchors."""
@@ -96,13 +111,14 @@ def _weights_of(model: str | Path) -> list[str]:
     return [digest(folder) for folder in checkpoint_folders(model)] if Path(model).is_dir() else [str(model)]
 
 
-Runner = Callable[[Job, Sequence[Sequence[int]]], Iterable[int]]
-"""Scores all shards of a job, and yields the size of each as it is published, in any order."""
+Runner = Callable[[Job, Sequence[Sequence[int]], Scorer | None], Iterable[int]]
+"""Scores all shards of a job, and yields the size of each as it is published, in any order. It is given the job's
+scorer, prepared in this process, for what it scores here."""
 
 
-def run_here(job: Job, shards: Sequence[Sequence[int]]) -> Iterator[int]:
-    """Score the shards one after the other, in this process."""
-    scorer = prepare_scorer(job) if shards else None
+def run_here(job: Job, shards: Sequence[Sequence[int]], scorer: Scorer | None = None) -> Iterator[int]:
+    """Score the shards one after the other, in this process; `scorer`: the job's, where it is prepared already."""
+    scorer = scorer or (prepare_scorer(job) if shards else None)
     for shard in shards:
         yield score_shard(job, shard, scorer)
 
@@ -110,8 +126,8 @@ def run_here(job: Job, shards: Sequence[Sequence[int]]) -> Iterator[int]:
 def prepare_scorer(job: Job) -> Scorer:
     """The job's method, with what it needs for any sample."""
     torch.set_num_threads(job.threads)
-    settings = with_steps(job.settings, job.steps)
-    return prepared_scorer(job.load_proxy(), job.load_anchors(), settings, job.bf16, job.ends)
+    settings = with_steps(job.settings, job.steps).model_copy(update={"step": job.step})
+    return prepared_scorer(job.load_proxy(), job.load_anchors(), settings, job.arithmetic, job.execution, job.ends)
 
 
 def score_shard(job: Job, positions: Sequence[int], scorer: Scorer | None = None) -> int:
@@ -173,6 +189,7 @@ def _published(job: Job) -> list[Path]:
 def _code_digest() -> str:
     """Digest of the code that rows come from: after a change of it nothing old is taken for new."""
     library = Path(__file__).parents[1]
-    files = [file for room in ("scoring", "encoding", "models") for file in sorted((library / room).rglob("*.py"))]
+    rooms = ("scoring", "execution", "encoding", "models")
+    files = [file for room in rooms for file in sorted((library / room).rglob("*.py"))]
     files.append(library / "data/picture.py")
     return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=12).hexdigest()

@@ -15,8 +15,8 @@ from specimens import copy_of, drawn
 import ost
 from ost.encoding import Encoder
 from ost.errors import ModelError
+from ost.execution.forward import losses_of
 from ost.models import Checkpoint, add_adapter, checkpoint_folders, load_checkpoint
-from ost.scoring.passes.losses import losses_of
 from ost.training import Recipe, train
 
 

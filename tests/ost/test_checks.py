@@ -2,13 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 from specimens import drawn
 from test_scoring import reference
 
 import ost
+from ost.execution.device import Memory
+from ost.scoring import checks
 from ost.scoring.checks import FIDELITY, Agreement, Checks, agreement, choose, make_reference, warnings_of
+from ost.scoring.methods import prepared_scorer
 from ost.scoring.methods.lookahead import LookaheadScorer
 from ost.scoring.score import Engine
+from ost.scoring.trials import Trial, settle
 from ost.settings import Score
 
 
@@ -115,14 +120,76 @@ def test_halves_of_a_walk_hold_every_task(pool, anchors, proxy64, monkeypatch):
 # --- the arithmetic ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "bf16"), [("gradient", True), ("transposed", False)])
-def test_bf16_is_used_where_it_ranks_alike(method, bf16, pool, anchors, proxy):
-    """The difference of two close losses drowns in bf16; a gradient product does not, at this check's patience."""
-    for precision, expected in (("auto", bf16), ("fp32", False)):
-        engine = Engine(proxy, anchors, Score(method=method, precision=precision), len(pool))
-        engine.on_accelerator = True
-        engine.prepare(pool)
-        assert engine.bf16 == expected
+@pytest.mark.parametrize("method", ["gradient", "transposed"])
+def test_on_an_accelerator_the_fastest_arithmetic_that_ranks_alike_is_taken(method, pool, anchors, proxy):
+    """The difference of two close losses drowns in bf16, so a longer step goes with it; a gradient product does not."""
+    engine = Engine(proxy, anchors, Score(method=method), len(pool))
+    engine.on_accelerator = True
+    engine.prepare(pool)
+    taken, tried = engine.settled.taken, engine.settled.tried
+    assert taken.arithmetic == "bf16" and taken.spearman >= 0.99 and taken == tried[-1]
+    assert all(one.spearman < 0.99 for one in tried[:-1])
+    if method == "transposed":
+        assert tried[0].step == 1e-3 < taken.step
+        assert engine.scorer().settings.length == taken.step
+
+
+def test_a_step_that_is_set_stays_and_the_arithmetic_follows(pool, anchors, proxy):
+    engine = Engine(proxy, anchors, Score(method="transposed", step=1e-3), len(pool))
+    engine.on_accelerator = True
+    engine.prepare(pool)
+    assert engine.settled.taken.step == 1e-3 and engine.settled.taken.arithmetic != "bf16"
+    assert [one.arithmetic for one in engine.settled.tried] == ["bf16", "mixed", "fp32"][: len(engine.settled.tried)]
+
+
+def test_without_a_check_nothing_is_tried(pool, anchors, proxy):
+    engine = Engine(proxy, anchors, Score(method="transposed", checks=0), len(pool))
+    engine.on_accelerator = True
+    engine.prepare([])
+    assert engine.settled.taken == Trial("fp32", 1e-3) and not engine.settled.tried
+
+
+def test_what_was_settled_is_kept(pool, anchors, proxy, tmp_path):
+    reference, asked = make_reference(proxy, anchors, Score(method="gradient"), pool[:8]), []
+
+    def utility(way: Trial) -> np.ndarray:
+        asked.append(way)
+        return reference.utility * (1 if way.arithmetic == "mixed" else -1)
+
+    first = settle(Score(method="gradient"), True, reference, utility, store=tmp_path / "arithmetic.json")
+    assert first.taken.arithmetic == "mixed" and len(asked) == 2
+    assert settle(Score(method="gradient"), True, None, utility, store=tmp_path / "arithmetic.json") == first
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("layers", ["last:1", "language", "all"])
+def test_what_moves_computes_in_fp32_in_mixed_arithmetic(layers, pool, anchors, proxy):
+    """A walk of small steps: mixed arithmetic tells the samples apart as fp32 does, and better than bf16."""
+    changes = {"layers": layers, "checks": 0, "lookahead": {"steps": 3, "learning_rate": 2e-5}}
+    exact, mixed, rough = (
+        ost.score(pool, anchors, proxy, precision=precision, **changes).table["utility"].to_numpy()
+        for precision in ("fp32", "mixed", "bf16")
+    )
+    assert agreement(exact, mixed).spearman > max(0.95, agreement(exact, rough).spearman)
+
+
+def test_the_proxy_and_its_moved_weights_stay_as_they_are_in_any_arithmetic(anchors, proxy):
+    before = {name: weight.clone() for name, weight in proxy.model.named_parameters()}
+    for arithmetic in ("mixed", "bf16"):
+        scorer = prepared_scorer(proxy, anchors, Score(method="transposed", layers="last:1"), arithmetic)
+        scorer.rows(anchors)
+        kinds = {
+            str(weight.dtype) for name, weight in scorer.proxy.model.named_parameters() if name not in scorer.weights
+        }
+        assert kinds == {"torch.bfloat16"}
+        assert {str(weight.dtype) for weight in scorer.weights.values()} == {"torch.float32"}
+    assert all(torch.equal(before[name], weight) for name, weight in proxy.model.named_parameters())
+
+
+def test_a_reference_that_does_not_fit_in_float64_is_made_in_fp32_and_says_so(pool, anchors, proxy, monkeypatch):
+    monkeypatch.setattr(checks, "memory_of", lambda device: Memory(1 << 20, 1 << 20))
+    scored = ost.score(pool[:20], anchors, proxy, method="gradient", checks=20)
+    assert scored.checks.arithmetic == "fp32" and scored.checks.fidelity.spearman > 0.9
 
 
 def test_bf16_can_be_demanded(pool, anchors, proxy):

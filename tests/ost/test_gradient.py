@@ -13,7 +13,7 @@ from ost.models import Checkpoint
 from ost.scoring.gradients.layers import rule_for
 from ost.scoring.methods import prepared_scorer
 from ost.scoring.passes.weights import scored_weights, untied
-from ost.settings import Score
+from ost.settings import Execution, Score
 from ost.store import matrix
 
 
@@ -33,8 +33,10 @@ def products(checkpoint: Checkpoint, pool, anchors, names: list[str]) -> np.ndar
     return (ours @ theirs.T).numpy()
 
 
-def by_cell(checkpoint: Checkpoint, pool, anchors, **settings) -> tuple[np.ndarray, list[tuple[int, ...]]]:
-    scorer = prepared_scorer(checkpoint, anchors, Score(method="gradient", **settings))
+def by_cell(
+    checkpoint: Checkpoint, pool, anchors, execution: Execution | None = None, **settings
+) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+    scorer = prepared_scorer(checkpoint, anchors, Score(method="gradient", **settings), execution=execution)
     return matrix(scorer.rows(pool), "by_cell"), scorer.partition.members
 
 
@@ -48,7 +50,7 @@ def mixed() -> list[ost.Sample]:
 def test_every_cell_of_anchors_has_the_product_with_its_own_gradient(layers, mixed, proxy64):
     anchors, own = drawn("anchors", 9), untied(proxy64, layers)
     expected = products(own, mixed, anchors, list(scored_weights(own.model, layers)))
-    found, cells = by_cell(proxy64, mixed, anchors, layers=layers, folds=2, batch_size=5)
+    found, cells = by_cell(proxy64, mixed, anchors, layers=layers, folds=2, execution=Execution(batch_tokens=70))
     assert len(cells) == 8, "four tasks in two folds"
     for cell, members in enumerate(cells):
         np.testing.assert_allclose(found[:, cell], expected[:, list(members)].mean(axis=1), rtol=1e-5, atol=1e-5)
@@ -173,5 +175,5 @@ def test_a_sketch_depends_on_the_sample_alone(mixed, proxy, anchors):
         return matrix(table, "sketch").astype(np.float32)
 
     whole = sketch(mixed, anchors)
-    alone = sketch(mixed[3:5], anchors[:4], batch_size=1)
+    alone = sketch(mixed[3:5], anchors[:4], execution=Execution(batch_tokens=1))
     np.testing.assert_allclose(alone, whole[3:5], rtol=5e-3, atol=2e-3 * np.abs(whole).max())

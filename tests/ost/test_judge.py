@@ -10,7 +10,9 @@ from ost.baselines.low_loss import low_loss
 from ost.data import Sample, chat
 from ost.encoding import Encoder
 from ost.evaluation import generate
-from ost.scoring.passes.losses import sample_losses
+from ost.execution import batches
+from ost.execution.losses import sample_losses
+from ost.settings import Execution
 
 
 class Scripted:
@@ -73,12 +75,13 @@ def test_what_it_gave_no_answer_to_is_not_agreed_with(mode):
 
 
 @pytest.mark.parametrize("mode", ["answer", "grade"])
-def test_a_judge_holds_a_batch_of_the_samples(mode, proxy):
+def test_a_judge_holds_a_window_of_the_samples(mode, proxy, monkeypatch):
+    monkeypatch.setattr(batches, "WINDOW", 4)
     samples = drawn("pool", 64)
-    streamed, model = Streamed(samples), LocalChat(proxy, batch_size=4, max_new_tokens=2)
+    streamed, model = Streamed(samples), LocalChat(proxy, max_new_tokens=2)
     found = judge(streamed, model, mode)
     assert found.replies == judge(samples, model, mode).replies
-    assert streamed.held == 0 and 4 <= streamed.most <= 16, "a batch, or the probe that FLOPs are counted on"
+    assert streamed.held == 0 and 4 <= streamed.most <= 16, "a window, or the probe that FLOPs are counted on"
 
 
 def test_questions_of_grading_are_the_same_one_by_one_in_slices_and_in_order():
@@ -103,7 +106,7 @@ def test_a_local_judge_says_what_the_checkpoint_says_and_counts(proxy):
 
 
 def test_low_loss_ranks_by_the_mean_loss_of_the_answer(proxy, pool):
-    found, cost = low_loss(pool, proxy, batch_size=7)
+    found, cost = low_loss(pool, proxy, execution=Execution(batch_tokens=100))
     alone = [-float(sample_losses(proxy.model, Encoder(proxy.processor).training([sample]))[0]) for sample in pool]
     np.testing.assert_allclose(found, alone, rtol=1e-4)
     assert cost.flops > 0

@@ -10,8 +10,9 @@ from ost.baselines import less as module
 from ost.baselines.less import less
 from ost.data import Sample
 from ost.encoding import Encoder
+from ost.execution.losses import gradients, sample_losses
 from ost.models import Checkpoint, add_adapter
-from ost.scoring.passes.losses import gradients, sample_losses
+from ost.settings import Execution
 from ost.training import Moments, Recipe, train
 
 
@@ -57,7 +58,7 @@ def reference(pool, anchors, proxy: Checkpoint, moments: Moments) -> np.ndarray:
 def test_scores_are_the_cosines_of_unprojected_features(warmed, pool, anchors):
     """A projection to 25,600 numbers keeps cosines to a few hundredths, and the ranking."""
     proxy, moments = warmed
-    found, cost = less(pool[:32], anchors, proxy, moments, dimensions=160 * 160, batch_size=16)
+    found, cost = less(pool[:32], anchors, proxy, moments, dimensions=160 * 160, execution=Execution(batch_tokens=250))
     expected = reference(pool[:32], anchors, proxy, moments)
     np.testing.assert_allclose(found, expected, atol=0.05)
     assert np.corrcoef(found, expected)[0, 1] > 0.95
@@ -66,24 +67,31 @@ def test_scores_are_the_cosines_of_unprojected_features(warmed, pool, anchors):
 
 def test_scores_do_not_depend_on_order_or_batch(warmed, pool, anchors):
     proxy, moments = warmed
-    found, _ = less(pool[:20], anchors, proxy, moments, dimensions=256, batch_size=16)
-    again, _ = less(pool[:20][::-1], anchors, proxy, moments, dimensions=256, batch_size=3)
+    found, _ = less(pool[:20], anchors, proxy, moments, dimensions=256, execution=Execution(batch_tokens=250))
+    again, _ = less(pool[:20][::-1], anchors, proxy, moments, dimensions=256, execution=Execution(batch_tokens=45))
     np.testing.assert_allclose(found, again[::-1], atol=1e-4)
 
 
-def test_a_few_batches_are_held_and_no_more(warmed, anchors, monkeypatch):
+def test_a_window_is_held_and_no_more(warmed, anchors, monkeypatch):
     """Whatever they are cut at, scores are the same; the anchors are held."""
     proxy, moments = warmed
     pool = drawn("pool", 64)
-    whole, _ = less(pool, anchors, proxy, moments, dimensions=256, batch_size=4)
-    monkeypatch.setattr(module, "WINDOW", 2)
+    whole, _ = less(pool, anchors, proxy, moments, dimensions=256, execution=Execution(batch_tokens=60))
+    monkeypatch.setattr(module, "WINDOW", 8)
     streamed, told = Streamed(pool), []
     found, _ = less(
-        streamed, anchors, proxy, moments, dimensions=256, batch_size=4, progress=lambda *done: told.append(done)
+        streamed,
+        anchors,
+        proxy,
+        moments,
+        dimensions=256,
+        execution=Execution(batch_tokens=60),
+        progress=lambda *done: told.append(done),
     )
     np.testing.assert_allclose(found, whole, atol=1e-4)
-    assert streamed.most <= 8 + 16 and streamed.held == 0, "a window of two batches, and the probe for FLOPs"
-    assert [done for done, *_ in told] == list(range(4, 65, 4)) and {total for _, total, _ in told} == {64}
+    assert streamed.most <= 8 + 16 and streamed.held == 0, "a window, and the probe for FLOPs"
+    done = [done for done, *_ in told]
+    assert done == sorted(done) and len(done) > 8 and done[-1] == 64 and {total for _, total, _ in told} == {64}
 
 
 def test_the_direction_is_adams_and_not_the_gradients(warmed, pool, anchors):

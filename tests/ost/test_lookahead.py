@@ -16,9 +16,10 @@ from ost.errors import ConfigError, ModelError
 from ost.models import Checkpoint, load_checkpoint
 from ost.scoring import Job, score_file
 from ost.scoring.anchors import folds_of
+from ost.scoring.methods import anchor_training
 from ost.scoring.methods.anchor_training import PATIENCE, Plan, plan_steps
 from ost.scoring.methods.lookahead import LookaheadScorer
-from ost.settings import Lookahead, Score
+from ost.settings import Execution, Lookahead, Score
 from ost.store import matrix, read_json
 from ost.worlds.tiny import PROXY, build_model, sized
 
@@ -63,7 +64,7 @@ def gains(checkpoint: Checkpoint, model, samples) -> np.ndarray:
 @pytest.mark.parametrize(("optimizer", "kind"), [("auto", torch.optim.Adam), ("sgd", torch.optim.SGD)])
 def test_utility_is_what_the_walk_takes_off_a_samples_loss(optimizer, kind, pool, anchors, proxy64):
     expected = gains(proxy64, walked(proxy64, anchors[:8], 4, kind), pool[10:26])
-    table = scores(pool[10:26], anchors[:8], proxy64, optimizer=optimizer, batch_size=3).table
+    table = scores(pool[10:26], anchors[:8], proxy64, optimizer=optimizer, execution=Execution(batch_tokens=45)).table
     np.testing.assert_allclose(table["utility"].to_numpy(), expected, atol=2e-5)
     relative = expected / (table["loss"].to_numpy() + 0.05)
     np.testing.assert_allclose(table["utility_relative"].to_numpy(), relative, atol=2e-4)
@@ -193,7 +194,7 @@ def test_a_walk_that_helps_no_other_is_short_and_warned_of(proxy):
     """A rate so high that every step harms."""
     settings = Score(method="lookahead", lookahead=Lookahead(learning_rate=0.5))
     found = plan_steps(LookaheadScorer(proxy, drawn("anchors", 8), settings))
-    assert len(found.curve) <= PATIENCE + 2, "given up"
+    assert len(found.curve) <= 2 * PATIENCE + 2, "given up"
     assert "score.lookahead.learning_rate" in found.warnings[0]
 
 
@@ -202,6 +203,46 @@ def test_folds_hold_each_anchor_once_and_every_task(anchors):
     assert sorted(at for fold in folds for at in fold) == list(range(len(anchors)))
     assert all(len({anchors[at].task for at in fold}) == 4 for fold in folds)
     assert len(folds_of(anchors[:1], 4)) == 1
+    assert max(map(len, folds)) - min(map(len, folds)) <= 1
+
+
+def test_folds_are_of_like_size_however_few_anchors_a_task_has(anchors):
+    """Five tasks of one anchor each are five folds; six of each are dealt on, not each task from the first fold."""
+    lone = [dataclasses.replace(anchor, task=str(at)) for at, anchor in enumerate(anchors[:5])]
+    assert sorted(map(len, folds_of(lone, 5))) == [1] * 5
+    six = [dataclasses.replace(anchor, task=str(at // 6)) for at, anchor in enumerate(anchors[:18])]
+    assert sorted(map(len, folds_of(six, 4))) == [4, 4, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("means", "ends"),
+    [
+        ([1.0, *[1.1] * 9], False),
+        ([1.0, *[1.1] * 10], True),
+        ([1.0, 1.5, 2.0, *np.linspace(2.0, 0.5, 30)[:25]], False),
+        ([1.0, 0.5, *np.linspace(0.5, 0.9, 10)], True),
+    ],
+)
+def test_the_search_ends_where_the_loss_rises_and_not_while_it_is_on_its_way_down(means, ends):
+    assert anchor_training._has_risen(means) == ends
+
+
+def test_what_a_fold_would_have_lost_later_is_found_out_before_it_counts(proxy, monkeypatch):
+    """A fold whose search ends early is trained on, as far as the others' best step."""
+    anchors, first = drawn("anchors", 24), [True]
+
+    def ends(means) -> bool:
+        if len(means) == 3 and first:
+            first.clear()
+            return True
+        return len(means) > 8
+
+    monkeypatch.setattr(anchor_training, "_has_risen", ends)
+    found = planned(proxy, anchors, most_steps=20)
+    monkeypatch.setattr(anchor_training, "_has_risen", lambda means: len(means) > 8)
+    whole = planned(proxy, anchors, most_steps=20)
+    assert whole.steps > 3, "the others gain for longer"
+    assert found.steps == whole.steps and found.curve == whole.curve and found.after == whole.after
 
 
 def test_a_single_anchor_can_be_walked_on(pool, anchors, proxy):
@@ -248,7 +289,7 @@ def test_p_clean_ranks_a_sample_among_the_anchors_left_out(pool, anchors, proxy)
 
 
 def test_the_state_is_the_mean_over_what_comes_before_the_answer(pool, anchors, proxy):
-    table = scores(pool[:10], anchors, proxy, batch_size=4).table
+    table = scores(pool[:10], anchors, proxy, execution=Execution(batch_tokens=60)).table
     batch = Encoder(proxy.processor).training([pool[7]])
     before = batch.pop("labels")[0] == -100
     with torch.no_grad():

@@ -9,8 +9,10 @@ from streamed import Streamed
 from ost.baselines.low_loss import low_loss
 from ost.baselines.reference_models import color, rho
 from ost.errors import TrainingError
+from ost.execution import batches
+from ost.execution.forward import losses_of
 from ost.models import Checkpoint, add_adapter
-from ost.scoring.passes.losses import losses_of
+from ost.settings import Execution
 from ost.training import Recipe, train
 
 RECIPE = Recipe(steps=6, batch_size=8, learning_rate=2e-3)
@@ -65,16 +67,17 @@ def test_of_an_adapter_the_adapter_alone_is_trained(proxy, pool, anchors):
 
 
 def test_scores_do_not_depend_on_order_or_batch(warm, pool, anchors):
-    found, _ = color(pool[:20], anchors, warm, RECIPE, batch_size=16)
-    again, _ = color(pool[:20][::-1], anchors, warm, RECIPE, batch_size=3)
+    found, _ = color(pool[:20], anchors, warm, RECIPE, execution=Execution(batch_tokens=250))
+    again, _ = color(pool[:20][::-1], anchors, warm, RECIPE, execution=Execution(batch_tokens=45))
     np.testing.assert_allclose(found, again[::-1], atol=1e-4)
 
 
-def test_a_batch_of_the_pool_is_held_at_a_time(warm, proxy, pool, anchors):
+def test_a_window_of_the_pool_is_held_at_a_time(warm, proxy, pool, anchors, monkeypatch):
     """Two as one follows the other; 16 are the probe that FLOPs are counted on."""
+    monkeypatch.setattr(batches, "WINDOW", 8)
     for rate in (
-        lambda samples: rho(samples, anchors, warm, proxy, RECIPE, batch_size=4),
-        lambda samples: low_loss(samples, proxy, batch_size=4),
+        lambda samples: rho(samples, anchors, warm, proxy, RECIPE, execution=Execution(batch_tokens=60)),
+        lambda samples: low_loss(samples, proxy, execution=Execution(batch_tokens=60)),
     ):
         streamed = Streamed(pool)
         np.testing.assert_array_equal(rate(streamed)[0], rate(pool)[0])

@@ -12,7 +12,7 @@ from ost.encoding import Encoder
 from ost.errors import DataError, ModelError
 from ost.models import Checkpoint
 from ost.scoring.methods import prepared_scorer
-from ost.settings import Score
+from ost.settings import Execution, Score
 from ost.store import write_table
 
 STEP64 = 3e-4
@@ -131,7 +131,7 @@ def test_utility_is_symmetric_between_sample_and_anchor(pool, anchors, proxy64):
 
 def test_utility_is_the_mean_over_anchors(pool, anchors, proxy64):
     halves = [utilities(pool[:8], part, proxy64, step=STEP64) for part in (anchors[:10], anchors[10:])]
-    whole = utilities(pool[:8], anchors, proxy64, step=STEP64, batch_size=7)
+    whole = utilities(pool[:8], anchors, proxy64, step=STEP64, execution=Execution(batch_tokens=100))
     np.testing.assert_allclose(
         np.mean(halves, axis=0), whole, rtol=0, atol=5e-3, err_msg="anchors are summed, or not all used"
     )
@@ -156,7 +156,7 @@ def test_batch_size_order_and_batch_mates_do_not_matter(method, pool, anchors, p
     some = pool[10:26]
     expected = utilities(some, anchors, proxy64, method)
     shuffled = np.random.default_rng(0).permutation(len(some))
-    settings = {"batch_size": 5}
+    settings = {"execution": Execution(batch_tokens=70)}
     for order in (shuffled, shuffled[:3]):
         got = utilities([some[index] for index in order], anchors[::-1], proxy64, method, **settings)
         np.testing.assert_allclose(
@@ -164,13 +164,13 @@ def test_batch_size_order_and_batch_mates_do_not_matter(method, pool, anchors, p
         )
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
-def test_in_fp32_batch_mates_change_no_more_than_rounding(batch_size, pool, anchors, proxy, scored):
+@pytest.mark.parametrize("tokens", [1, 100])
+def test_in_fp32_batch_mates_change_no_more_than_rounding(tokens, pool, anchors, proxy, scored):
     expected = scored.table["utility"].to_numpy()
-    got = utilities(pool, anchors, proxy, batch_size=batch_size)
+    got = utilities(pool, anchors, proxy, execution=Execution(batch_tokens=tokens))
     assert np.abs(got - expected).max() < 5e-3 * expected.std()
     np.testing.assert_allclose(
-        scores(pool[:9], anchors, proxy, batch_size=batch_size).table["loss"].to_numpy(),
+        scores(pool[:9], anchors, proxy, execution=Execution(batch_tokens=tokens)).table["loss"].to_numpy(),
         scored.table["loss"].to_numpy()[:9],
         rtol=1e-5,
     )
@@ -200,8 +200,14 @@ def test_loss_by_sum_is_loss_by_mean_times_tokens(pool, anchors, proxy, scored):
 
 def test_progress_reaches_the_pool(pool, anchors, proxy):
     calls = []
-    scores(pool[:10], anchors[:2], proxy, batch_size=4, progress=lambda *call: calls.append(call[:2]))
-    assert calls == [(4, 10), (8, 10), (10, 10)]
+    scores(
+        pool[:10],
+        anchors[:2],
+        proxy,
+        execution=Execution(batch_tokens=60),
+        progress=lambda *call: calls.append(call[:2]),
+    )
+    assert len(calls) > 2 and calls == sorted(calls) and calls[-1] == (10, 10)
 
 
 # --- harm and damage --------------------------------------------------------------------------------------------------
@@ -240,13 +246,13 @@ def poisoned(proxy: Checkpoint, character: str) -> Checkpoint:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_a_sample_without_a_finite_loss_is_quarantined_alone(method, batch_size, anchors, proxy):
+@pytest.mark.parametrize("tokens", [1, 60])
+def test_a_sample_without_a_finite_loss_is_quarantined_alone(method, tokens, anchors, proxy):
     clean = drawn("pool", 6, 3)
     broken = [Sample(s.images, chat(s.question + "~", s.answer), s.task) for s in drawn("pool", 3, 4)]
     mixed = [clean[0], broken[0], *clean[1:4], broken[1], broken[2], *clean[4:]]
     damaged = poisoned(proxy, "~")
-    result = scores(mixed, anchors[:4], damaged, method, batch_size=batch_size)
+    result = scores(mixed, anchors[:4], damaged, method, execution=Execution(batch_tokens=tokens))
     utility = result.table["utility"].to_numpy()
     expected = ["~" in sample.question for sample in mixed]
     assert np.isnan(utility).tolist() == expected, "a broken sample takes its batch mates with it, or passes as scored"
@@ -269,6 +275,8 @@ def test_an_anchor_gradient_without_a_direction_is_a_model_error(value, pool, an
         for weight in flat.model.parameters():
             weight.fill_(value)
     with pytest.raises(ModelError, match=r"anchor gradient has norm (0\.0|nan)"):
+        prepared_scorer(flat, anchors[:2], Score(method="gradient"))
+    with pytest.raises(ModelError, match="cannot be scored with"):
         scores(pool[:2], anchors[:2], flat)
 
 

@@ -14,6 +14,7 @@ from specimens import copy_of, drawn
 
 import ost
 from ost.data import Dataset, write_samples
+from ost.errors import ModelError
 from ost.scoring import Job, score_file, shards
 from ost.scoring.shards import pending, run_here, score_shard
 from ost.settings import Score
@@ -61,7 +62,7 @@ def test_a_file_scores_like_a_list(undisturbed, job, pool, anchors, proxy):
 @pytest.mark.parametrize("method", ["exact", "gradient", "transposed"])
 @pytest.mark.parametrize("shard_size", [7, 1000])
 def test_the_layout_of_shards_does_not_matter(method, shard_size, tmp_path, pool, anchors, proxy64):
-    settings = {"method": method, "checks": 0, "batch_size": 8}
+    settings = {"method": method, "checks": 0}
     whole, cut = (
         ost.score(pool[:24], anchors[:8], proxy64, **settings, shard_size=size).table for size in (1000, shard_size)
     )
@@ -76,7 +77,7 @@ def test_settings_that_no_row_depends_on_share_the_rows(job, undisturbed, tmp_pa
     assert counts == []
 
 
-@pytest.mark.parametrize("change", [{"reduction": "sum"}, {"step": 2e-3}, {"layers": "language"}, {"batch_size": 8}])
+@pytest.mark.parametrize("change", [{"reduction": "sum"}, {"step": 2e-3}, {"layers": "language"}, {"detail": "folds"}])
 def test_settings_that_rows_depend_on_do_not(change, job):
     other = dataclasses.replace(job, settings=job.settings.model_copy(update=change))
     assert other.folder != job.folder
@@ -91,7 +92,7 @@ def test_another_proxy_or_other_anchors_have_rows_of_their_own(job, tmp_path, an
         job.folder,
         dataclasses.replace(job, proxy=tmp_path / "proxy").folder,
         dataclasses.replace(job, anchors=tmp_path / "anchors.parquet").folder,
-        dataclasses.replace(job, bf16=True).folder,
+        dataclasses.replace(job, arithmetic="bf16").folder,
     }
     assert len(others) == 4
 
@@ -173,7 +174,7 @@ from ost.store import write_table
 folder, store, out = map(Path, sys.argv[1:])
 torch.set_num_threads(1)
 job = Job(folder / "pool.parquet", folder / "anchors.parquet", folder / "proxy", store,
-          Score(method="transposed", shard_size=8, batch_size=4, checks=0))
+          Score(method="transposed", shard_size=8, checks=0))
 print("ready", flush=True)
 write_table(out, score_file(job).table)
 """
@@ -222,11 +223,12 @@ def test_a_batch_that_does_not_fit_is_halved_and_no_sample_is_cut(pool, anchors,
             raise torch.OutOfMemoryError("out of memory")
         return whole(self, samples, batch)
 
-    settings = {"method": "transposed", "checks": 0, "batch_size": 64}
+    settings = {"method": "transposed", "checks": 0}
     expected = ost.score(pool[:20], anchors[:4], proxy, **settings).table
     monkeypatch.setattr(TransposedScorer, "score_batch", limited)
     found = ost.score(pool[:20], anchors[:4], proxy, **settings).table
-    assert sizes[:4] == [20, 10, 5, 5], "halved once, and small from then on"
+    assert sizes[0] == 20 and sum(size > 5 for size in sizes) <= 3, "halved until it fitted, and small from then on"
+    assert sum(size for size in sizes if size <= 5) == 20, "every sample once"
     assert found["length"].equals(expected["length"]) and found["id"].equals(expected["id"])
     np.testing.assert_allclose(found["utility"].to_numpy(), expected["utility"].to_numpy(), rtol=0.02, atol=0.02)
 
@@ -240,5 +242,5 @@ def test_a_single_sample_that_does_not_fit_ends_the_run(pool, anchors, proxy, mo
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(TransposedScorer, "score_batch", never)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(ModelError, match=r"sample \w+ alone does not fit .* lower data.max_tokens"):
         ost.score(pool[:4], anchors[:2], proxy, method="transposed", checks=0)

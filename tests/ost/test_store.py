@@ -1,5 +1,8 @@
 """Artifacts: whole or not at all, and under the digest that DVC gives them."""
 
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -61,11 +64,55 @@ def test_a_failed_publication_changes_nothing(old, half, tmp_path):
 
 
 @pytest.mark.parametrize("left", FORMS, ids=["a file", "a folder"])
-def test_what_an_earlier_crash_left_is_not_published(left, tmp_path):
-    put(tmp_path / "target.part", left)
+def test_what_a_killed_process_left_is_not_published_and_goes(left, tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=_dies_publishing, args=(tmp_path / "target", left))
+    process.start()
+    process.join()
+    (torn,) = tmp_path.iterdir()
+    assert torn.name.endswith(".part") and content(torn) == left
     with publish(tmp_path / "target") as part:
         put(part, {"c": b"3"})
     assert content(tmp_path / "target") == {"c": b"3"}
+    assert [child.name for child in tmp_path.iterdir()] == ["target"], "what was left fills the disk"
+
+
+def _dies_publishing(path: Path, value: bytes | dict) -> None:
+    with publish(path) as part:
+        put(part, value)
+        os._exit(1)
+
+
+def test_two_that_publish_one_file_at_once_tear_nothing(tmp_path):
+    """Each finds its own part whole, however they overtake one another; the last to end wins."""
+    path, first, second = tmp_path / "target", b"a" * 1000, b"b" * 1000
+    with ThreadPoolExecutor(1) as other, publish(path) as part:
+        part.write_bytes(first[:500])
+        with publish(tmp_path / "target-2") as another:  # of another path with a name alike
+            another.write_bytes(b"")
+        other.submit(_publish, path, second).result()
+        assert content(path) == second, "its part was this one's, or gone"
+        with part.open("ab") as stream:
+            stream.write(first[500:])
+    assert content(path) == first
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_two_processes_that_publish_one_file_again_and_again_tear_nothing(tmp_path):
+    path, values = tmp_path / "target", [letter * 100_000 for letter in (b"a", b"b")]
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_publish, args=(path, value, 100)) for value in values]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        assert content(path) in (None, *values), "a torn file was read"
+    assert [writer.exitcode for writer in writers] == [0, 0], "one took the other's part away"
+    assert [child.name for child in tmp_path.iterdir()] == ["target"]
+
+
+def _publish(path: Path, value: bytes, times: int = 1) -> None:
+    for _ in range(times):
+        with publish(path) as part:
+            part.write_bytes(value)
 
 
 def test_folders_on_the_way_are_made(tmp_path):

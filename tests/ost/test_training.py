@@ -17,6 +17,7 @@ from ost.errors import TrainingError
 from ost.evaluation import Generated, evaluate, generate
 from ost.metrics import METRICS, metric_of
 from ost.models import Checkpoint
+from ost.settings import Execution
 from ost.training import Recipe, Trained, train
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -175,8 +176,8 @@ def test_accuracy_counts_what_matches_whole_and_by_task(fresh, monkeypatch):
 def test_answers_do_not_depend_on_the_batch(proxy):
     samples = [*drawn("benchmark", 5), *other_forms()]
     together = generate(proxy, samples, max_new_tokens=8).texts
-    assert together == generate(proxy, samples, max_new_tokens=8, batch_size=2).texts
-    assert together[::-1] == generate(proxy, samples[::-1], max_new_tokens=8, batch_size=1).texts
+    assert together == generate(proxy, samples, max_new_tokens=8, execution=Execution(batch_tokens=8)).texts
+    assert together[::-1] == generate(proxy, samples[::-1], max_new_tokens=8, execution=Execution(batch_tokens=1)).texts
 
 
 def test_greedy_answers_are_the_models_own_first_choice(proxy):

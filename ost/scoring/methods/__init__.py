@@ -10,8 +10,8 @@ from ost.scoring.methods.gradient import GradientScorer
 from ost.scoring.methods.lookahead import LookaheadScorer
 from ost.scoring.methods.scorer import Scorer
 from ost.scoring.methods.transposed import TransposedScorer
-from ost.settings import Score
-from ost.types import Method
+from ost.settings import Execution, Score
+from ost.types import Arithmetic, Method
 
 METHODS: dict[Method, type[Scorer]] = {
     "exact": ExactScorer,
@@ -22,9 +22,14 @@ METHODS: dict[Method, type[Scorer]] = {
 
 
 def prepared_scorer(
-    proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, bf16: bool = False, store: Path | None = None
+    proxy: Checkpoint,
+    anchors: Sequence[Sample],
+    settings: Score,
+    arithmetic: Arithmetic = "fp32",
+    execution: Execution | None = None,
+    store: Path | None = None,
 ) -> Scorer:
     """The method that the settings name, prepared; `store`: see `Scorer.prepare`."""
-    scorer = METHODS[settings.method](proxy, anchors, settings, bf16)
+    scorer = METHODS[settings.method](proxy, anchors, settings, arithmetic, execution)
     scorer.prepare(store)
     return scorer

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ost.cost import BACKWARD
+from ost.data import Sample
 from ost.encoding import Batch
 from ost.errors import ModelError
 from ost.models import load_checkpoint
@@ -23,7 +24,8 @@ from ost.store import read_json, write_json
 from ost.types import Progress, silent
 
 PATIENCE = 10
-"""Steps without a new lowest loss of the anchors left out after which the search for the number of steps ends."""
+"""Steps without a new lowest loss of the anchors left out after which the search for the number of steps ends, unless
+the loss is falling again: Adam's first steps are long, and a large model may have to recover from them."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,16 @@ class Plan:
         return np.array(self.before) - np.array(self.after)
 
 
-@torch.no_grad()
-def encoded_anchors(scorer: TwoPassScorer, members: Sequence[int]) -> list[AnchorBatch]:
-    """Some anchors in batches, encoded once, and what lies below the first moved weight computed once."""
-    found = []
-    for anchors in scorer.anchor_batches(members):
-        batch, cache = scorer.encode(anchors), PassCache(anchors)
+def encoded_anchors(scorer: TwoPassScorer, anchors: Sequence[Sample]) -> list[AnchorBatch]:
+    """Anchors in batches, encoded once, and what lies below the first moved weight computed once."""
+
+    @torch.no_grad()
+    def passed(own: Sequence[Sample], batch: Batch) -> AnchorBatch:
+        cache = PassCache(own)
         losses, _ = scorer.cached_losses(scorer.proxy.model, batch, cache)
-        found.append(AnchorBatch(batch, cache, losses))
-    return found
+        return AnchorBatch(batch, cache, losses)
+
+    return scorer.with_gradients.run(anchors, passed)
 
 
 def starting_weights(scorer: TwoPassScorer) -> dict[str, Tensor]:
@@ -94,7 +97,7 @@ def starting_weights(scorer: TwoPassScorer) -> dict[str, Tensor]:
             "score.lookahead.start is `base`, and what the proxy was warmed up from is not known: name it (`ost score "
             "--base`, `load_checkpoint(…, base=…)`), or set it to warm"
         )
-    known = dict(load_checkpoint(base, scorer.proxy.model.device).model.named_parameters(remove_duplicate=False))
+    known = dict(load_checkpoint(base).model.named_parameters(remove_duplicate=False))
     known |= {name: torch.zeros_like(weight) for name, weight in weights.items() if "lora_B" in name}
     known |= {name: weight for name, weight in weights.items() if "lora_A" in name}
     strange = [name for name, weight in weights.items() if name not in known or known[name].shape != weight.shape]
@@ -115,15 +118,26 @@ def training_path(
     where `score.optimizer` is `sgd`. `start`: the weights to start from, see `starting_weights`. Raises ModelError
     where the loss, and with it the step, is not finite.
     """
-    model, count = moved_copy(scorer.proxy.model, scorer.weights), sum(len(own.losses) for own in anchors)
+    model = moved_copy(scorer.proxy.model, scorer.weights)
     weights = scored_weights(model, scorer.settings.layers)
     with torch.no_grad():
         for name, weight in start.items():
             weights[name].copy_(weight)
     kind = torch.optim.SGD if scorer.settings.optimizer == "sgd" else torch.optim.Adam
-    optimizer = kind(weights.values(), lr=scorer.settings.lookahead.learning_rate)
+    optimizer = kind(weights.values(), lr=scorer.settings.lookahead.learning_rate, fused=True)  # makes no copies
     while True:
         yield model
+        anchors = _gradient_taken(scorer, model, list(weights.values()), anchors)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _gradient_taken(
+    scorer: TwoPassScorer, model: PreTrainedModel, weights: Sequence[Tensor], anchors: Sequence[AnchorBatch]
+) -> Sequence[AnchorBatch]:
+    """Add the gradient of the anchors' mean loss to the weights; returns the anchors, in the batches that fitted."""
+    count = sum(len(own.losses) for own in anchors)
+    try:
         for own in anchors:
             with torch.enable_grad():
                 loss = scorer.cached_losses(model, own.batch, own.cache)[0].sum() / count
@@ -132,9 +146,15 @@ def training_path(
                     f"the anchors' loss is {loss.item()}: check the proxy's weights and the anchors' answers, or set "
                     "a smaller score.lookahead.learning_rate"
                 )
-            loss.backward(inputs=list(weights.values()))
-        optimizer.step()
-        optimizer.zero_grad()
+            loss.backward(inputs=weights)
+    except torch.OutOfMemoryError:
+        scorer.with_gradients.budget.halve(own.cache.samples)
+    else:
+        return anchors
+    for weight in weights:
+        weight.grad = None
+    every = [anchor for own in anchors for anchor in own.cache.samples]
+    return _gradient_taken(scorer, model, weights, encoded_anchors(scorer, every))
 
 
 def plan_steps(scorer: TwoPassScorer, store: Path | None = None, progress: Progress = silent) -> Plan:
@@ -152,33 +172,61 @@ def plan_steps(scorer: TwoPassScorer, store: Path | None = None, progress: Progr
 
 
 def _searched(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: Progress) -> Plan:
-    paths, forwards, start, before = [], 0.0, starting_weights(scorer), np.empty(len(scorer.anchors))
-    for members, rest in zip(folds, all_but_each(folds), strict=True):
-        own = encoded_anchors(scorer, members)
-        before[list(members)] = torch.cat([part.losses for part in own]).cpu().numpy()
-        path = np.array(list(_watched(training_path(scorer, encoded_anchors(scorer, rest), start), scorer, own)))
-        paths.append(path)
+    start, before, forwards = starting_weights(scorer), np.empty(len(scorer.anchors)), 0.0
+    rests = all_but_each(folds)
+
+    def walked(fold: int, least: int = 0) -> np.ndarray:
+        nonlocal forwards
+        own, others = (encoded_anchors(scorer, scorer.some_anchors(part)) for part in (folds[fold], rests[fold]))
+        before[list(folds[fold])] = torch.cat([part.losses for part in own]).cpu().numpy()
+        path = np.array(list(_watched(training_path(scorer, others, start), scorer, own, least)))
+        forwards += path.size + (len(path) - 1) * (1 + BACKWARD) * len(rests[fold])
+        return path
+
+    paths = []
+    for fold in range(len(folds)):
+        paths.append(walked(fold))
         progress(len(paths), len(folds), "walking on the anchors, a fold left out")
-        forwards += path.size + (len(path) - 1) * (1 + BACKWARD) * len(rest)
-    losses = np.full((max(map(len, paths)), len(scorer.anchors)), np.inf)
+    losses = _side_by_side(paths, folds)
+    while short := [fold for fold, path in enumerate(paths) if len(path) <= _lowest(scorer, losses)]:
+        for fold in short:  # what ended first may not say where the others are best
+            paths[fold] = walked(fold, len(losses) - 1)
+        losses = _side_by_side(paths, folds)
+    steps, length = _lowest(scorer, losses), min(map(len, paths))
+    curve = losses.mean(axis=1)[:length]
+    return Plan(steps, tuple(curve.tolist()), tuple(before.tolist()), tuple(losses[steps].tolist()), forwards)
+
+
+def _side_by_side(paths: Sequence[np.ndarray], folds: Sequence[Sequence[int]]) -> np.ndarray:
+    """Loss of each anchor left out, (steps, A); behind the end of a fold's path, as it was there."""
+    longest = max(map(len, paths))
+    losses = np.empty((longest, sum(map(len, folds))))
     for path, members in zip(paths, folds, strict=True):
-        losses[: len(path), list(members)] = path
-    curve = losses.mean(axis=1)
-    steps = scorer.settings.lookahead.steps or 1 + int(np.argmin(curve[1:]))
-    finite = tuple(curve[np.isfinite(curve)].tolist())
-    return Plan(steps, finite, tuple(before.tolist()), tuple(losses[steps].tolist()), forwards)
+        losses[:, list(members)] = np.pad(path, ((0, longest - len(path)), (0, 0)), mode="edge")
+    return losses
+
+
+def _lowest(scorer: TwoPassScorer, losses: np.ndarray) -> int:
+    """How many steps give the lowest mean loss, or what the settings say."""
+    return scorer.settings.lookahead.steps or 1 + int(np.argmin(losses.mean(axis=1)[1:]))
 
 
 @torch.no_grad()
 def _watched(
-    training: Iterator[PreTrainedModel], scorer: TwoPassScorer, own: Sequence[AnchorBatch]
+    training: Iterator[PreTrainedModel], scorer: TwoPassScorer, own: Sequence[AnchorBatch], least: int
 ) -> Iterator[np.ndarray]:
-    """Losses of the anchors watched before the first step and after each, until the search ends."""
-    settings, lowest, since = scorer.settings.lookahead, np.inf, 0
-    for model in itertools.islice(training, 1 + (settings.steps or settings.most_steps)):
+    """Losses of the anchors watched before the first step and after each, until the search ends, `least` steps on."""
+    settings, means = scorer.settings.lookahead, []
+    for step, model in enumerate(itertools.islice(training, 1 + (settings.steps or settings.most_steps))):
         losses = [scorer.cached_losses(model, part.batch, part.cache)[0] for part in own]
         found = torch.cat(losses).cpu().numpy()
         yield found
-        lowest, since = (found.mean(), 0) if found.mean() < lowest else (lowest, since + 1)
-        if not settings.steps and since >= PATIENCE:
+        means.append(found.mean())
+        if not settings.steps and step >= least and _has_risen(means):
             return
+
+
+def _has_risen(means: Sequence[float]) -> bool:
+    """Whether a loss has had no new lowest for PATIENCE steps, and is not on its way down."""
+    since = len(means) - 1 - int(np.argmin(means))
+    return since >= PATIENCE and means[-1] >= means[-1 - PATIENCE // 2]

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ost.data import Sample
 from ost.encoding import Batch
+from ost.execution.losses import gradients
 from ost.scoring.methods.scorer import BatchScores, Scorer
-from ost.scoring.passes.losses import gradients
 from ost.scoring.passes.weights import move
 
 
@@ -22,11 +22,12 @@ class ExactScorer(Scorer):
     down to η ≈ 1e-5, where the norms that transformers always takes in fp32 begin to show.
     """
 
-    largest_batch = 1
+    takes_gradients = True
 
     def prepare(self, store: Path | None = None) -> None:
         """Encode the anchors once, and take their losses where the proxy stands."""
-        self._batches = [self.encode(own) for own in self.anchor_batches()]
+        self.batches.budget.most = 1
+        self._batches = self.without_gradients.run(self.anchors, self._tried)
         self._origin = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self._before = self._cell_losses()
 
@@ -36,12 +37,18 @@ class ExactScorer(Scorer):
         step = dict(zip(self.weights, gradients(losses.sum(), list(self.weights.values())), strict=True))
         if self.factors:
             step = {name: gradient * self.factors[name] for name, gradient in step.items()}
-        move(self.weights, self._origin, step, -self.settings.step)
-        utility = (self._before - self._cell_losses()) / self.settings.step
+        move(self.weights, self._origin, step, -self.settings.length)
+        utility = (self._before - self._cell_losses()) / self.settings.length
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(self._origin[name])
         return self.batch_scores(utility[None], losses.detach(), tokens, batch)
+
+    @torch.no_grad()
+    def _tried(self, anchors: Sequence[Sample], batch: Batch) -> Batch:
+        """The batch, which fits."""
+        self.losses(batch)
+        return batch
 
     @torch.no_grad()
     def _cell_losses(self) -> Tensor:

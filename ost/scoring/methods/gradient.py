@@ -10,11 +10,11 @@ from torch import Tensor
 from ost.data import Sample
 from ost.encoding import Batch
 from ost.errors import ModelError
+from ost.execution.losses import AnswerLosses, gradients
 from ost.scoring.gradients.hooks import GradientHooks
 from ost.scoring.gradients.layers import LayerGradient
 from ost.scoring.gradients.sketch import Sketcher
 from ost.scoring.methods.scorer import BatchScores, Scorer
-from ost.scoring.passes.losses import gradients
 
 TOLERANCE = 1e-2
 """Largest error of a layer's product in the check against autograd, as a share of its two lengths' product."""
@@ -31,8 +31,13 @@ class GradientScorer(Scorer):
     with a ModelError.
     """
 
+    takes_gradients = True
+
     def prepare(self, store: Path | None = None) -> None:
         """Find the modules that own the scored weights, and check every one of them against autograd."""
+        head = {id(weight) for weight in self.proxy.model.get_output_embeddings().parameters()}
+        if any(id(weight) in head for weight in self.weights.values()):
+            self.answer_losses = AnswerLosses(chunked=False)  # the hooks take all of a head's rows at once
         self._directions = self.anchor_steps()
         self._sketcher = Sketcher(self.settings.sketches) if self.settings.sketches else None
         self._hooks = GradientHooks(self.proxy.model, self.weights)

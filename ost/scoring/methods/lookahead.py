@@ -12,7 +12,7 @@ from ost.data import Sample
 from ost.encoding import Batch
 from ost.scoring.anchors import all_but_each
 from ost.scoring.methods.anchor_training import encoded_anchors, plan_steps, starting_weights, training_path
-from ost.scoring.methods.scorer import BatchScores
+from ost.scoring.methods.scorer import BatchScores, TurnScores
 from ost.scoring.methods.two_pass import TwoPassScorer
 from ost.scoring.passes.reuse import PassCache
 from ost.scoring.passes.weights import moved_copy
@@ -49,8 +49,8 @@ class LookaheadScorer(TwoPassScorer):
             return
         steps, start = self.settings.lookahead.steps or plan_steps(self).steps, starting_weights(self)
         self.ends = [
-            next(itertools.islice(training_path(self, encoded_anchors(self, members), start), steps, None))
-            for members in all_but_each(self.partition.members)
+            next(itertools.islice(training_path(self, encoded_anchors(self, anchors), start), steps, None))
+            for anchors in map(self.some_anchors, all_but_each(self.partition.members))
         ]
         if store:
             self._save(store)
@@ -77,9 +77,13 @@ class LookaheadScorer(TwoPassScorer):
         """The samples' losses by the proxy, less those by each trained copy."""
         cache = PassCache(samples)
         with self.states.recorded(self.proxy.model, batch) as states:
-            before, tokens = self.cached_losses(self.proxy.model, batch, cache)
-        after = torch.stack([self.cached_losses(end, batch, cache)[0] for end in self.ends], dim=1)
-        return self.batch_scores(before[:, None] - after, before, tokens, batch, *states)
+            warm = self.cached_token_losses(self.proxy.model, batch, cache)
+        trained = [self.cached_token_losses(end, batch, cache) for end in self.ends]
+        (before, tokens), (turns, counts) = warm.by_sample(self.settings.reduction), warm.by_turn()
+        after = torch.stack([end.by_sample(self.settings.reduction)[0] for end in trained], dim=1)
+        saved = turns - torch.stack([end.by_turn()[0] for end in trained]).mean(dim=0)
+        own = TurnScores(saved.cpu(), turns.cpu(), counts.cpu())
+        return self.batch_scores(before[:, None] - after, before, tokens, batch, *states, turns=own)
 
 
 def with_steps(settings: Score, steps: int | None) -> Score:

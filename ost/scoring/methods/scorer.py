@@ -1,28 +1,30 @@
 """The base class of the scoring methods: prepared once from the anchors, then called with any samples."""
 
-import io
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ost.data import Sample
-from ost.encoding import Batch, Encoder, to_device
+from ost.encoding import Batch, to_device
 from ost.errors import ModelError
+from ost.execution.arithmetic import computing, lowered
+from ost.execution.batches import Batches, approximate_tokens, batches_for, budget_for
+from ost.execution.losses import AnswerLosses, TokenLosses, gradients
 from ost.models import Checkpoint
 from ost.scoring.anchors import mean_step, norm, partition_of
-from ost.scoring.passes.losses import gradients, sample_losses
 from ost.scoring.passes.weights import preconditioner, scored_weights, untied
 from ost.scoring.statistics import without_own
-from ost.settings import Score
+from ost.settings import Execution, Score
 from ost.store import lists, matrix
+from ost.types import Arithmetic
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,20 @@ class BatchScores:
     """(B,) int64: tokens of the whole sample, which is what a training step on it costs."""
     sketch: Tensor | None = None
     """(B, k²) float32: of the sample's gradient, or of its hidden state."""
+    turns: "TurnScores | None" = None
+    """Of each learned turn, by a method that takes no gradient of a sample."""
+
+
+@dataclass(frozen=True)
+class TurnScores:
+    """Results for the learned turns of a batch's samples, sample by sample, on the CPU."""
+
+    utility: Tensor
+    """(U,) float64: over all anchors, in the unit of the samples'."""
+    loss: Tensor
+    """(U,) float64: the turn's own mean loss, in nats."""
+    counts: Tensor
+    """(B,) int64: turns of each sample, as its tokens tell them apart."""
 
 
 class Scorer(ABC):
@@ -48,16 +64,35 @@ class Scorer(ABC):
     scored with, before any sample is.
     """
 
-    largest_batch: int | None = None
-    """Samples that the method can take at once; None for any number."""
+    takes_gradients = False
+    """Whether the method keeps the activations of a pool sample's pass, for a backward pass through them."""
 
-    def __init__(self, proxy: Checkpoint, anchors: Sequence[Sample], settings: Score, bf16: bool = False):
-        self.proxy, self.anchors, self.settings, self.bf16 = untied(proxy, settings.layers), anchors, settings, bf16
-        self.encoder = Encoder(proxy.processor)
+    def __init__(
+        self,
+        proxy: Checkpoint,
+        anchors: Sequence[Sample],
+        settings: Score,
+        arithmetic: Arithmetic = "fp32",
+        execution: Execution | None = None,
+    ):
+        self.anchors, self.settings, self.arithmetic = anchors, settings, arithmetic
+        self.execution = execution or Execution()
+        own = untied(proxy, settings.layers)
+        moved = scored_weights(own.model, settings.layers)
+        self.proxy = dataclasses.replace(own, model=lowered(own.model, moved, arithmetic))
         self.weights = scored_weights(self.proxy.model, settings.layers)
         self.factors = self.preconditioner()
         self.partition = partition_of(anchors, settings)
-        self._size = min(settings.batch_size, self.largest_batch or settings.batch_size)
+        self.device = self.proxy.model.device
+        self.without_gradients = batches_for(self.proxy, self.execution)
+        self.loader = self.without_gradients.loader
+        self.with_gradients = Batches(self.loader, self.device, budget_for(self.proxy, self.execution, gradients=True))
+        self.answer_losses = AnswerLosses()
+
+    @property
+    def batches(self) -> Batches:
+        """How pool samples are put into batches."""
+        return self.with_gradients if self.takes_gradients else self.without_gradients
 
     def preconditioner(self) -> dict[str, Tensor] | None:
         """Factors, one for each weight, that turn a gradient into the optimizer's step; None for plain SGD."""
@@ -72,12 +107,14 @@ class Scorer(ABC):
         """Score the samples of one batch."""
 
     def rows(self, samples: Sequence[Sample], advance: Callable[[int], None] = lambda done: None) -> pa.Table:
-        """A row a sample, in order: `id, task, by_cell, loss, tokens, length` and, if asked for, `sketch`.
+        """A row a sample, in order: `id, task, by_cell, loss, tokens, length`, and `sketch`, `turns` if any.
 
-        `by_cell` holds the D utilities for the cells of `partition`. `advance` is told how many samples are done.
+        `by_cell` holds the D utilities for the cells of `partition`; `turns` is a list with the message's index,
+        utility and loss of each learned turn. `advance` is told how many samples are done.
         """
         order = self.order(samples)
-        found, back = self._halving_batches([samples[index] for index in order], advance), np.argsort(order)
+        found = self.batches.run([samples[index] for index in order], self.score_batch, advance)
+        back = np.argsort(order)
 
         def column(name: str) -> np.ndarray:
             return np.concatenate([getattr(scores, name).numpy() for scores in found])[back]
@@ -92,26 +129,9 @@ class Scorer(ABC):
         }
         if self.settings.sketches:
             columns["sketch"] = lists(column("sketch").astype(np.float16))
+        if found and found[0].turns:
+            columns["turns"] = _turn_lists([samples[index] for index in order], found).take(pa.array(back))
         return pa.table(columns)
-
-    def _halving_batches(self, samples: list[Sample], advance: Callable[[int], None]) -> list[BatchScores]:
-        """Scores batch by batch; one that runs out of an accelerator's memory is halved, and all that follow.
-
-        No sample is cut: one that alone is too large raises torch's OutOfMemoryError.
-        """
-        found, done = [], 0
-        while done < len(samples):
-            own = samples[done : done + self._size]
-            try:
-                found.append(self.score_batch(own, self.encode(own)))
-            except torch.OutOfMemoryError:
-                if len(own) == 1:
-                    raise
-                self._size = len(own) // 2
-                continue
-            done += len(own)
-            advance(done)
-        return found
 
     def order(self, samples: Sequence[Sample]) -> list[int]:
         """Indices of the samples as they are put into batches: by size."""
@@ -126,7 +146,7 @@ class Scorer(ABC):
 
     def encode(self, samples: Sequence[Sample]) -> Batch:
         """The samples as a training batch on the proxy's device."""
-        return to_device(self.encoder.training(samples), self.proxy.model.device)
+        return to_device(self.loader.encoder.training(samples), self.device)
 
     def anchor_steps(self) -> dict[str, Tensor]:
         """The step of each cell's mean loss: for each weight a tensor (D, *its shape).
@@ -136,40 +156,61 @@ class Scorer(ABC):
         cells, weights = self.partition.members, list(self.weights.values())
         stacks = {name: weight.new_zeros((len(cells), *weight.shape)) for name, weight in self.weights.items()}
         for index, members in enumerate(cells):
-            for own in self.anchor_batches(members):
-                loss = self.losses(self.encode(own))[0].sum() / len(members)
+
+            def add(samples: list[Sample], batch: Batch, index: int = index, count: int = len(members)) -> None:
+                loss = self.losses(batch)[0].sum() / count
                 for stack, part in zip(stacks.values(), gradients(loss, weights), strict=True):
                     stack[index] += part
+
+            self.with_gradients.run(self.some_anchors(members), add)
         length = norm(mean_step(stacks, self.partition.shares))
         if not 0.0 < length < float("inf"):
             raise ModelError(
                 f"the anchor gradient has norm {length}: check the proxy's weights and the anchors' answers"
             )
-        return {name: stack * self.factors[name] for name, stack in stacks.items()} if self.factors else stacks
+        for name, factor in (self.factors or {}).items():
+            stacks[name] *= factor
+        return stacks
 
-    def anchor_batches(self, members: Sequence[int] | None = None) -> Iterator[list[Sample]]:
-        """The anchors, or some of them, in batches."""
-        own = self.anchors if members is None else [self.anchors[member] for member in members]
-        for start in range(0, len(own), self.settings.batch_size):
-            yield list(own[start : start + self.settings.batch_size])
+    def some_anchors(self, members: Sequence[int] | None = None) -> list[Sample]:
+        """The anchors with these indices; None for all."""
+        return list(self.anchors) if members is None else [self.anchors[member] for member in members]
 
     def losses(self, batch: Batch, model: PreTrainedModel | None = None) -> tuple[Tensor, Tensor]:
         """Each sample's loss, (B,) float64, and its answer tokens, (B,), by the proxy or a moved copy of it."""
-        with torch.autocast(self.proxy.model.device.type, torch.bfloat16, enabled=self.bf16):
-            return sample_losses(model or self.proxy.model, batch, self.settings.reduction)
+        return self.token_losses(batch, model).by_sample(self.settings.reduction)
+
+    def token_losses(self, batch: Batch, model: PreTrainedModel | None = None) -> TokenLosses:
+        """The loss of each answer token, likewise."""
+        with computing(self.device, self.arithmetic):
+            return self.answer_losses(model or self.proxy.model, batch)
 
     def batch_scores(
-        self, utility: Tensor, losses: Tensor, tokens: Tensor, batch: Batch, sketch: Tensor | None = None
+        self,
+        utility: Tensor,
+        losses: Tensor,
+        tokens: Tensor,
+        batch: Batch,
+        sketch: Tensor | None = None,
+        turns: TurnScores | None = None,
     ) -> BatchScores:
         """The results of a batch, moved to the CPU; a sample without a finite loss has no utility."""
         utility = torch.where(losses.isfinite()[:, None], utility, torch.nan)
         length = batch["attention_mask"].sum(dim=1)
         sketch = None if sketch is None else sketch.cpu()
-        return BatchScores(utility.cpu(), losses.cpu(), tokens.cpu(), length.cpu(), sketch)
+        return BatchScores(utility.cpu(), losses.cpu(), tokens.cpu(), length.cpu(), sketch, turns)
 
 
-def approximate_tokens(sample: Sample) -> float:
-    """About how many tokens a sample has: a token for 4 characters, and for each 28 × 28 pixels."""
-    sizes = [Image.open(io.BytesIO(image)).size for image in sample.images]  # reads the headers alone
-    pixels = sum(width * height for width, height in sizes)
-    return len(sample.question) / 4 + len(sample.answer) / 4 + pixels / 784
+def _turn_lists(samples: Sequence[Sample], found: Sequence[BatchScores]) -> pa.ListArray:
+    """Each sample's turns as a list of `turn, utility, loss`; null where its tokens do not tell as many as it has."""
+    counts, utility, loss = (
+        np.concatenate([getattr(scores.turns, name).numpy() for scores in found])
+        for name in ("counts", "utility", "loss")
+    )
+    places = [sample.learned for sample in samples]
+    told = counts == [len(own) for own in places]
+    kept = np.repeat(told, counts)
+    turns = np.array([at for own, whole in zip(places, told, strict=True) if whole for at in own], dtype=np.int32)
+    values = pa.StructArray.from_arrays([turns, utility[kept], loss[kept]], ["turn", "utility", "loss"])
+    offsets = np.concatenate([[0], np.cumsum(np.where(told, counts, 0))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(~told))

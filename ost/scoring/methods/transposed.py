@@ -1,6 +1,8 @@
 """`transposed`: move the weights forth and back along the anchors' one step, and compare each sample's own loss."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ from torch import Tensor
 
 from ost.data import Sample
 from ost.encoding import Batch
+from ost.execution.losses import TokenLosses
 from ost.scoring.anchors import mean_step, norm
-from ost.scoring.methods.scorer import BatchScores
+from ost.scoring.methods.scorer import BatchScores, TurnScores
 from ost.scoring.methods.two_pass import TwoPassScorer
 from ost.scoring.passes.reuse import PassCache
 from ost.scoring.passes.weights import move, moved_copy, scored_weights
@@ -29,21 +32,24 @@ class TransposedScorer(TwoPassScorer):
 
     def prepare(self, store: Path | None = None) -> None:
         """The cells' steps, and a copy of the proxy to move along them."""
-        self._steps = self.anchor_steps()
+        self._units = self.anchor_steps()
         cells = range(len(self.partition.members))
-        self._directions = [_unit({name: stack[cell] for name, stack in self._steps.items()}) for cell in cells]
+        self._directions = [_scaled({name: stack[cell] for name, stack in self._units.items()}) for cell in cells]
         self._moved = moved_copy(self.proxy.model, self.weights)
         self._weights = scored_weights(self._moved, self.settings.layers)
 
     @torch.no_grad()
     def score_batch(self, samples: Sequence[Sample], batch: Batch) -> BatchScores:
         """Both sides of θ along each direction; the sample's loss at θ is their mean, to O(ε²)."""
-        utility, cache = [], PassCache(samples)
+        cache = PassCache(samples)
         with self.states.recorded(self._moved, batch) as states:
-            for direction in self._directions:
-                saved, losses, tokens = self._saved(batch, direction, cache)
-                utility.append(saved)
-        return self.batch_scores(torch.stack(utility, dim=1), losses, tokens, batch, *states)
+            sides = [self._sides(batch, direction, cache) for direction in self._directions]
+        utility = torch.stack([side.saved(self._by_sample) for side in sides], dim=1)
+        by_turn = torch.stack([side.saved(_by_turn) for side in sides], dim=1)
+        tokens, counts = sides[-1].ahead.by_sample()[1], sides[-1].ahead.by_turn()[1]
+        saved = by_turn @ torch.as_tensor(self.partition.shares, device=by_turn.device)
+        turns = TurnScores(saved.cpu(), sides[-1].mean(_by_turn).cpu(), counts.cpu())
+        return self.batch_scores(utility, sides[-1].mean(self._by_sample), tokens, batch, *states, turns=turns)
 
     @torch.no_grad()
     def held_out(self) -> np.ndarray:
@@ -51,24 +57,55 @@ class TransposedScorer(TwoPassScorer):
         utility, number = np.empty(len(self.anchors)), np.array(self.partition.folds)
         for fold in np.unique(number):
             outside = self.partition.shares * (number != fold)
-            direction = _unit(mean_step(self._steps, outside if outside.any() else self.partition.shares))
+            shares = outside if outside.any() else self.partition.shares
+            lengths = np.array([length for _, length in self._directions])
+            direction = _scaled(mean_step(self._units, shares / shares.sum() * lengths))
             own = [at for cell in np.flatnonzero(number == fold) for at in self.partition.members[cell]]
-            for start in range(0, len(own), self._size):
-                part = own[start : start + self._size]
-                anchors = [self.anchors[at] for at in part]
-                utility[part] = self._saved(self.encode(anchors), direction, PassCache(anchors))[0].cpu().numpy()
+            passed = functools.partial(self._saved_by, direction)
+            utility[own] = np.concatenate(self.without_gradients.run(self.some_anchors(own), passed))
         return utility
 
-    def _saved(self, batch: Batch, direction: Direction, cache: PassCache) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss saved per unit of learning rate, loss, and answer tokens of each sample, each (B,)."""
+    def _saved_by(self, direction: Direction, samples: Sequence[Sample], batch: Batch) -> np.ndarray:
+        return self._sides(batch, direction, PassCache(samples)).saved(self._by_sample).cpu().numpy()
+
+    def _sides(self, batch: Batch, direction: Direction, cache: PassCache) -> "_Sides":
+        """The token losses ahead of θ and behind it."""
         unit, length = direction
-        move(self._weights, self.weights, unit, self.settings.step)
-        ahead, tokens = self.cached_losses(self._moved, batch, cache)
-        move(self._weights, self.weights, unit, -self.settings.step)
-        behind, _ = self.cached_losses(self._moved, batch, cache)
-        return (ahead - behind) * (length / (2 * self.settings.step)), (ahead + behind) / 2, tokens
+        move(self._weights, self.weights, unit, self.settings.length)
+        ahead = self.cached_token_losses(self._moved, batch, cache)
+        move(self._weights, self.weights, unit, -self.settings.length)
+        behind = self.cached_token_losses(self._moved, batch, cache)
+        return _Sides(ahead, behind, length / (2 * self.settings.length))
+
+    def _by_sample(self, losses: TokenLosses) -> Tensor:
+        return losses.by_sample(self.settings.reduction)[0]
 
 
-def _unit(step: dict[str, Tensor]) -> Direction:
+@dataclass(frozen=True)
+class _Sides:
+    """Losses of a batch's tokens at both ends of a step, and what their difference is multiplied with."""
+
+    ahead: TokenLosses
+    behind: TokenLosses
+    scale: float
+
+    def saved(self, of: Callable[[TokenLosses], Tensor]) -> Tensor:
+        """Loss saved per unit of learning rate."""
+        return (of(self.ahead) - of(self.behind)) * self.scale
+
+    def mean(self, of: Callable[[TokenLosses], Tensor]) -> Tensor:
+        """Loss in the middle of the step."""
+        return (of(self.ahead) + of(self.behind)) / 2
+
+
+def _by_turn(losses: TokenLosses) -> Tensor:
+    return losses.by_turn()[0]
+
+
+def _scaled(step: dict[str, Tensor]) -> Direction:
+    """A step brought to length one, in place."""
     length = norm(step)
-    return ({name: part / length for name, part in step.items()} if length else step), length
+    if length:
+        for part in step.values():
+            part /= length
+    return step, length

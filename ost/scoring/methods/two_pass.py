@@ -1,5 +1,6 @@
 """The base class of `transposed` and `lookahead`: a sample's own loss by the proxy and by moved copies of it."""
 
+import contextlib
 import functools
 from collections.abc import Sequence
 
@@ -10,7 +11,9 @@ from transformers import PreTrainedModel
 
 from ost.data import Sample
 from ost.encoding import Batch
-from ost.scoring.methods.scorer import Scorer, approximate_tokens
+from ost.execution.batches import approximate_tokens
+from ost.execution.losses import TokenLosses
+from ost.scoring.methods.scorer import Scorer
 from ost.scoring.passes.hidden_states import HiddenStates
 from ost.scoring.passes.reuse import PassCache, PassReuse
 
@@ -30,8 +33,12 @@ class TwoPassScorer(Scorer):
 
     def cached_losses(self, model: PreTrainedModel, batch: Batch, cache: PassCache) -> tuple[Tensor, Tensor]:
         """As `losses`, by the proxy or a moved copy of it; the first pass with a cache fills it, the others use it."""
-        with self.reuse.cached(model, cache):
-            return self.losses(batch, model)
+        return self.cached_token_losses(model, batch, cache).by_sample(self.settings.reduction)
+
+    def cached_token_losses(self, model: PreTrainedModel, batch: Batch, cache: PassCache) -> TokenLosses:
+        """As `token_losses`, likewise."""
+        with self.reuse.cached(model, cache) if self.proxy.shares else contextlib.nullcontext():
+            return self.token_losses(batch, model)
 
     def order(self, samples: Sequence[Sample]) -> list[int]:
         """By size, those that carry the same images beside each other."""
@@ -46,6 +53,7 @@ class TwoPassScorer(Scorer):
 def moved_share(scorer: TwoPassScorer, samples: Sequence[Sample]) -> float:
     """FLOPs of a pass that takes what is shared from a cache, as a share of a whole pass's."""
     batch, cache = scorer.encode(samples), PassCache()
+    scorer.cached_losses(scorer.proxy.model, batch, PassCache())  # what is found out once
     counts = []
     for _ in range(2):
         with FlopCounterMode(display=False) as counter:

@@ -1,0 +1,141 @@
+"""Batches within memory: as many samples as hold so many tokens, padding counted, halved where memory runs out."""
+
+import io
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from PIL import Image
+
+from ost.data import Sample
+from ost.encoding import Batch, to_device
+from ost.errors import ModelError
+from ost.execution.loader import Form, Loader, processes_for
+from ost.models import Checkpoint
+from ost.settings import Execution
+
+Result = TypeVar("Result")
+
+FORWARD = {"cpu": 1024, "cuda": 16384}
+"""Tokens of one pass without gradients, by the type of device, where nobody says otherwise."""
+BACKWARD = {"cpu": 1024, "cuda": 2048}
+"""Of one with gradients, whose activations are all kept."""
+WINDOW = 512
+"""Samples that are held at once, to be put into batches of like size."""
+
+
+@dataclass
+class Budget:
+    """How many tokens, padding counted, go through a model at once; halved for good where memory runs out."""
+
+    tokens: int
+    most: int | None = None
+    """Samples at once, whatever their size; None for any number."""
+
+    def batches(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+        """The samples in order, in batches within the budget; a sample that is larger than it is a batch alone."""
+        start, sizes = 0, [approximate_tokens(sample) for sample in samples]
+        while start < len(samples):
+            count = self._count(sizes, start)
+            yield list(samples[start : start + count])
+            start += count
+
+    def halve(self, samples: Sequence[Sample]) -> None:
+        """Take half of what these samples are from now on; raises ModelError where they are one."""
+        if len(samples) == 1:
+            raise ModelError(
+                f"sample {samples[0].id} alone does not fit the device's memory: lower data.max_tokens or "
+                "data.max_image_tokens, choose fewer score.layers, or a smaller proxy"
+            )
+        self.tokens = padded_tokens(samples) // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _count(self, sizes: Sequence[float], start: int) -> int:
+        """How many samples from here on are the next batch."""
+        longest = 0.0
+        end = len(sizes) if self.most is None else min(len(sizes), start + self.most)
+        for at in range(start, end):
+            longest = max(longest, sizes[at])
+            if at > start and longest * (at - start + 1) > self.tokens:
+                return at - start
+        return end - start
+
+
+class Batches:
+    """Puts samples through a function, batch by batch, encoded ahead by a loader."""
+
+    def __init__(self, loader: Loader, device: torch.device, budget: Budget):
+        self.loader, self.device, self.budget = loader, device, budget
+
+    def run(
+        self,
+        samples: Sequence[Sample],
+        work: Callable[[list[Sample], Batch], Result],
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> list[Result]:
+        """What `work` gives for each batch, in order. No sample is cut; `advance` is told how many are done.
+
+        A batch that runs out of an accelerator's memory is halved, and all that follow. Raises ModelError where a
+        sample alone does not fit.
+        """
+        found: list[Result] = []
+        done = 0
+        while done < len(samples):
+            try:
+                for own, batch in self.loader.ahead(self.budget.batches(samples[done:])):
+                    found.append(work(own, to_device(batch, self.device)))
+                    done += len(own)
+                    advance(done)
+            except torch.OutOfMemoryError:
+                self.budget.halve(own)
+        return found
+
+    def run_sorted(
+        self,
+        samples: Sequence[Sample],
+        work: Callable[[list[Sample], Batch], Sequence[Result]],
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> list[Result]:
+        """What `work` gives for each sample, in the samples' order, by batches of like size, a window at a time."""
+        found: list[Result] = []
+        for start in range(0, len(samples), WINDOW):
+            own = samples[start : start + WINDOW]
+            order = sorted(range(len(own)), key=lambda at: approximate_tokens(own[at]))
+            parts = self.run([own[at] for at in order], work, lambda done, start=start: advance(start + done))
+            by_place = dict(zip(order, itertools.chain.from_iterable(parts), strict=True))
+            found += [by_place[at] for at in range(len(own))]
+        return found
+
+
+def batches_for(
+    checkpoint: Checkpoint, execution: Execution | None = None, *, gradients: bool = False, form: Form = "training"
+) -> Batches:
+    """Batches for a checkpoint's model, on its device, as a machine's settings have it."""
+    execution, device = execution or Execution(), checkpoint.model.device
+    encoders = processes_for(device) if execution.encoders is None else execution.encoders
+    budget = budget_for(checkpoint, execution, gradients=gradients)
+    return Batches(Loader(checkpoint.processor, encoders, form), device, budget)
+
+
+def budget_for(checkpoint: Checkpoint, execution: Execution, *, gradients: bool = False) -> Budget:
+    """What suits the device, or as many tokens as the settings say: those for passes with gradients in proportion."""
+    device = checkpoint.model.device
+    forward, backward = (usual.get(device.type, usual["cuda"]) for usual in (FORWARD, BACKWARD))
+    tokens = execution.batch_tokens or forward
+    most = 1 if checkpoint.one_at_a_time else None
+    return Budget(max(1, tokens * backward // forward) if gradients else tokens, most)
+
+
+def approximate_tokens(sample: Sample) -> float:
+    """About how many tokens a sample has: a token for 4 characters, and for each 28 × 28 pixels."""
+    sizes = [Image.open(io.BytesIO(image)).size for image in sample.images]  # reads the headers alone
+    pixels = sum(width * height for width, height in sizes)
+    return len(sample.question) / 4 + len(sample.answer) / 4 + pixels / 784
+
+
+def padded_tokens(samples: Sequence[Sample]) -> int:
+    """About how many tokens the samples have as one batch."""
+    return round(len(samples) * max(map(approximate_tokens, samples)))

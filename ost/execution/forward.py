@@ -1,0 +1,49 @@
+"""One plain forward pass over samples: their losses, and what it costs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ost.data import Sample
+from ost.encoding import Batch
+from ost.execution.batches import batches_for
+from ost.execution.losses import AnswerLosses
+from ost.models import Checkpoint
+from ost.settings import Execution
+from ost.types import Progress, silent
+
+PROBED = 16
+"""Samples that FLOPs are counted on."""
+
+
+@torch.no_grad()
+def losses_of(
+    samples: Sequence[Sample], checkpoint: Checkpoint, execution: Execution | None = None, progress: Progress = silent
+) -> np.ndarray:
+    """Mean answer loss of each sample, (N,) float64 in nats, by a plain forward pass."""
+    answer_losses = AnswerLosses()
+
+    def losses(_: list[Sample], batch: Batch) -> np.ndarray:
+        return answer_losses(checkpoint.model, batch).by_sample()[0].cpu().numpy()
+
+    batches = batches_for(checkpoint, execution)
+    return np.array(batches.run_sorted(samples, losses, lambda done: progress(done, len(samples), "losses")))
+
+
+@torch.no_grad()
+def forward_flops(checkpoint: Checkpoint, samples: Sequence[Sample], execution: Execution | None = None) -> float:
+    """FLOPs of one forward pass over one sample: the mean over a few, counted operation by operation by torch.
+
+    Counts matrix products, convolutions and attention, as torch's FlopCounterMode does; padding is included.
+    """
+    some = samples[:: max(1, len(samples) // PROBED)][:PROBED]
+
+    def flops(_: list[Sample], batch: Batch) -> int:
+        with FlopCounterMode(display=False) as counter:
+            checkpoint.model(**batch)
+        return counter.get_total_flops()
+
+    batches = batches_for(checkpoint, execution, gradients=True, form="prompts")  # all of whose logits are kept
+    return sum(batches.run(some, flops)) / len(some)

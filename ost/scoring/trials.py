@@ -1,0 +1,94 @@
+"""Trials on the check's samples: which arithmetic, and how long a step, ranks them as the reference does.
+
+A short step drowns in rounding, a long one is curved; where the two cross hangs on the model's size and the
+arithmetic. So both are found together, on a few of the user's own samples, before the pool is scored.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ost.errors import ModelError
+from ost.scoring.checks import FIDELITY, Reference, agreement
+from ost.settings import Score
+from ost.store import read_json, write_json
+from ost.types import Arithmetic, Progress, silent
+
+STEPS = (1e-3, 1e-2, 1e-1, 1.0)
+"""Lengths that are tried for the step of `transposed`, the shortest first: the first to pass is the least curved."""
+FASTEST: tuple[Arithmetic, ...] = ("bf16", "mixed", "fp32")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to compute, and how its ranking agrees with the reference's."""
+
+    arithmetic: Arithmetic
+    step: float | None = None
+    spearman: float | None = None
+    """None where it was not tried: there was no choice, or nothing to hold it against."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The way that is taken, and those that were tried."""
+
+    taken: Trial
+    tried: tuple[Trial, ...] = ()
+
+    to_json = asdict
+
+
+def settle(
+    settings: Score,
+    on_accelerator: bool,
+    reference: Reference | None,
+    utility: Callable[[Trial], np.ndarray],
+    progress: Progress = silent,
+    store: Path | None = None,
+) -> Settled:
+    """The fastest way that ranks the reference's samples as it does; where none does, the one that comes closest.
+
+    `utility` computes their utilities in a way. Without a reference the first of the slowest arithmetic is taken.
+    `store`: a file that the result is kept in.
+    """
+    if store and store.exists():
+        known = read_json(store)
+        return Settled(Trial(**known["taken"]), tuple(Trial(**one) for one in known["tried"]))
+    ways = list(_ways(settings, on_accelerator))
+    if reference is None or len(ways) == 1:
+        slowest = [way for way in ways if way.arithmetic == ways[-1].arithmetic]
+        return Settled(slowest[0])
+    tried: list[Trial] = []
+    for number, way in enumerate(ways):
+        tried.append(Trial(way.arithmetic, way.step, _tried(way, reference, utility)))
+        progress(number + 1, len(ways), f"trying {way.arithmetic}" + (f", step {way.step:g}" if way.step else ""))
+        if tried[-1].spearman >= FIDELITY:
+            break
+    found = Settled(max(tried, key=lambda one: one.spearman), tuple(tried))
+    if store:
+        write_json(store, found.to_json())
+    return found
+
+
+def _ways(settings: Score, on_accelerator: bool) -> Iterator[Trial]:
+    every = FASTEST if on_accelerator else ("fp32",)
+    arithmetics: Sequence[Arithmetic] = every if settings.precision == "auto" else (settings.precision,)
+    steps = STEPS if settings.method == "transposed" and settings.step is None else (settings.step,)
+    for arithmetic in arithmetics:
+        for step in steps:
+            yield Trial(arithmetic, step)
+
+
+def _tried(way: Trial, reference: Reference, utility: Callable[[Trial], np.ndarray]) -> float:
+    """Rank correlation with the reference; -1 where a model, or the method, cannot compute in this way at all."""
+    try:
+        found = agreement(utility(way), reference.utility).spearman
+    except (ModelError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, NotImplementedError):  # an operator that has no such arithmetic
+        return -1.0
+    return found if np.isfinite(found) else -1.0
