@@ -24,9 +24,8 @@ $(VENV)/installed: requirements.lock pyproject.toml
 demo: install ## the whole curation on the built-in world
 	@$(BIN)/ost curate
 
-test: install ## linters, import contract, all tests, the trainers' own code
+test: install ## linters, import contract, all tests
 	@$(BIN)/pytest
-	@$(MAKE) --no-print-directory clients
 
 # The library's test files that need no model or processor, no worker process and no page of charts, found by their text.
 FAST = $(shell grep -LE '\b(proxy|proxy64|fresh|train|load_checkpoint|build_model|subprocess|workspace|ingest|page|FAMILIES|answer_pool|train_teacher)\b' tests/ost/test_*.py)

@@ -98,7 +98,7 @@ def _moments(trainer: Trainer) -> Moments:
 
 
 def _arguments(recipe: Recipe, scratch: str, device: torch.device) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=scratch,
         max_steps=recipe.steps,
         per_device_train_batch_size=recipe.batch_size,
@@ -116,6 +116,13 @@ def _arguments(recipe: Recipe, scratch: str, device: torch.device) -> TrainingAr
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    _keep_to_one_device(arguments)
+    return arguments
+
+
+def _keep_to_one_device(arguments: TrainingArguments) -> None:
+    """Let a process that sees several accelerators use one: Trainer would split batches among them, images apart."""
+    arguments._n_gpu = min(1, arguments.n_gpu)
 
 
 class _FiniteTrainer(Trainer):

@@ -6,6 +6,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from ost.data import Sample
 from ost.encoding import Batch, Encoder
+from ost.errors import DataError
 from ost.processes import process_pool
 
 AHEAD = 2
@@ -58,6 +60,11 @@ class Loader:
             while waiting:
                 own, encoded = waiting.popleft()
                 yield own, encoded.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process that encodes samples was killed from outside, most likely for want of memory: lower "
+                "compute.encoders, and run again; what is scored is kept"
+            ) from error
         finally:
             for _, encoded in waiting:
                 encoded.cancel()

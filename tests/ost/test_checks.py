@@ -43,7 +43,7 @@ def test_scores_from_noise_are_warned_of(pool, anchors, proxy):
 
 
 def test_no_checks_where_none_are_asked_for(pool, anchors, proxy):
-    scored = ost.score(pool[:4], anchors[:4], proxy, checks=0)
+    scored = ost.score(pool[:4], anchors[:4], proxy, method="gradient", checks=0)
     assert scored.checks is None and scored.warnings == []
 
 
@@ -114,7 +114,7 @@ def test_halves_of_a_walk_hold_every_task(pool, anchors, proxy64, monkeypatch):
     )
     make_reference(proxy64, anchors, Score(method="lookahead", lookahead={"steps": 1}), pool[:4])
     tasks = {anchor.task for anchor in anchors}
-    assert [len(own) for own in asked] == [20, 12, 8] and all({a.task for a in own} == tasks for own in asked)
+    assert [len(own) for own in asked] == [20, 10, 10] and all({a.task for a in own} == tasks for own in asked)
 
 
 # --- the arithmetic ---------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def test_on_an_accelerator_the_fastest_arithmetic_that_ranks_alike_is_taken(meth
     """The difference of two close losses drowns in bf16, so a longer step goes with it; a gradient product does not."""
     engine = Engine(proxy, anchors, Score(method=method), len(pool))
     engine.on_accelerator = True
-    engine.prepare(pool)
+    engine.prepare(pool[:24])
     taken, tried = engine.settled.taken, engine.settled.tried
     assert taken.arithmetic == "bf16" and taken.spearman >= 0.99 and taken == tried[-1]
     assert all(one.spearman < 0.99 for one in tried[:-1])
@@ -137,7 +137,7 @@ def test_on_an_accelerator_the_fastest_arithmetic_that_ranks_alike_is_taken(meth
 def test_a_step_that_is_set_stays_and_the_arithmetic_follows(pool, anchors, proxy):
     engine = Engine(proxy, anchors, Score(method="transposed", step=1e-3), len(pool))
     engine.on_accelerator = True
-    engine.prepare(pool)
+    engine.prepare(pool[:24])
     assert engine.settled.taken.step == 1e-3 and engine.settled.taken.arithmetic != "bf16"
     assert [one.arithmetic for one in engine.settled.tried] == ["bf16", "mixed", "fp32"][: len(engine.settled.tried)]
 
@@ -162,7 +162,7 @@ def test_what_was_settled_is_kept(pool, anchors, proxy, tmp_path):
     assert len(asked) == 2
 
 
-@pytest.mark.parametrize("layers", ["last:1", "language", "all"])
+@pytest.mark.parametrize("layers", ["last:1", "all"])
 def test_what_moves_computes_in_fp32_in_mixed_arithmetic(layers, pool, anchors, proxy):
     """A walk of small steps: mixed arithmetic tells the samples apart as fp32 does, and better than bf16."""
     changes = {"layers": layers, "checks": 0, "lookahead": {"steps": 3, "learning_rate": 2e-5}}

@@ -12,7 +12,7 @@ from torch import nn
 import ost
 from ost.data import Sample
 from ost.encoding import IGNORE
-from ost.errors import ModelError
+from ost.errors import DataError, ModelError
 from ost.execution import loader
 from ost.execution import losses as lean
 from ost.execution.batches import Batches, Budget, approximate_tokens, batches_for
@@ -185,3 +185,14 @@ def test_as_many_processes_encode_as_cores_and_shared_memory_allow(cores, free, 
     monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     assert loader.processes_for(torch.device("cuda")) == expected
     assert loader.processes_for(torch.device("cpu")) == 0
+
+
+def test_an_encoding_process_that_is_killed_is_told_with_the_remedy(mixed, proxy, monkeypatch):
+    own = loader.Loader(proxy.processor, processes=1)
+    monkeypatch.setattr(loader, "AHEAD", 0)
+    batches = own.ahead([[sample] for sample in mixed])
+    next(batches)
+    for process in own._pool._processes.values():
+        process.kill()
+    with pytest.raises(DataError, match=r"lower compute\.encoders"):
+        list(batches)

@@ -323,7 +323,7 @@ def job(tmp_path, pool, anchors, proxy) -> Job:
     for name, samples in (("pool", pool), ("anchors", anchors)):
         ost.write_samples(tmp_path / f"{name}.parquet", samples)
     proxy.save(tmp_path / "proxy")
-    settings = Score(method="lookahead", checks=8, shard_size=20)
+    settings = Score(method="lookahead", lookahead=Lookahead(most_steps=6), checks=8, shard_size=20)
     return Job(
         tmp_path / "pool.parquet", tmp_path / "anchors.parquet", tmp_path / "proxy", tmp_path / "store", settings
     )
@@ -331,7 +331,7 @@ def job(tmp_path, pool, anchors, proxy) -> Job:
 
 def test_shards_walk_as_far_as_the_run_has_planned(job, pool, anchors, proxy):
     scored = score_file(job)
-    whole = ost.score(pool, anchors, proxy, method="lookahead", checks=0)
+    whole = ost.score(pool, anchors, proxy, method="lookahead", checks=0, lookahead={"most_steps": 6})
     assert scored.plan.steps == whole.plan.steps == read_json(job.plan)["steps"] > 0
     np.testing.assert_allclose(scored.table["utility"].to_numpy(), whole.table["utility"].to_numpy(), atol=1e-5)
     assert scored.cost.flops > whole.cost.flops > 0, "with the checks it costs more"

@@ -42,8 +42,8 @@ def elsewhere(job: Job, folder: Path, **settings) -> Job:
 
 
 def counting(counts: list[int]):
-    def run(job, parts):
-        for size in run_here(job, parts):
+    def run(job, parts, scorer):
+        for size in run_here(job, parts, scorer):
             counts.append(size)
             yield size
 

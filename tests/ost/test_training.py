@@ -11,6 +11,7 @@ from specimens import copy_of, drawn, other_forms
 from torch import nn
 
 import ost
+from ost import training
 from ost.data import Sample, chat
 from ost.encoding import Encoder, to_device
 from ost.errors import TrainingError
@@ -248,3 +249,12 @@ def test_a_training_on_text_alone_leaves_the_moments_of_a_vision_tower_at_zero(f
     proxy.second_moment = second
     settings = {"method": "transposed", "layers": "all", "checks": 0, "optimizer": "adam"}
     assert np.isfinite(ost.score(texts, texts[:4], proxy, **settings).table["utility"].to_numpy()).all()
+
+
+def test_a_process_that_sees_several_accelerators_trains_on_one(tmp_path):
+    arguments = training._arguments(
+        Recipe(steps=1, batch_size=1, learning_rate=1e-3), str(tmp_path), torch.device("cpu")
+    )
+    arguments._n_gpu = 4
+    training._keep_to_one_device(arguments)
+    assert arguments.n_gpu == 1
