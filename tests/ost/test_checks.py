@@ -127,10 +127,12 @@ def test_on_an_accelerator_the_fastest_arithmetic_that_ranks_alike_is_taken(meth
     engine.on_accelerator = True
     engine.prepare(pool[:24])
     taken, tried = engine.settled.taken, engine.settled.tried
-    assert taken.arithmetic == "bf16" and taken.spearman >= 0.99 and taken == tried[-1]
+    assert taken.spearman >= 0.99 and taken == tried[-1]
     assert all(one.spearman < 0.99 for one in tried[:-1])
-    if method == "transposed":
-        assert tried[0].step == 1e-3 < taken.step
+    if method == "gradient":
+        assert taken.arithmetic == "bf16" and len(tried) == 1
+    else:
+        assert (tried[0].arithmetic, tried[0].step) == ("bf16", 1e-3) and len(tried) > 1 and taken.arithmetic != "fp32"
         assert engine.scorer().settings.length == taken.step
 
 
