@@ -179,10 +179,8 @@ def _by_many_steps(
     progress: Progress,
 ) -> tuple[pa.Table, float]:
     """As `_by_one_step`, by the run's own steps, by those on each half, and by one step as the other ranking."""
-    settings, (precise, arithmetic) = (
-        settings.model_copy(update={"detail": "total", "sketch": 0}),
-        _precise(proxy, settings),
-    )
+    precise, arithmetic = _precise(proxy, settings)
+    settings = settings.model_copy(update={"detail": "total", "sketch": 0})
     halves = [[anchors[at] for at in fold] for fold in folds_of(anchors, 2)]
     one_step = settings.model_copy(update={"method": "transposed"})
     ways = [(anchors, settings), (halves[0], settings), (halves[-1], settings), (anchors, one_step)]

@@ -23,11 +23,11 @@ from ost.scoring.methods.anchor_training import Plan, plan_steps
 from ost.scoring.methods.lookahead import LookaheadScorer, with_steps
 from ost.scoring.methods.scorer import Scorer
 from ost.scoring.methods.two_pass import moved_share
+from ost.scoring.precision import Settled, Way, settle
 from ost.scoring.scored import Scored, turn_table
 from ost.scoring.self_test import self_test
 from ost.scoring.shards import Job, Runner, collect, pending, prune, run_here
 from ost.scoring.statistics import conformal_p, degrees_of_freedom, resolve, toxic_q
-from ost.scoring.trials import Settled, Trial, settle
 from ost.settings import Execution, Score, parse_section
 from ost.store import matrix
 from ost.types import Progress, silent
@@ -114,7 +114,7 @@ class Engine:
         self.on_accelerator = proxy.model.device.type != "cpu"
         self.reference: Reference | None = None
         self.plan: Plan | None = None
-        self.settled = Settled(Trial("fp32"))
+        self.settled = Settled(Way("fp32"))
         self.notes: tuple[str, ...] = ()
 
     def prepare(self, samples: Sequence[Sample], progress: Progress = silent, job: Job | None = None) -> None:
@@ -138,7 +138,7 @@ class Engine:
         )
         self.settings = self.settings.model_copy(update={"step": self.settled.taken.step})
 
-    def scorer(self, way: Trial | None = None, store: Path | None = None, **changes) -> Scorer:
+    def scorer(self, way: Way | None = None, store: Path | None = None, **changes) -> Scorer:
         """The method, prepared: in the way that was settled if not told otherwise, with `changes` to the settings."""
         way = way or self.settled.taken
         settings = self.settings.model_copy(update={"step": way.step} | changes)
@@ -155,7 +155,7 @@ class Engine:
         self.__dict__.pop("_passes", None)
         self.proxy = scorer.proxy
 
-    def _tried(self, way: Trial) -> np.ndarray:
+    def _tried(self, way: Way) -> np.ndarray:
         """Utilities (n,) of the reference's samples, computed in a way."""
         trial = self.scorer(way)
         return resolve(matrix(trial.rows(self.reference.samples), "by_cell"), trial.partition).utility

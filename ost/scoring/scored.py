@@ -10,7 +10,7 @@ from ost.cost import Cost
 from ost.errors import DataError
 from ost.scoring.checks import Checks
 from ost.scoring.methods.anchor_training import Plan
-from ost.scoring.trials import Settled, Trial
+from ost.scoring.precision import Settled, Way
 from ost.store import read_table
 
 
@@ -27,7 +27,7 @@ class Scored:
     cost: Cost
     plan: Plan | None = None
     """Of `lookahead`: how many steps were taken, and why."""
-    settled: Settled = field(default_factory=lambda: Settled(Trial("fp32")))
+    settled: Settled = field(default_factory=lambda: Settled(Way("fp32")))
     """The arithmetic that the pool was scored in, the length of the step where there is one, and what was tried."""
     batch_tokens: int = 0
     """Tokens, padding counted, that went through the proxy at once in the end."""

@@ -12,8 +12,8 @@ from ost.scoring import checks
 from ost.scoring.checks import FIDELITY, Agreement, Checks, agreement, choose, make_reference, warnings_of
 from ost.scoring.methods import prepared_scorer
 from ost.scoring.methods.lookahead import LookaheadScorer
+from ost.scoring.precision import Way, settle
 from ost.scoring.score import Engine
-from ost.scoring.trials import Trial, settle
 from ost.settings import Score
 
 
@@ -148,13 +148,13 @@ def test_without_a_check_nothing_is_tried(pool, anchors, proxy):
     engine = Engine(proxy, anchors, Score(method="transposed", checks=0), len(pool))
     engine.on_accelerator = True
     engine.prepare([])
-    assert engine.settled.taken == Trial("fp32", 1e-3) and not engine.settled.tried
+    assert engine.settled.taken == Way("fp32", 1e-3) and not engine.settled.tried
 
 
 def test_what_was_settled_is_kept(pool, anchors, proxy, tmp_path):
     reference, asked = make_reference(proxy, anchors, Score(method="gradient"), pool[:8]), []
 
-    def utility(way: Trial) -> np.ndarray:
+    def utility(way: Way) -> np.ndarray:
         asked.append(way)
         return reference.utility * (1 if way.arithmetic == "mixed" else -1)
 

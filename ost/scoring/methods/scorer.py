@@ -78,9 +78,8 @@ class Scorer(ABC):
         self.anchors, self.settings, self.arithmetic = anchors, settings, arithmetic
         self.execution = execution or Execution()
         own = untied(proxy, settings.layers)
-        moved = scored_weights(own.model, settings.layers)
-        self.proxy = dataclasses.replace(own, model=lowered(own.model, moved, arithmetic))
-        self.weights = scored_weights(self.proxy.model, settings.layers)
+        self.weights = scored_weights(own.model, settings.layers)
+        self.proxy = dataclasses.replace(own, model=lowered(own.model, self.weights, arithmetic))
         self.factors = self.preconditioner()
         self.partition = partition_of(anchors, settings)
         self.device = self.proxy.model.device

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ost.errors import ModelError
 from ost.scoring.checks import FIDELITY, Reference, agreement
 from ost.settings import Score
 from ost.store import read_json, write_json
@@ -23,7 +22,7 @@ FASTEST: tuple[Arithmetic, ...] = ("bf16", "mixed", "fp32")
 
 
 @dataclass(frozen=True)
-class Trial:
+class Way:
     """One way to compute, and how its ranking agrees with the reference's."""
 
     arithmetic: Arithmetic
@@ -36,8 +35,8 @@ class Trial:
 class Settled:
     """The way that is taken, and those that were tried."""
 
-    taken: Trial
-    tried: tuple[Trial, ...] = ()
+    taken: Way
+    tried: tuple[Way, ...] = ()
 
     to_json = asdict
 
@@ -46,7 +45,7 @@ def settle(
     settings: Score,
     on_accelerator: bool,
     reference: Reference | None,
-    utility: Callable[[Trial], np.ndarray],
+    utility: Callable[[Way], np.ndarray],
     progress: Progress = silent,
     store: Path | None = None,
 ) -> Settled:
@@ -57,14 +56,14 @@ def settle(
     """
     if store and store.exists():
         known = read_json(store)
-        return Settled(Trial(**known["taken"]), tuple(Trial(**one) for one in known["tried"]))
+        return Settled(Way(**known["taken"]), tuple(Way(**one) for one in known["tried"]))
     ways = list(_ways(settings, on_accelerator))
     if reference is None or len(ways) == 1:
         slowest = [way for way in ways if way.arithmetic == ways[-1].arithmetic]
         return Settled(slowest[0])
-    tried: list[Trial] = []
+    tried: list[Way] = []
     for number, way in enumerate(ways):
-        tried.append(Trial(way.arithmetic, way.step, _tried(way, reference, utility)))
+        tried.append(Way(way.arithmetic, way.step, _tried(way, reference, utility)))
         progress(number + 1, len(ways), f"trying {way.arithmetic}" + (f", step {way.step:g}" if way.step else ""))
         if tried[-1].spearman >= FIDELITY:
             break
@@ -74,21 +73,21 @@ def settle(
     return found
 
 
-def _ways(settings: Score, on_accelerator: bool) -> Iterator[Trial]:
+def _ways(settings: Score, on_accelerator: bool) -> Iterator[Way]:
     every = FASTEST if on_accelerator else ("fp32",)
     arithmetics: Sequence[Arithmetic] = every if settings.precision == "auto" else (settings.precision,)
     steps = STEPS if settings.method == "transposed" and settings.step is None else (settings.step,)
     for arithmetic in arithmetics:
         for step in steps:
-            yield Trial(arithmetic, step)
+            yield Way(arithmetic, step)
 
 
-def _tried(way: Trial, reference: Reference, utility: Callable[[Trial], np.ndarray]) -> float:
+def _tried(way: Way, reference: Reference, utility: Callable[[Way], np.ndarray]) -> float:
     """Rank correlation with the reference; -1 where a model, or the method, cannot compute in this way at all."""
     try:
         found = agreement(utility(way), reference.utility).spearman
-    except (ModelError, torch.OutOfMemoryError):
+    except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, NotImplementedError):  # an operator that has no such arithmetic
+    except RuntimeError:  # torch's for an operator that is not there in this arithmetic
         return -1.0
     return found if np.isfinite(found) else -1.0
