@@ -7,15 +7,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_ground import Ground, Watch, collect, synchronize
+from benchmarks.gpu_ground import Ground, collect, synchronize
 from benchmarks.yardsticks import BergsonHooks, flat_losses
 from ost.encoding import to_device
 from ost.execution.forward import losses_of
 from ost.scoring import Job, score, score_file
+from ost.scoring.probe import probe_scoring
+from ost.settings import Execution
 from ost.training import Recipe, train
 
-LEAN, PART = 512, 16
-"""Samples that lie on the device, and that a worker encodes at a time."""
+LEAN, PART, WARM = 512, 16, 4
+"""Samples that lie on the device, that a worker encodes at a time, and batches before the clock starts."""
+PROBED, CHECKED = 256, 16
+"""Samples that a plan is made from, and that the defaults score."""
 TRAINED, STEPS = 16, 30
 """Of the adapter's training: samples of a step, and steps."""
 WALK = {"method": "lookahead", "lookahead": {"steps": 4}}
@@ -27,7 +31,7 @@ LARGE = 665_298
 
 def encode(ground: Ground) -> dict[str, Any]:
     """Batches taken from the loader, and thrown away."""
-    watch = Watch(samples=PART)
+    watch = ground.watch(samples=PART)
 
     def work() -> None:
         for number, _ in enumerate(ground.encoded(ground.pool, PART), 1):
@@ -42,7 +46,8 @@ def lean(ground: Ground) -> dict[str, Any]:
     found = {}
     for size in (32, 64):
         batches = [to_device(batch, ground.device) for batch in ground.encoded(ground.pool[:LEAN], size)]
-        flat_losses(ground.lean, batches[-1])
+        for batch in batches[:: max(1, len(batches) // WARM)]:
+            flat_losses(ground.lean, batch)
         synchronize()
         began = time.perf_counter()
         for batch in batches:
@@ -74,7 +79,7 @@ def bergson(ground: Ground) -> dict[str, Any]:
 
 
 def _hooked(ground: Ground, peer: BergsonHooks, size: int) -> dict[str, Any]:
-    watch, done = Watch(), 0
+    watch, done = ground.watch(), 0
     batches = [to_device(batch, ground.device) for batch in ground.encoded(ground.pool[: LEAN // 2], size)]
     peer.score(batches[-1])  # the largest
 
@@ -89,31 +94,46 @@ def _hooked(ground: Ground, peer: BergsonHooks, size: int) -> dict[str, Any]:
     return watch.run(work)
 
 
-def from_shards(ground: Ground) -> dict[str, Any]:
+def from_shards(ground: Ground, compiled: str = "never") -> dict[str, Any]:
     """`lookahead` of the last block, from Parquet shards to published rows."""
     ground.forget()
-    settings = ground.settings(layers="last:1", shard_size=len(ground.pool) // 8, **WALK)
-    files = [ground.folder / name for name in ("pool.parquet", "anchors.parquet", "proxy", "store")]
-    watch = Watch("scoring")
-    return watch.run(lambda: score_file(Job(*files, settings, device=ground.device.type), progress=watch))
+    settings = ground.settings(layers="last:1", shard_size=len(ground.pool) // 4, **WALK)
+    files = [ground.folder / name for name in ("pool.parquet", "anchors.parquet", "proxy", f"store-{compiled}")]
+    job = Job(*files, settings, device=ground.device.type, execution=Execution(compile=compiled))
+    watch = ground.watch("scoring")
+    return watch.run(lambda: score_file(job, progress=watch))
+
+
+def plan(ground: Ground) -> dict[str, Any]:
+    """What `ost plan` tells beforehand of `lookahead_last1`, from a few samples."""
+    settings = ground.settings(layers="last:1", **WALK)
+    found = probe_scoring(ground.proxy, ground.anchors, ground.pool[:PROBED], settings)
+    return {"samples_per_second": found.rate, "seconds_once": found.once}
+
+
+def defaults(ground: Ground) -> dict[str, Any]:
+    """The library's defaults, with checks, the arithmetic that they settle, and few steps and samples."""
+    walk = {"steps": WALK["lookahead"]["steps"]}
+    found = score(ground.pool[:CHECKED], ground.anchors, ground.proxy, checks=CHECKED, lookahead=walk)
+    return {"settled": found.settled.to_json(), "checks": found.checks.to_json(), "notes": list(found.notes)}
 
 
 def forward(ground: Ground) -> dict[str, Any]:
     """The samples' losses by the library's plain pass."""
-    watch, proxy = Watch("losses"), ground.proxy
+    watch, proxy = ground.watch("losses"), ground.proxy
     return watch.run(lambda: losses_of(ground.pool, proxy, progress=watch))
 
 
 def scored(ground: Ground, **changes: Any) -> dict[str, Any]:
     """A method on samples in memory."""
-    watch, proxy = Watch("scoring"), ground.proxy
+    watch, proxy = ground.watch("scoring"), ground.proxy
     settings = ground.settings(**changes)
     return watch.run(lambda: score(ground.pool, ground.anchors, proxy, settings, progress=watch))
 
 
 def train_lora(ground: Ground) -> dict[str, Any]:
     """The training of a fresh adapter."""
-    watch, recipe = Watch("training", TRAINED), Recipe(steps=STEPS, batch_size=TRAINED, learning_rate=1e-4)
+    watch, recipe = ground.watch("training", TRAINED), Recipe(steps=STEPS, batch_size=TRAINED, learning_rate=1e-4)
     return watch.run(lambda: train(ground.adapted, ground.pool, recipe, watch)) | {"batch_size": TRAINED}
 
 
@@ -131,10 +151,13 @@ RUN: dict[str, Callable[[Ground], dict[str, Any]]] = {
     "lean": lean,
     "bergson": bergson,
     "lookahead_last1": from_shards,
+    "plan": plan,
     "forward": forward,
     "lookahead_language": functools.partial(scored, layers="language", **WALK),
     "transposed": functools.partial(scored, method="transposed"),
     "lookahead_all": functools.partial(scored, **WALK),
+    "lookahead_last1_compiled": functools.partial(from_shards, compiled="always"),
+    "defaults": defaults,
     "train_lora": train_lora,
     "gradient_lora": gradient_lora,
 }
@@ -165,6 +188,8 @@ def ratios(entries: dict[str, dict[str, Any]]) -> dict[str, float]:
     for name in ("lean", "bergson"):
         if own and name in rate:
             found[f"lookahead_last1_to_{name}"] = own / rate[name]
+    if own and "plan" in rate:
+        found["plan_to_lookahead_last1"] = rate["plan"] / own
     if "lean" in rate:
         found["lean_to_d00599e_forward"] = rate["lean"] / BEFORE
     return found | ({f"hours_for_{LARGE}": LARGE / own / 3600} if own else {})

@@ -19,8 +19,6 @@ from ost.settings import Score
 
 POOL, FEW, ANCHORS = 2048, 96, 16
 """Samples of the pool, of a CPU's, and of the anchors."""
-LIMIT = 20.0
-"""Seconds after which an entry is ended."""
 RANK = 16
 """Of the adapter."""
 
@@ -32,8 +30,8 @@ class TimeUp(Exception):
 class Watch:
     """Told of progress, it knows the rate of what is done under a note, and raises TimeUp once the time is over."""
 
-    def __init__(self, note: str = "", samples: int = 1):
-        self._note, self._samples, self._began = note, samples, time.perf_counter()
+    def __init__(self, limit: float, note: str = "", samples: int = 1):
+        self._limit, self._note, self._samples, self._began = limit, note, samples, time.perf_counter()
         self._seen: list[tuple[float, int]] = []
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
@@ -41,7 +39,7 @@ class Watch:
         if not note.startswith(self._note):
             return
         self._seen.append((time.perf_counter(), done * self._samples))
-        if self._seen[-1][0] - self._seen[0][0] > LIMIT:
+        if self._seen[-1][0] - self._seen[0][0] > self._limit:
             raise TimeUp
 
     def run(self, work: Callable[[], Any]) -> dict[str, Any]:
@@ -61,8 +59,9 @@ class Watch:
 class Ground:
     """What entries share: files of a model and of samples, and the models made of them, held as long as needed."""
 
-    def __init__(self, folder: Path, tiny: bool):
-        self.folder, self.tiny = folder, tiny
+    def __init__(self, folder: Path, tiny: bool, limit: float):
+        """`limit`: seconds after which an entry's work is ended."""
+        self.folder, self.tiny, self.limit = folder, tiny, limit
         self.device = torch.device("cuda" if torch.cuda.is_available() and not tiny else "cpu")
         self.encoders = 2 if tiny else processes_for(self.device)
         """Processes of `encoded`."""
@@ -96,6 +95,10 @@ class Ground:
         for name in ("proxy", "adapted"):
             self.__dict__.pop(name, None)
         collect()
+
+    def watch(self, note: str = "", samples: int = 1) -> Watch:
+        """A watch for an entry, from now on."""
+        return Watch(self.limit, note, samples)
 
     def settings(self, **changes: Any) -> Score:
         """Of a run without checks, in bf16 on an accelerator."""

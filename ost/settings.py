@@ -40,6 +40,9 @@ class Execution(Section):
     encoders: int | None = Field(default=None, ge=0)
     """Processes that encode samples ahead of their use; 0: none but the one that uses them. Null: none on a CPU, and as
     many as cores allow beside an accelerator."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Whether `lookahead` and `transposed` try the decoder's blocks through torch.compile, and keep to it where it is
+    faster. `auto`: on an accelerator, for a pool of 20,000 samples or more."""
 
 
 class Data(Section):

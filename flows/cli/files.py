@@ -92,6 +92,7 @@ def score(
             "batch_tokens": "Tokens, padding counted, that go through the proxy at once; else what suits the device. "
             "Halved where memory runs out.",
             "encoders": "Processes that encode samples ahead of an accelerator.",
+            "compile": "Whether lookahead and transposed try torch.compile; auto: on an accelerator, for large pools.",
         },
     ],
     max_tokens: MaxTokens = 4096,

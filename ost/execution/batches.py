@@ -3,6 +3,7 @@
 import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -85,7 +86,8 @@ class Batches:
         done = 0
         while done < len(samples):
             try:
-                for own, batch in self.loader.ahead(self.budget.batches(samples[done:])):
+                encoded = self.loader.ahead(self.budget.batches(samples[done:]))
+                for own, batch in _copied_ahead(encoded, self.device):
                     found.append(work(own, to_device(batch, self.device)))
                     done += len(own)
                     advance(done)
@@ -108,6 +110,38 @@ class Batches:
             by_place = dict(zip(order, itertools.chain.from_iterable(parts), strict=True))
             found += [by_place[at] for at in range(len(own))]
         return found
+
+
+def _copied_ahead(
+    encoded: Iterator[tuple[list[Sample], Batch]], device: torch.device
+) -> Iterator[tuple[list[Sample], Batch]]:
+    """The batches, each copied to an accelerator while the one before it is worked on; one for which there is no memory
+    yet as it is."""
+    if device.type != "cuda":
+        yield from encoded
+        return
+    stream = torch.cuda.Stream(device)
+
+    def copied() -> tuple[list[Sample], Batch] | None:
+        if (found := next(encoded, None)) is None:
+            return None
+        samples, batch = found
+        try:
+            with torch.cuda.stream(stream):
+                batch = to_device(batch, device)
+            stream.synchronize()
+        except torch.OutOfMemoryError:
+            pass  # what is worked on goes first
+        return samples, batch
+
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(copied)
+        while (ready := coming.result()) is not None:
+            coming = thread.submit(copied)
+            for tensor in ready[1].values():
+                if tensor.is_cuda:
+                    tensor.record_stream(torch.cuda.current_stream(device))
+            yield ready
 
 
 def batches_for(

@@ -7,12 +7,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ost.data import Sample
-from ost.encoding import Batch
+from ost.encoding import Batch, Encoder, to_device
+from ost.execution.arithmetic import computing
 from ost.execution.batches import batches_for
 from ost.execution.losses import AnswerLosses
 from ost.models import Checkpoint
 from ost.settings import Execution
-from ost.types import Progress, silent
+from ost.types import Arithmetic, Progress, silent
 
 PROBED = 16
 """Samples that FLOPs are counted on."""
@@ -22,14 +23,35 @@ PROBED = 16
 def losses_of(
     samples: Sequence[Sample], checkpoint: Checkpoint, execution: Execution | None = None, progress: Progress = silent
 ) -> np.ndarray:
-    """Mean answer loss of each sample, (N,) float64 in nats, by a plain forward pass."""
-    answer_losses = AnswerLosses()
+    """Mean answer loss of each sample, (N,) float64 in nats, by a plain forward pass in the `usual_arithmetic`."""
+    answer_losses, batches = AnswerLosses(), batches_for(checkpoint, execution)
+    arithmetic = usual_arithmetic(checkpoint, samples[0])
 
     def losses(_: list[Sample], batch: Batch) -> np.ndarray:
-        return answer_losses(checkpoint.model, batch).by_sample()[0].cpu().numpy()
+        with computing(batches.device, arithmetic):
+            return answer_losses(checkpoint.model, batch).by_sample()[0].cpu().numpy()
 
-    batches = batches_for(checkpoint, execution)
     return np.array(batches.run_sorted(samples, losses, lambda done: progress(done, len(samples), "losses")))
+
+
+@torch.no_grad()
+def usual_arithmetic(checkpoint: Checkpoint, sample: Sample) -> Arithmetic:
+    """What losses are computed in where their last digits play no part: bf16 on an accelerator, else fp32.
+
+    A family of which some operator is not there in bf16, as a pass over the sample tells, computes in fp32 there too.
+    """
+    device = checkpoint.model.device
+    if device.type == "cpu":
+        return "fp32"
+    batch = to_device(Encoder(checkpoint.processor).training([sample]), device)
+    try:
+        with computing(device, "bf16"):
+            AnswerLosses()(checkpoint.model, batch)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return "fp32"
+    return "bf16"
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import torch
 import torch.multiprocessing  # so that tensors come back through shared memory
@@ -34,8 +35,8 @@ Form = Literal["training", "prompts"]
 class Loader:
     """Encodes batches of samples for training and scoring, in this process or in others; their order is kept.
 
-    What is encoded is the same wherever that is done. The processes start with the first batches, and end with the
-    loader.
+    What is encoded is the same wherever that is done. The processes start with the first batches, are those of all
+    loaders that have the same processor, and end with the last of them.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Loader:
                 own, encoded = waiting.popleft()
                 yield own, encoded.result()
         except BrokenProcessPool as error:
+            _pools.pop(self._key, None)
             raise DataError(
                 "a process that encodes samples was killed from outside, most likely for want of memory: lower "
                 "compute.encoders, and run again; what is scored is kept"
@@ -71,7 +73,13 @@ class Loader:
 
     @functools.cached_property
     def _pool(self) -> ProcessPoolExecutor:
-        return process_pool(self._processes, __name__, _start, self.encoder.processor)
+        if (pool := _pools.get(self._key)) is None:
+            pool = _pools[self._key] = process_pool(self._processes, __name__, _start, self.encoder.processor)
+        return pool
+
+    @property
+    def _key(self) -> tuple[int, int]:
+        return id(self.encoder.processor), self._processes  # a pool holds its processor, so no other has this identity
 
 
 def processes_for(device: torch.device) -> int:
@@ -85,6 +93,8 @@ def processes_for(device: torch.device) -> int:
     return max(0, min(MOST, len(os.sched_getaffinity(0)) - 2, held))
 
 
+_pools: WeakValueDictionary[tuple[int, int], ProcessPoolExecutor] = WeakValueDictionary()
+"""The processes of this process's loaders."""
 _encoder: Encoder | None = None
 """In a process of a loader's, its encoder: handed over once, as the process starts."""
 

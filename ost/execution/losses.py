@@ -18,7 +18,7 @@ from ost.encoding import IGNORE, Batch
 from ost.errors import ModelError
 from ost.types import Reduction
 
-LOGITS = {"cpu": 64 << 20, "cuda": 1 << 30}
+LOGITS = {"cpu": 64 << 20, "cuda": 512 << 20}
 """Bytes of logits that are computed at a time, by the type of device."""
 
 
@@ -128,7 +128,7 @@ def _pass(model: PreTrainedModel, head: nn.Module, batch: Batch, learned: Tensor
         return (states[None, rows], *args[1:])
 
     inputs = {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in batch.items() if name != "labels"}
-    if "use_cache" in inspect.signature(model.forward).parameters:
+    if _hears_of_caches(type(model)):
         inputs["use_cache"] = False
     handle = head.register_forward_pre_hook(select)
     try:
@@ -136,6 +136,13 @@ def _pass(model: PreTrainedModel, head: nn.Module, batch: Batch, learned: Tensor
     finally:
         handle.remove()
     return found[0], logits.flatten(0, -2)
+
+
+@functools.cache
+def _hears_of_caches(kind: type[PreTrainedModel]) -> bool:
+    """Whether a family can be told to keep no keys and values: by a parameter of its own, or one that it hands on."""
+    parameters = inspect.signature(kind.forward).parameters
+    return "use_cache" in parameters or any(own.kind is own.VAR_KEYWORD for own in parameters.values())
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ from ost.cost import BACKWARD, Cost, Stopwatch
 from ost.data import Dataset, Sample, Samples
 from ost.errors import DataError
 from ost.execution.batches import budget_for
+from ost.execution.compiling import decided
 from ost.execution.device import peak_memory
-from ost.execution.forward import forward_flops, losses_of
+from ost.execution.forward import forward_flops, losses_of, usual_arithmetic
 from ost.models import Checkpoint
 from ost.scoring.anchors import Partition, partition_of
 from ost.scoring.checks import Reference, choose, make_reference
@@ -30,7 +31,7 @@ from ost.scoring.shards import Job, Runner, collect, pending, prune, run_here
 from ost.scoring.statistics import conformal_p, degrees_of_freedom, resolve, toxic_q
 from ost.settings import Execution, Score, parse_section
 from ost.store import matrix
-from ost.types import Progress, silent
+from ost.types import Arithmetic, Progress, silent
 
 PROBED_ANCHORS, PROBED_SAMPLES = 16, 64
 """Samples that FLOPs are counted on."""
@@ -80,7 +81,9 @@ def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) ->
     engine.prepare(pool.at(choose(ids, job.settings.checks)), progress, job)
     steps, way = engine.plan.steps if engine.plan else None, engine.settled.taken
     tested = {"one_at_a_time": engine.proxy.one_at_a_time, "shares": engine.proxy.shares}
-    job = dataclasses.replace(job, arithmetic=way.arithmetic, step=way.step, steps=steps, **tested)
+    job = dataclasses.replace(
+        job, execution=engine.execution, arithmetic=way.arithmetic, step=way.step, steps=steps, **tested
+    )
     shards = pending(job, ids)
     left = sum(map(len, shards))
     done, note = len(ids) - left, f"scoring ({job.settings.method})"
@@ -110,8 +113,9 @@ class Engine:
         """Raises DataError for an empty pool or anchor set."""
         if not pool_size or not anchors:
             raise DataError(f"scoring needs a pool and anchors; found {pool_size} and {len(anchors)} samples")
-        self.proxy, self.anchors, self.settings, self.execution = proxy, anchors, settings, execution
+        self.proxy, self.anchors, self.settings = proxy, anchors, settings
         self.on_accelerator = proxy.model.device.type != "cpu"
+        self.execution = decided(execution or Execution(), proxy.model.device, pool_size)
         self.reference: Reference | None = None
         self.plan: Plan | None = None
         self.settled = Settled(Way("fp32"))
@@ -127,7 +131,7 @@ class Engine:
         self.notes = tested.notes
         self.proxy = dataclasses.replace(self.proxy, one_at_a_time=tested.one_at_a_time, shares=tested.shares)
         if self.settings.method == "lookahead":
-            self.plan = plan_steps(self._passes, job and job.plan, progress)
+            self.plan = plan_steps(self._passes, job and job.plan(self._usual), progress)
             self.settings = with_steps(self.settings, self.plan.steps)
         if samples:
             self.reference = make_reference(
@@ -207,7 +211,7 @@ class Engine:
             place = dict(zip(table["id"].to_pylist(), table["utility"].to_pylist(), strict=True))
             checks = self.reference.compare(np.array([place[sample.id] for sample in self.reference.samples]))
         cost = Cost(seconds, forward_flops * self._forwards(scored))
-        budget = scorer.batches.budget if scorer else budget_for(self.proxy, self.execution or Execution())
+        budget = scorer.batches.budget if scorer else budget_for(self.proxy, self.execution)
         return Scored(
             table,
             checks,
@@ -218,7 +222,7 @@ class Engine:
             budget.tokens,
             peak_memory(self.proxy.model.device),
             turn_table(rows, self.settings.lookahead.offset if self.plan else None),
-            self.notes,
+            (*self.notes, *(scorer.notes if scorer else ())),
         )
 
     @functools.cached_property
@@ -234,7 +238,12 @@ class Engine:
     @functools.cached_property
     def _passes(self) -> LookaheadScorer:
         """A scorer that nothing is scored by: the number of steps is looked for with it, and what passes share."""
-        return LookaheadScorer(self.proxy, self.anchors, self.settings, execution=self.execution)
+        return LookaheadScorer(self.proxy, self.anchors, self.settings, self._usual, self.execution)
+
+    @property
+    def _usual(self) -> Arithmetic:
+        """What is computed in where the pool's ranking is not at stake."""
+        return "fp32" if self.settings.precision == "fp32" else usual_arithmetic(self.proxy, self.anchors[0])
 
     def _trusted(self) -> np.ndarray | None:
         """Utility (A,) of each anchor for the anchors outside its fold, by the same method; None where none is known.

@@ -73,10 +73,9 @@ class Job:
         """File of the check's rows, which are the same whatever arithmetic the run takes."""
         return self._folder("fp32") / "reference" / "rows.parquet"
 
-    @property
-    def plan(self) -> Path:
-        """File of how many steps `lookahead` takes, likewise."""
-        return self._folder("fp32") / "walk.json"
+    def plan(self, arithmetic: Arithmetic) -> Path:
+        """File of how many steps `lookahead` takes, as looked for in an arithmetic."""
+        return self._folder(arithmetic) / "walk.json"
 
     @property
     def trials(self) -> Path:

@@ -11,6 +11,7 @@ from ost.arms.plan import Training
 from ost.data import Dataset, Sample
 from ost.errors import ModelError
 from ost.evaluation import generate
+from ost.execution.compiling import decided
 from ost.execution.device import memory_of, peak_memory
 from ost.execution.estimate import FP32, Timeline, count_of, on_meta, training_bytes
 from ost.models import Checkpoint, load_checkpoint, load_config, resolve_device
@@ -158,7 +159,8 @@ class _Probe:
             return size, None, 0.0, "not tried beforehand"
         proxy = self._load("proxy-warm" if (self.root / "models/proxy-warm").exists() else "proxy")
         anchors = list(Dataset(self.root / "data/anchors"))
-        found = probe_scoring(proxy, anchors, self._pool, settings, self.params.compute)
+        execution = decided(self.params.compute, self.device, size)
+        found = probe_scoring(proxy, anchors, self._pool, settings, execution)
         return size, found.rate, found.once, f"of it at most {found.once:.0f} s for anchors and checks"
 
     def _warmup(self, own: Sequence[str], key: str) -> tuple[int, float | None, float, str]:

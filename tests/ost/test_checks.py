@@ -202,6 +202,16 @@ def test_bf16_can_be_demanded(pool, anchors, proxy):
     assert 0 < np.abs(exact - rough).max() < 0.3 * exact.std()
 
 
+def test_states_that_breadth_is_judged_by_are_kept_in_any_arithmetic(pool, anchors, proxy):
+    settings = {"method": "lookahead", "lookahead": {"steps": 1}, "checks": 0, "sketch": 16}
+    exact, rough = (
+        np.stack(ost.score(pool[:12], anchors[:4], proxy, precision=precision, **settings).table["sketch"].to_pylist())
+        for precision in ("fp32", "bf16")
+    )
+    assert exact.shape == (12, 16)
+    np.testing.assert_allclose(rough, exact, atol=0.05 * np.abs(exact).max())
+
+
 def test_a_pool_that_grew_a_little_is_not_checked_anew(pool, anchors, proxy, tmp_path):
     store = tmp_path / "rows.parquet"
     first = make_reference(proxy, anchors, Score(method="gradient"), pool[:20], store=store)

@@ -1,5 +1,6 @@
 """How models are run: losses of answers alone, batches within memory, inputs encoded ahead."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -196,3 +197,11 @@ def test_an_encoding_process_that_is_killed_is_told_with_the_remedy(mixed, proxy
         process.kill()
     with pytest.raises(DataError, match=r"lower compute\.encoders"):
         list(batches)
+
+
+def test_loaders_of_one_processor_share_their_processes(proxy, mixed):
+    one, other = Loader(proxy.processor, 1), Loader(proxy.processor, 1, "prompts")
+    alone = Loader(copy.copy(proxy.processor), 1)
+    for own in (one, other):
+        assert [len(part) for part, _ in own.ahead([mixed[:1]])] == [1]
+    assert one._pool is other._pool and alone._pool is not one._pool

@@ -332,7 +332,7 @@ def job(tmp_path, pool, anchors, proxy) -> Job:
 def test_shards_walk_as_far_as_the_run_has_planned(job, pool, anchors, proxy):
     scored = score_file(job)
     whole = ost.score(pool, anchors, proxy, method="lookahead", checks=0, lookahead={"most_steps": 6})
-    assert scored.plan.steps == whole.plan.steps == read_json(job.plan)["steps"] > 0
+    assert scored.plan.steps == whole.plan.steps == read_json(job.plan("fp32"))["steps"] > 0
     np.testing.assert_allclose(scored.table["utility"].to_numpy(), whole.table["utility"].to_numpy(), atol=1e-5)
     assert scored.cost.flops > whole.cost.flops > 0, "with the checks it costs more"
 

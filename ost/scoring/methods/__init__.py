@@ -32,4 +32,6 @@ def prepared_scorer(
     """The method that the settings name, prepared; `store`: see `Scorer.prepare`."""
     scorer = METHODS[settings.method](proxy, anchors, settings, arithmetic, execution)
     scorer.prepare(store)
+    if scorer.execution.compile == "always":
+        scorer.compile()
     return scorer

@@ -1,5 +1,6 @@
 """`lookahead`: many steps on the anchors instead of one, and each pool sample's own loss before and after."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,11 @@ class LookaheadScorer(TwoPassScorer):
         ]
         if store:
             self._save(store)
+
+    def compilable(self) -> list[PreTrainedModel]:
+        """The proxy, from now on a copy that holds the same tensors, and each trained copy of it."""
+        self.proxy = dataclasses.replace(self.proxy, model=moved_copy(self.proxy.model, ()))
+        return [self.proxy.model, *self.ends]
 
     def _save(self, path: Path) -> None:
         weights = {

@@ -17,6 +17,7 @@ from ost.encoding import Batch, to_device
 from ost.errors import ModelError
 from ost.execution.arithmetic import computing, lowered
 from ost.execution.batches import Batches, approximate_tokens, batches_for, budget_for
+from ost.execution.compiling import compile_blocks
 from ost.execution.losses import AnswerLosses, TokenLosses, gradients
 from ost.models import Checkpoint
 from ost.scoring.anchors import mean_step, norm, partition_of
@@ -25,6 +26,9 @@ from ost.scoring.statistics import without_own
 from ost.settings import Execution, Score
 from ost.store import lists, matrix
 from ost.types import Arithmetic
+
+COMPILED = 4
+"""Anchors that compiled blocks are tried on."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class Scorer(ABC):
         self.loader = self.without_gradients.loader
         self.with_gradients = Batches(self.loader, self.device, budget_for(self.proxy, self.execution, gradients=True))
         self.answer_losses = AnswerLosses()
+        self.notes: tuple[str, ...] = ()
+        """What a person should know of how it computes."""
 
     @property
     def batches(self) -> Batches:
@@ -100,6 +106,20 @@ class Scorer(ABC):
     @abstractmethod
     def prepare(self, store: Path | None = None) -> None:
         """Compute what all samples need, such as the anchors' gradients. `store`: a file to keep costly results in."""
+
+    @torch.no_grad()
+    def compile(self) -> None:
+        """Compile what pool samples go through, where that is faster and gives the same."""
+        models = self.compilable()
+        if not models:
+            return
+        batch = self.encode(self.anchors[:COMPILED])
+        if left := compile_blocks(models, lambda: torch.cat([self.losses(batch, model)[0] for model in models])):
+            self.notes = (f"the decoder's blocks run as they are, although compute.compile asks for more: {left}",)
+
+    def compilable(self) -> list[PreTrainedModel]:
+        """Models that pool samples go through and nobody else uses; none, of a method that hooks into their modules."""
+        return []
 
     @abstractmethod
     def score_batch(self, samples: Sequence[Sample], batch: Batch) -> BatchScores:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ost.data import Sample
 from ost.encoding import Batch
@@ -37,6 +38,10 @@ class TransposedScorer(TwoPassScorer):
         self._directions = [_scaled({name: stack[cell] for name, stack in self._units.items()}) for cell in cells]
         self._moved = moved_copy(self.proxy.model, self.weights)
         self._weights = scored_weights(self._moved, self.settings.layers)
+
+    def compilable(self) -> list[PreTrainedModel]:
+        """The copy that moves."""
+        return [self._moved]
 
     @torch.no_grad()
     def score_batch(self, samples: Sequence[Sample], batch: Batch) -> BatchScores:

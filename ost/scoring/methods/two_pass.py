@@ -52,11 +52,16 @@ class TwoPassScorer(Scorer):
 @torch.no_grad()
 def moved_share(scorer: TwoPassScorer, samples: Sequence[Sample]) -> float:
     """FLOPs of a pass that takes what is shared from a cache, as a share of a whole pass's."""
-    batch, cache = scorer.encode(samples), PassCache()
-    scorer.cached_losses(scorer.proxy.model, batch, PassCache())  # what is found out once
-    counts = []
-    for _ in range(2):
-        with FlopCounterMode(display=False) as counter:
-            scorer.cached_losses(scorer.proxy.model, batch, cache)
-        counts.append(counter.get_total_flops())
-    return counts[1] / counts[0]
+    model = scorer.proxy.model
+    scorer.cached_losses(model, scorer.encode(samples[:1]), PassCache())  # what is found out once
+
+    def counted(_: Sequence[Sample], batch: Batch) -> tuple[int, int]:
+        cache, counts = PassCache(), []
+        for _ in range(2):
+            with FlopCounterMode(display=False) as counter:
+                scorer.cached_losses(model, batch, cache)
+            counts.append(counter.get_total_flops())
+        return counts[0], counts[1]
+
+    whole, shared = map(sum, zip(*scorer.without_gradients.run(samples, counted), strict=True))
+    return shared / whole

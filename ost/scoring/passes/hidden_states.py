@@ -38,8 +38,9 @@ class HiddenStates:
 
         def hook(module: nn.Module, args: tuple, output) -> None:
             if not found:
-                states = torch.einsum("bt,btd->bd", mask, output[0].detach().float())
-                found.append(self._projected(states / mask.sum(dim=1, keepdim=True)))
+                with torch.autocast(mask.device.type, enabled=False):  # a mean of many states, whatever they are in
+                    states = torch.einsum("bt,btd->bd", mask, output[0].detach().float())
+                    found.append(self._projected(states / mask.sum(dim=1, keepdim=True)))
 
         handle = text_decoder(model).register_forward_hook(hook)
         try:
