@@ -2,6 +2,7 @@
 
 import functools
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ PROBED, CHECKED = 256, 16
 """Samples that a plan is made from, and that the defaults score."""
 TRAINED, STEPS = 16, 30
 """Of the adapter's training: samples of a step, and steps."""
-WALK = {"method": "lookahead", "lookahead": {"steps": 4}}
+WALK = {"method": "lookahead", "lookahead": {"steps": 4}, "folds": 2}
 BEFORE = 24.0
 """Samples a second that the build d00599e forwarded on an H100, same model and samples, bf16 over fp32 weights."""
 LARGE = 665_298
@@ -171,6 +172,7 @@ def guarded(entry: Callable[[Ground], dict[str, Any]], ground: Ground) -> dict[s
     try:
         found = entry(ground)
     except Exception as error:
+        traceback.print_exc()
         found = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
     if ground.device.type == "cuda":
         found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30

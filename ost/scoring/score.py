@@ -19,7 +19,7 @@ from ost.execution.forward import forward_flops, losses_of, usual_arithmetic
 from ost.models import Checkpoint
 from ost.scoring.anchors import Partition, partition_of
 from ost.scoring.checks import Reference, choose, make_reference
-from ost.scoring.methods import prepared_scorer
+from ost.scoring.methods import METHODS
 from ost.scoring.methods.anchor_training import Plan, plan_steps
 from ost.scoring.methods.lookahead import LookaheadScorer, with_steps
 from ost.scoring.methods.scorer import Scorer
@@ -87,9 +87,7 @@ def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) ->
     shards = pending(job, ids)
     left = sum(map(len, shards))
     done, note = len(ids) - left, f"scoring ({job.settings.method})"
-    scorer = engine.scorer(store=job.ends) if shards else None
-    if scorer:
-        engine.release(scorer)
+    scorer = engine.scorer(store=job.ends, alone=True) if shards else None
     for size in run(job, shards, scorer):
         done += size
         progress(done, len(ids), note)
@@ -142,22 +140,23 @@ class Engine:
         )
         self.settings = self.settings.model_copy(update={"step": self.settled.taken.step})
 
-    def scorer(self, way: Way | None = None, store: Path | None = None, **changes) -> Scorer:
-        """The method, prepared: in the way that was settled if not told otherwise, with `changes` to the settings."""
+    def scorer(self, way: Way | None = None, store: Path | None = None, *, alone: bool = False, **changes) -> Scorer:
+        """The method, prepared: in the way that was settled if not told otherwise, with `changes` to the settings.
+
+        `alone`: it is the run's, and the proxy, which is nobody else's, is held from now on as it holds it: in bf16
+        where that is the arithmetic.
+        """
         way = way or self.settled.taken
         settings = self.settings.model_copy(update={"step": way.step} | changes)
-        return prepared_scorer(self.proxy, self.anchors, settings, way.arithmetic, self.execution, store)
-
-    def release(self, scorer: Scorer) -> None:
-        """Hold the proxy no longer but as the run's scorer does, in bf16 where that is the arithmetic.
-
-        For an engine whose proxy is nobody else's.
-        """
-        _ = self.anchor_loss  # by the proxy as it was, and so
-        if self.settings.method in ("transposed", "lookahead"):
-            _ = self._share
+        if alone:
+            _ = self.anchor_loss  # by the proxy as it was, and so
+            if self.settings.method in ("transposed", "lookahead"):
+                _ = self._share
         self.__dict__.pop("_passes", None)
-        self.proxy = scorer.proxy
+        scorer = METHODS[settings.method](self.proxy, self.anchors, settings, way.arithmetic, self.execution)
+        if alone:
+            self.proxy = scorer.proxy
+        return scorer.ready(store)
 
     def _tried(self, way: Way) -> np.ndarray:
         """Utilities (n,) of the reference's samples, computed in a way."""
@@ -238,7 +237,8 @@ class Engine:
     @functools.cached_property
     def _passes(self) -> LookaheadScorer:
         """A scorer that nothing is scored by: the number of steps is looked for with it, and what passes share."""
-        return LookaheadScorer(self.proxy, self.anchors, self.settings, self._usual, self.execution)
+        usual = self._usual
+        return LookaheadScorer(self.proxy, self.anchors, self.settings, usual, self.execution, held="fp32")
 
     @property
     def _usual(self) -> Arithmetic:

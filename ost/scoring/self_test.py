@@ -86,10 +86,12 @@ def _shares(proxy: Checkpoint, batch: Batch, samples: Sequence[Sample], layers: 
     model = untied(proxy, layers).model
     weights = scored_weights(model, layers)
     moved = moved_copy(model, weights)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(model.device).manual_seed(0)
     for weight in scored_weights(moved, layers).values():
-        noise = torch.randn(weight.shape, generator=generator).to(weight)
-        weight.add_(noise * (MOVE * (weight.std().item() if weight.numel() > 1 else 1.0) or MOVE))
+        step = MOVE * (weight.std().item() if weight.numel() > 1 else 1.0) or MOVE
+        weight.add_(
+            torch.randn(weight.shape, generator=generator, device=weight.device, dtype=weight.dtype), alpha=step
+        )
     reuse, cache, found = PassReuse(model, weights), PassCache(samples), []
     whole = torch.stack([sample_losses(own, batch)[0] for own in (model, moved)])
     size = (whole[0] - whole[1]).abs().max().item()

@@ -30,8 +30,4 @@ def prepared_scorer(
     store: Path | None = None,
 ) -> Scorer:
     """The method that the settings name, prepared; `store`: see `Scorer.prepare`."""
-    scorer = METHODS[settings.method](proxy, anchors, settings, arithmetic, execution)
-    scorer.prepare(store)
-    if scorer.execution.compile == "always":
-        scorer.compile()
-    return scorer
+    return METHODS[settings.method](proxy, anchors, settings, arithmetic, execution).ready(store)

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -78,12 +79,14 @@ class Scorer(ABC):
         settings: Score,
         arithmetic: Arithmetic = "fp32",
         execution: Execution | None = None,
+        held: Arithmetic | None = None,
     ):
+        """`held`: how weights that do not move are held, where not as the arithmetic has it; fp32 makes no copy."""
         self.anchors, self.settings, self.arithmetic = anchors, settings, arithmetic
         self.execution = execution or Execution()
         own = untied(proxy, settings.layers)
         self.weights = scored_weights(own.model, settings.layers)
-        self.proxy = dataclasses.replace(own, model=lowered(own.model, self.weights, arithmetic))
+        self.proxy = dataclasses.replace(own, model=lowered(own.model, self.weights, held or arithmetic))
         self.factors = self.preconditioner()
         self.partition = partition_of(anchors, settings)
         self.device = self.proxy.model.device
@@ -106,6 +109,13 @@ class Scorer(ABC):
     @abstractmethod
     def prepare(self, store: Path | None = None) -> None:
         """Compute what all samples need, such as the anchors' gradients. `store`: a file to keep costly results in."""
+
+    def ready(self, store: Path | None = None) -> Self:
+        """This scorer, prepared, and compiled where the settings ask for it."""
+        self.prepare(store)
+        if self.execution.compile == "always":
+            self.compile()
+        return self
 
     @torch.no_grad()
     def compile(self) -> None:
