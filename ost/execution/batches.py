@@ -2,7 +2,8 @@
 
 import io
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -77,23 +78,49 @@ class Batches:
         work: Callable[[list[Sample], Batch], Result],
         advance: Callable[[int], None] = lambda done: None,
     ) -> list[Result]:
-        """What `work` gives for each batch, in order. No sample is cut; `advance` is told how many are done.
+        """What `work` gives for each batch, in order; see `stream`."""
+        return next(self.stream([samples], work, advance)) if samples else []
 
-        A batch that runs out of an accelerator's memory is halved, and all that follow. Raises ModelError where a
-        sample alone does not fit.
+    def stream(
+        self,
+        groups: Iterable[Sequence[Sample]],
+        work: Callable[[list[Sample], Batch], Result],
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> Iterator[list[Result]]:
+        """For each group of samples, none of which is empty, what `work` gives for its batches, in order.
+
+        The next group's samples are encoded while a group's last ones are worked on. No sample is cut; `advance` is
+        told how many of the group are done. A batch that runs out of an accelerator's memory is halved, and all that
+        follow. Raises ModelError where a sample alone does not fit.
         """
+        coming, begun = iter(groups), deque[Sequence[Sample]]()
         found: list[Result] = []
         done = 0
-        while done < len(samples):
+
+        def parts() -> Iterator[list[Sample]]:
+            left = [group[done:] if at == 0 else group for at, group in enumerate(begun)]
+            for group in itertools.chain(left, self._begun(coming, begun)):
+                yield from self.budget.batches(group)
+
+        while True:
             try:
-                encoded = self.loader.ahead(self.budget.batches(samples[done:]))
-                for own, batch in _copied_ahead(encoded, self.device):
+                for own, batch in _copied_ahead(self.loader.ahead(parts()), self.device):
                     found.append(work(own, to_device(batch, self.device)))
                     done += len(own)
                     advance(done)
+                    if done == len(begun[0]):
+                        begun.popleft()
+                        yield found
+                        found, done = [], 0
+                return
             except torch.OutOfMemoryError:
                 self.budget.halve(own)
-        return found
+
+    @staticmethod
+    def _begun(coming: Iterator[Sequence[Sample]], begun: deque[Sequence[Sample]]) -> Iterator[Sequence[Sample]]:
+        for group in coming:
+            begun.append(group)
+            yield group
 
     def run_sorted(
         self,
@@ -103,12 +130,17 @@ class Batches:
     ) -> list[Result]:
         """What `work` gives for each sample, in the samples' order, by batches of like size, a window at a time."""
         found: list[Result] = []
-        for start in range(0, len(samples), WINDOW):
-            own = samples[start : start + WINDOW]
-            order = sorted(range(len(own)), key=lambda at: approximate_tokens(own[at]))
-            parts = self.run([own[at] for at in order], work, lambda done, start=start: advance(start + done))
-            by_place = dict(zip(order, itertools.chain.from_iterable(parts), strict=True))
-            found += [by_place[at] for at in range(len(own))]
+        orders: deque[list[int]] = deque()
+
+        def windows() -> Iterator[list[Sample]]:
+            for start in range(0, len(samples), WINDOW):
+                own = samples[start : start + WINDOW]
+                orders.append(sorted(range(len(own)), key=lambda at: approximate_tokens(own[at])))
+                yield [own[at] for at in orders[-1]]
+
+        for parts in self.stream(windows(), work, lambda done: advance(len(found) + done)):
+            by_place = dict(zip(orders.popleft(), itertools.chain.from_iterable(parts), strict=True))
+            found.extend(by_place[at] for at in range(len(by_place)))
         return found
 
 

@@ -10,7 +10,7 @@ from ost.data import Sample
 from ost.encoding import Batch, Encoder, to_device
 from ost.execution.arithmetic import computing
 from ost.execution.batches import batches_for
-from ost.execution.losses import AnswerLosses
+from ost.execution.losses import AnswerLosses, model_inputs
 from ost.models import Checkpoint
 from ost.settings import Execution
 from ost.types import Arithmetic, Progress, silent
@@ -62,9 +62,12 @@ def forward_flops(checkpoint: Checkpoint, samples: Sequence[Sample], execution: 
     """
     some = samples[:: max(1, len(samples) // PROBED)][:PROBED]
 
+    model = checkpoint.model
+    arithmetic: Arithmetic = "bf16" if model.dtype == torch.bfloat16 else "fp32"  # of weights held in either, too
+
     def flops(_: list[Sample], batch: Batch) -> int:
-        with FlopCounterMode(display=False) as counter:
-            checkpoint.model(**batch)
+        with computing(model.device, arithmetic), FlopCounterMode(display=False) as counter:
+            model(**model_inputs(model, batch))
         return counter.get_total_flops()
 
     batches = batches_for(checkpoint, execution, gradients=True, form="prompts")  # all of whose logits are kept

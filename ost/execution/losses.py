@@ -8,6 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +104,12 @@ def sample_losses(model: PreTrainedModel, batch: Batch, reduction: Reduction = "
     return AnswerLosses()(model, batch).by_sample(reduction)
 
 
+def model_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
+    """What a model's pass over a batch is given: numbers in its own precision, no labels, and no wish for caches."""
+    inputs = {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in batch.items() if name != "labels"}
+    return inputs | ({"use_cache": False} if _hears_of_caches(type(model)) else {})
+
+
 def gradients(loss: Tensor, weights: Sequence[nn.Parameter]) -> tuple[Tensor, ...]:
     """Gradient of a scalar loss; zeros for a weight that it does not depend on."""
     return torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
@@ -127,12 +134,9 @@ def _pass(model: PreTrainedModel, head: nn.Module, batch: Batch, learned: Tensor
         found.append(states)
         return (states[None, rows], *args[1:])
 
-    inputs = {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in batch.items() if name != "labels"}
-    if _hears_of_caches(type(model)):
-        inputs["use_cache"] = False
     handle = head.register_forward_pre_hook(select)
     try:
-        logits = model(**inputs).logits
+        logits = model(**model_inputs(model, batch)).logits
     finally:
         handle.remove()
     return found[0], logits.flatten(0, -2)

@@ -60,9 +60,9 @@ def score(
     ids = pool.ids() if isinstance(pool, Samples) else [sample.id for sample in pool]
     engine.prepare([pool[at] for at in choose(ids, settings.checks)], progress)
     scorer, parts, note = engine.scorer(), [], f"scoring ({settings.method})"
-    for start in range(0, len(pool), settings.shard_size):
-        shard = pool[start : start + settings.shard_size]
-        parts.append(scorer.rows(shard, lambda done, start=start: progress(start + done, len(pool), note)))
+    shards = (pool[start : start + settings.shard_size] for start in range(0, len(pool), settings.shard_size))
+    for rows in scorer.tables(shards, lambda done: progress(sum(map(len, parts)) + done, len(pool), note)):
+        parts.append(rows)
     flops = forward_flops(proxy, pool, execution)
     return engine.finish(pa.concat_tables(parts), len(pool), flops, watch.seconds, scorer)
 
@@ -156,7 +156,10 @@ class Engine:
         scorer = METHODS[settings.method](self.proxy, self.anchors, settings, way.arithmetic, self.execution)
         if alone:
             self.proxy = scorer.proxy
-        return scorer.ready(store)
+        scorer.ready(store)
+        if alone:
+            self.proxy = scorer.proxy
+        return scorer
 
     def _tried(self, way: Way) -> np.ndarray:
         """Utilities (n,) of the reference's samples, computed in a way."""

@@ -117,9 +117,8 @@ scorer, prepared in this process, for what it scores here."""
 
 def run_here(job: Job, shards: Sequence[Sequence[int]], scorer: Scorer | None = None) -> Iterator[int]:
     """Score the shards one after the other, in this process; `scorer`: the job's, where it is prepared already."""
-    scorer = scorer or (prepare_scorer(job) if shards else None)
-    for shard in shards:
-        yield score_shard(job, shard, scorer)
+    if shards:
+        yield from _scored(job, shards, scorer or prepare_scorer(job))
 
 
 def prepare_scorer(job: Job) -> Scorer:
@@ -134,11 +133,22 @@ def score_shard(job: Job, positions: Sequence[int], scorer: Scorer | None = None
 
     `scorer`: the job's, prepared, for a process that scores several shards; left out, it is prepared for this one.
     """
-    scorer = scorer or prepare_scorer(job)
-    rows = pa.concat_tables(scorer.rows(samples) for samples in _portions(Dataset(job.pool), positions))
-    name = hashlib.blake2b("\n".join(rows["id"].to_pylist()).encode(), digest_size=12).hexdigest()
-    write_table(job.folder / f"{name}.parquet", rows)
-    return len(rows)
+    return next(_scored(job, [positions], scorer or prepare_scorer(job)))
+
+
+def _scored(job: Job, shards: Sequence[Sequence[int]], scorer: Scorer) -> Iterator[int]:
+    """Score shards one after the other, each published as it is done; the next is read meanwhile."""
+    pool = Dataset(job.pool)
+    tables = scorer.tables(samples for positions in shards for samples in _portions(pool, positions))
+    for positions in shards:
+        own, size = [], 0
+        while size < len(positions):
+            own.append(next(tables))
+            size += len(own[-1])
+        rows = pa.concat_tables(own)
+        name = hashlib.blake2b("\n".join(rows["id"].to_pylist()).encode(), digest_size=12).hexdigest()
+        write_table(job.folder / f"{name}.parquet", rows)
+        yield size
 
 
 def _portions(pool: Dataset, positions: Sequence[int]) -> Iterator[list[Sample]]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ost.data import Sample
 from ost.encoding import IGNORE, Batch
 from ost.errors import ModelError
-from ost.execution.losses import sample_losses
+from ost.execution.losses import model_inputs, sample_losses
 from ost.models import family
 from ost.models.parts import output_head
 
@@ -140,10 +140,8 @@ class Trial:
             handle.remove()
 
     def _pass(self, batch: Batch, **labels: Tensor):
-        dtype = self._model.dtype
-        inputs = {name: x.to(dtype) if x.is_floating_point() else x for name, x in batch.items() if name != "labels"}
         try:
-            return self._model(**inputs, **labels)
+            return self._model(**model_inputs(self._model, batch), **labels)
         except (ModelError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # models of any family; what they raise is theirs to say

@@ -188,6 +188,18 @@ def test_the_proxy_and_its_moved_weights_stay_as_they_are_in_any_arithmetic(anch
     assert all(torch.equal(before[name], weight) for name, weight in proxy.model.named_parameters())
 
 
+@pytest.mark.parametrize("method", ["lookahead", "transposed"])
+def test_pool_samples_pass_models_that_are_wholly_in_bf16(method, anchors, proxy):
+    settings = Score(method=method, layers="last:1", lookahead={"steps": 2}, step=0.3)
+    scorer = prepared_scorer(proxy, anchors, settings, "bf16")
+    for model in scorer.compilable():
+        assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in proxy.model.parameters()} == {torch.float32}
+    exact = prepared_scorer(proxy, anchors, settings)
+    found, expected = (np.concatenate(own.rows(anchors)["by_cell"].to_numpy()) for own in (scorer, exact))
+    assert np.abs(found - expected).max() < 0.5 * np.abs(expected).max()
+
+
 def test_a_reference_that_does_not_fit_in_float64_is_made_in_fp32_and_says_so(pool, anchors, proxy, monkeypatch):
     monkeypatch.setattr(checks, "memory_of", lambda device: Memory(1 << 20, 1 << 20))
     scored = ost.score(pool[:20], anchors, proxy, method="gradient", checks=20)

@@ -1,6 +1,7 @@
 """How models are run: losses of answers alone, batches within memory, inputs encoded ahead."""
 
 import copy
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -127,6 +128,32 @@ def test_a_batch_that_runs_out_of_memory_is_halved_whatever_is_done_with_it(mixe
     assert [one for part in found for one in part] == [sample.id for sample in mixed]
     assert tried[0] == len(mixed) and sum(size > 2 for size in tried) < 6
     assert batches.budget.tokens < 10 * max(map(approximate_tokens, mixed))
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_groups_are_encoded_on_and_stay_apart_where_memory_runs_out_between_them(processes, mixed, proxy):
+    """By a device that holds two samples at first, and from the second group on one."""
+    groups, begun, room = [mixed[:4], mixed[4:5], mixed[5:]], [], 2
+    batches = Batches(Loader(proxy.processor, processes), proxy.model.device, Budget(10_000))
+
+    def coming():
+        for group in groups:
+            begun.append(len(group))
+            yield group
+
+    def work(samples, batch):
+        if len(samples) > room:
+            raise torch.OutOfMemoryError("out of memory")
+        return [sample.id for sample in samples]
+
+    told, found = [], []
+    for parts in batches.stream(coming(), work, told.append):
+        found.append([one for part in parts for one in part])
+        room = 1
+    assert found == [[sample.id for sample in group] for group in groups]
+    assert begun == [4, 1, 4], "no group is asked for twice"
+    assert [told.count(len(group)) for group in groups[:1]] and told[-1] == 4
+    assert all(one < other or other <= 2 for one, other in itertools.pairwise(told))
 
 
 def test_results_come_back_in_the_samples_order(mixed, proxy):

@@ -11,12 +11,13 @@ from transformers import PreTrainedModel
 
 from ost.data import Sample
 from ost.encoding import Batch
+from ost.execution.arithmetic import lowered
 from ost.scoring.anchors import all_but_each
 from ost.scoring.methods.anchor_training import encoded_anchors, plan_steps, starting_weights, training_path
 from ost.scoring.methods.scorer import BatchScores, TurnScores
 from ost.scoring.methods.two_pass import TwoPassScorer
 from ost.scoring.passes.reuse import PassCache
-from ost.scoring.passes.weights import moved_copy
+from ost.scoring.passes.weights import moved_copy, scored_weights
 from ost.settings import Score
 from ost.store import publish
 
@@ -45,26 +46,33 @@ class LookaheadScorer(TwoPassScorer):
 
     def prepare(self, store: Path | None = None) -> None:
         """Train on the anchors, or load the weights of an earlier training: a few new samples cost none."""
-        if store and store.exists():
-            self.ends = self._load(store)
-            return
+        self.ends = self._load(store) if store and store.exists() else self._trained(store)
+        if self.arithmetic == "bf16":  # no weight moves any more
+            self.ends = [lowered(end, {}, "bf16") for end in self.ends]
+            self.proxy = dataclasses.replace(self.proxy, model=lowered(self.proxy.model, {}, "bf16"))
+            self.weights = scored_weights(self.proxy.model, self.settings.layers)
+            self.autocast = "fp32"
+
+    def _trained(self, store: Path | None) -> list[PreTrainedModel]:
+        """Copies of the proxy after the steps, one for each cell."""
         steps, start = self.settings.lookahead.steps or plan_steps(self).steps, starting_weights(self)
-        self.ends = [
+        ends = [
             next(itertools.islice(training_path(self, encoded_anchors(self, anchors), start), steps, None))
             for anchors in map(self.some_anchors, all_but_each(self.partition.members))
         ]
         if store:
-            self._save(store)
+            self._save(ends, store)
+        return ends
 
     def compilable(self) -> list[PreTrainedModel]:
         """The proxy, from now on a copy that holds the same tensors, and each trained copy of it."""
         self.proxy = dataclasses.replace(self.proxy, model=moved_copy(self.proxy.model, ()))
         return [self.proxy.model, *self.ends]
 
-    def _save(self, path: Path) -> None:
+    def _save(self, ends: Sequence[PreTrainedModel], path: Path) -> None:
         weights = {
             f"{index}.{name}": end.get_parameter(name).detach().cpu().contiguous()
-            for index, end in enumerate(self.ends)
+            for index, end in enumerate(ends)
             for name in self.weights
         }
         with publish(path) as part:

@@ -2,7 +2,8 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -83,6 +84,8 @@ class Scorer(ABC):
     ):
         """`held`: how weights that do not move are held, where not as the arithmetic has it; fp32 makes no copy."""
         self.anchors, self.settings, self.arithmetic = anchors, settings, arithmetic
+        self.autocast = arithmetic
+        """The arithmetic that passes ask torch for; fp32, which is none, where all weights are in bf16 themselves."""
         self.execution = execution or Execution()
         own = untied(proxy, settings.layers)
         self.weights = scored_weights(own.model, settings.layers)
@@ -141,8 +144,23 @@ class Scorer(ABC):
         `by_cell` holds the D utilities for the cells of `partition`; `turns` is a list with the message's index,
         utility and loss of each learned turn. `advance` is told how many samples are done.
         """
-        order = self.order(samples)
-        found = self.batches.run([samples[index] for index in order], self.score_batch, advance)
+        return next(self.tables([samples], advance))
+
+    def tables(
+        self, groups: Iterable[Sequence[Sample]], advance: Callable[[int], None] = lambda done: None
+    ) -> Iterator[pa.Table]:
+        """The `rows` of each group of samples, none of which is empty; the next is encoded while one is scored."""
+        waiting: deque[tuple[Sequence[Sample], list[int]]] = deque()
+
+        def ordered() -> Iterator[list[Sample]]:
+            for samples in groups:
+                waiting.append((samples, self.order(samples)))
+                yield [samples[index] for index in waiting[-1][1]]
+
+        for found in self.batches.stream(ordered(), self.score_batch, advance):
+            yield self._table(*waiting.popleft(), found)
+
+    def _table(self, samples: Sequence[Sample], order: Sequence[int], found: Sequence[BatchScores]) -> pa.Table:
         back = np.argsort(order)
 
         def column(name: str) -> np.ndarray:
@@ -211,7 +229,7 @@ class Scorer(ABC):
 
     def token_losses(self, batch: Batch, model: PreTrainedModel | None = None) -> TokenLosses:
         """The loss of each answer token, likewise."""
-        with computing(self.device, self.arithmetic):
+        with computing(self.device, self.autocast):
             return self.answer_losses(model or self.proxy.model, batch)
 
     def batch_scores(

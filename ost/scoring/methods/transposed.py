@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from ost.data import Sample
 from ost.encoding import Batch
+from ost.execution.arithmetic import lowered
 from ost.execution.losses import TokenLosses
 from ost.scoring.anchors import mean_step, norm
 from ost.scoring.methods.scorer import BatchScores, TurnScores
@@ -37,6 +38,9 @@ class TransposedScorer(TwoPassScorer):
         cells = range(len(self.partition.members))
         self._directions = [_scaled({name: stack[cell] for name, stack in self._units.items()}) for cell in cells]
         self._moved = moved_copy(self.proxy.model, self.weights)
+        if self.arithmetic == "bf16":  # where it moves to is rounded, and from where, and how far, is not
+            _ = self.reuse
+            self._moved, self.autocast = lowered(self._moved, {}, "bf16"), "fp32"
         self._weights = scored_weights(self._moved, self.settings.layers)
 
     def compilable(self) -> list[PreTrainedModel]:

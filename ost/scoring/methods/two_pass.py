@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ost.data import Sample
 from ost.encoding import Batch
+from ost.execution.arithmetic import computing
 from ost.execution.batches import approximate_tokens
 from ost.execution.losses import TokenLosses
 from ost.scoring.methods.scorer import Scorer
@@ -24,7 +25,8 @@ class TwoPassScorer(Scorer):
     @functools.cached_property
     def reuse(self) -> PassReuse:
         """What the proxy and its moved copies have in common."""
-        return PassReuse(self.proxy.model, self.weights)
+        with computing(self.device, self.autocast):
+            return PassReuse(self.proxy.model, self.weights)
 
     @functools.cached_property
     def states(self) -> HiddenStates:
