@@ -58,7 +58,7 @@ def usual_arithmetic(checkpoint: Checkpoint, sample: Sample) -> Arithmetic:
 def forward_flops(checkpoint: Checkpoint, samples: Sequence[Sample], execution: Execution | None = None) -> float:
     """FLOPs of one forward pass over one sample: the mean over a few, counted operation by operation by torch.
 
-    Counts matrix products, convolutions and attention, as torch's FlopCounterMode does; padding is included.
+    Counts matrix products, convolutions and attention, as torch's FlopCounterMode does, of each sample by itself.
     """
     some = samples[:: max(1, len(samples) // PROBED)][:PROBED]
 
@@ -70,5 +70,6 @@ def forward_flops(checkpoint: Checkpoint, samples: Sequence[Sample], execution: 
             model(**model_inputs(model, batch))
         return counter.get_total_flops()
 
-    batches = batches_for(checkpoint, execution, gradients=True, form="prompts")  # all of whose logits are kept
+    batches = batches_for(checkpoint, execution, form="prompts")
+    batches.budget.most = 1  # all of whose logits are held
     return sum(batches.run(some, flops)) / len(some)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 from ost.cost import BACKWARD, Cost, Stopwatch
 from ost.data import Dataset, Sample, Samples
 from ost.errors import DataError
-from ost.execution.batches import budget_for
+from ost.execution.batches import Budget, budget_for
 from ost.execution.compiling import decided
 from ost.execution.device import peak_memory
 from ost.execution.forward import forward_flops, losses_of, usual_arithmetic
@@ -63,8 +64,9 @@ def score(
     shards = (pool[start : start + settings.shard_size] for start in range(0, len(pool), settings.shard_size))
     for rows in scorer.tables(shards, lambda done: progress(sum(map(len, parts)) + done, len(pool), note)):
         parts.append(rows)
-    flops = forward_flops(proxy, pool, execution)
-    return engine.finish(pa.concat_tables(parts), len(pool), flops, watch.seconds, scorer)
+    flops, used = forward_flops(proxy, pool, execution), Used.by(scorer)
+    del scorer  # what it holds is needed no longer
+    return engine.finish(pa.concat_tables(parts), len(pool), flops, watch.seconds, used)
 
 
 def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) -> Scored:
@@ -93,8 +95,22 @@ def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) ->
         progress(done, len(ids), note)
     rows = collect(job, ids)
     prune(job)
-    flops = forward_flops(engine.proxy, pool[:PROBED_SAMPLES], job.execution)
-    return engine.finish(rows, left, flops, watch.seconds, scorer)
+    flops, used = forward_flops(engine.proxy, pool[:PROBED_SAMPLES], job.execution), scorer and Used.by(scorer)
+    del scorer  # what it holds is needed no longer
+    return engine.finish(rows, left, flops, watch.seconds, used)
+
+
+@dataclasses.dataclass(frozen=True)
+class Used:
+    """What is told of a scorer that has done its work."""
+
+    budget: Budget
+    notes: tuple[str, ...]
+
+    @classmethod
+    def by(cls, scorer: Scorer) -> Self:
+        """What this one used."""
+        return cls(scorer.batches.budget, scorer.notes)
 
 
 class Engine:
@@ -201,11 +217,11 @@ class Engine:
         return pa.table(columns | ({"sketch": rows["sketch"]} if self.settings.sketches else {}))
 
     def finish(
-        self, rows: pa.Table, scored: int, forward_flops: float, seconds: float, scorer: Scorer | None = None
+        self, rows: pa.Table, scored: int, forward_flops: float, seconds: float, used: Used | None = None
     ) -> Scored:
         """The table, the checks, and the cost: `scored` rows are of this run, at `forward_flops` a pass and sample.
 
-        `scorer`: what scored them, where that was here.
+        `used`: by the scorer that scored them, where that was here.
         """
         table = self.table(rows)
         checks = None
@@ -213,7 +229,7 @@ class Engine:
             place = dict(zip(table["id"].to_pylist(), table["utility"].to_pylist(), strict=True))
             checks = self.reference.compare(np.array([place[sample.id] for sample in self.reference.samples]))
         cost = Cost(seconds, forward_flops * self._forwards(scored))
-        budget = scorer.batches.budget if scorer else budget_for(self.proxy, self.execution)
+        budget = used.budget if used else budget_for(self.proxy, self.execution)
         return Scored(
             table,
             checks,
@@ -224,7 +240,7 @@ class Engine:
             budget.tokens,
             peak_memory(self.proxy.model.device),
             turn_table(rows, self.settings.lookahead.offset if self.plan else None),
-            (*self.notes, *(scorer.notes if scorer else ())),
+            (*self.notes, *(used.notes if used else ())),
         )
 
     @functools.cached_property
