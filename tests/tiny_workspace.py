@@ -1,5 +1,7 @@
 """Tiny workspaces, and the commands that a user would run in them."""
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -9,8 +11,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import yaml
 
+from flows.cli import main
+from flows.display import console
 from flows.parameters import set_params
 from ost.store import read_json
 from tasks.pipeline import manifest_path, write_pipeline
@@ -24,7 +29,7 @@ TINY = [
     "base.target_steps=4",
     "base.proxy_steps=4",
     "base.batch_size=8",
-    "score.checks=20",
+    "score.checks=8",
     "score.lookahead.most_steps=3",
     "select.clean_below=0",  # a barely trained proxy finds no harm, and subsets that are drawn alike would be one
     "sft.steps=10",
@@ -33,8 +38,12 @@ TINY = [
     "compute.workers=1",
 ]
 
+ONE_TRAINING = ["curate.subsets=[lookahead-20]", "curate.protocols=[B]"]
+"""For what is not about the arms: half as many stages, each of which DVC would parse them all again for."""
+
 RECURATED = [
     *TINY,
+    *ONE_TRAINING,
     "data.truth=null",
     "warmup.fraction=0.4",
     "score.checks=0",
@@ -62,6 +71,30 @@ class Shell:
         text = done.stdout + done.stderr
         assert (done.returncode == 0) == ok, f"{command} ended with {done.returncode}:\n{text}"
         return text
+
+    def ost(self, *arguments: str, ok: bool = True) -> str:
+        """What `run("ost", …)` gives, from this process: it has loaded what a new one spends five seconds on.
+
+        What worker processes write to the standard error themselves is not in it; flows report to the Prefect server of
+        the fixture `on_one_server`.
+        """
+        printed, code = io.StringIO(), None
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+        ):
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            patch.chdir(self.root)
+            patch.setattr(sys, "argv", ["ost", *arguments])
+            patch.setattr(console, "width", 200)
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code
+        assert (code == 0) == ok, f"ost {arguments} ended with {code}:\n{printed.getvalue()}"
+        return printed.getvalue()
 
     def start(self, *command: str) -> subprocess.Popen:
         """A command in the background."""

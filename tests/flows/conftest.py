@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from prefect.server.api.server import SubprocessASGIServer
-from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import (
+    PREFECT_API_DATABASE_CONNECTION_URL,
+    PREFECT_API_URL,
+    PREFECT_HOME,
+    PREFECT_LOGGING_TO_API_ENABLED,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
 from tiny_workspace import TINY, Shell, make_workspace, shell_at
 
 
@@ -42,6 +49,7 @@ def prefect_server(prefect_home) -> Iterator[str]:
     settings = {
         PREFECT_HOME: prefect_home,
         PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{prefect_home}/s.db",
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,  # 20 are too short on a busy machine
     }
     with temporary_settings(settings), SubprocessASGIServer() as server:
         yield server.api_url
@@ -49,8 +57,9 @@ def prefect_server(prefect_home) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def on_one_server(prefect_server) -> Iterator[None]:
-    """Commands of this file report to one server."""
-    with pytest.MonkeyPatch.context() as patch:
+    """Commands of this file report to one server, and so do flows in this process."""
+    settings = {PREFECT_API_URL: prefect_server, PREFECT_LOGGING_TO_API_ENABLED: False}  # logs come after its end
+    with pytest.MonkeyPatch.context() as patch, temporary_settings(settings):
         patch.setenv("PREFECT_API_URL", prefect_server)
         yield
 

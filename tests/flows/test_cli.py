@@ -8,7 +8,7 @@ import boto3
 import pyarrow.parquet as pq
 import pytest
 from pydantic import BaseModel
-from tiny_workspace import TINY, make_workspace
+from tiny_workspace import ONE_TRAINING, ROOT, TINY, Shell, make_workspace
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -35,7 +35,7 @@ def test_the_forms_of_an_export_are_the_librarys():
 
 
 @pytest.mark.parametrize(
-    ("command", "section", "own"), [("score", Score, 8), ("score", Execution, 2), ("select", Select, 6)]
+    ("command", "section", "own"), [("score", Score, 8), ("score", Execution, 3), ("select", Select, 6)]
 )
 def test_options_that_are_settings_have_the_settings_defaults(command, section, own):
     defaults = {one.name: one.default for one in get_command(app).commands[command].params}
@@ -60,17 +60,17 @@ def test_score_and_select_work_on_files_alone(curated, tmp_path):
     files += ["--steps", steps]
     curated.run("ost", "score", *files, "--out", str(scores))
     assert read_table(scores).equals(read_table(curated.root / "scores/lookahead.parquet"))
-    curated.run("ost", "select", str(scores), "--fraction", "0.2", "--clean-below", "0", "--out", str(subset))
+    curated.ost("select", str(scores), "--fraction", "0.2", "--clean-below", "0", "--out", str(subset))
     assert read_table(subset).equals(read_table(curated.root / "selections/lookahead-20.parquet"))
     turns = read_table(tmp_path / "utility-turns.parquet")
     assert turns.equals(read_table(curated.root / "scores/lookahead-turns.parquet"))
-    curated.run("ost", "select", str(scores), "--clean-below", "0", "--unit", "turn", "--out", str(subset))
+    curated.ost("select", str(scores), "--clean-below", "0", "--unit", "turn", "--out", str(subset))
     by_turn = read_table(subset)
     assert kept_ids(by_turn) == kept_ids(read_table(curated.root / "selections/lookahead-20.parquet"))
     assert by_turn["masked"].to_pylist() == [[]] * len(by_turn), "a sample of one turn is judged by its own rank"
-    curated.run("ost", "select", str(scores), "--strategy", "cover", "--out", str(subset))
+    curated.ost("select", str(scores), "--strategy", "cover", "--out", str(subset))
     assert len(kept_ids(read_table(subset))) == 40
-    said = curated.run("ost", "score", *files, "--layers", "middle", "--out", str(scores), ok=False)
+    said = curated.ost("score", *files, "--layers", "middle", "--out", str(scores), ok=False)
     assert "the command line has 1 problem(s)" in said and "layers: String should match" in said
     assert "Traceback" not in said
 
@@ -98,7 +98,7 @@ def test_what_a_user_can_mend_is_told_without_a_traceback(command, said, tmp_pat
 
 
 def test_lineage_walks_from_a_model_to_the_commit(curated):
-    text = curated.run("ost", "lineage", "ost-target@lookahead-20-B")
+    text = curated.ost("lineage", "ost-target@lookahead-20-B")
     commit = curated.run("git", "rev-parse", "HEAD").strip()
     for artifact in ("selections/lookahead-20.parquet", "scores/lookahead.parquet", "models/proxy-warm", "data/pool"):
         assert artifact in text
@@ -111,7 +111,7 @@ def test_lineage_walks_from_a_sample_to_the_models_trained_on_it(curated):
     subsets = ("lookahead-20", "random-20", "lookahead-50")
     kept = {subset: set(kept_ids(read_table(curated.root / f"selections/{subset}.parquet"))) for subset in subsets}
     sample = min(kept["lookahead-20"] - kept["random-20"])
-    text = curated.run("ost", "lineage", sample)
+    text = curated.ost("lineage", sample)
     rows = {key: next(line for line in text.splitlines() if f" {key} " in line.replace("│", " ")) for key in kept}
     assert "none" in rows["random-20"] and "none" not in rows["lookahead-20"]
     for run in ("full-B", "lookahead-20-A", "lookahead-20-B", "lookahead-50-A", "lookahead-50-B"):
@@ -120,13 +120,13 @@ def test_lineage_walks_from_a_sample_to_the_models_trained_on_it(curated):
 
 
 def test_an_unknown_name_has_no_lineage(curated):
-    assert "error:" in curated.run("ost", "lineage", "nobody", ok=False)
-    assert "no version 99" in curated.run("ost", "lineage", "ost-target/99", ok=False)
+    assert "error:" in curated.ost("lineage", "nobody", ok=False)
+    assert "no version 99" in curated.ost("lineage", "ost-target/99", ok=False)
 
 
 def test_report_is_made_again_when_it_is_lost(copied):
     (copied.root / "report/index.html").unlink()
-    printed = copied.run("ost", "report")
+    printed = copied.ost("report")
     assert "✓ report" in printed and (copied.root / "report/index.html").exists()
 
 
@@ -140,12 +140,13 @@ def test_report_is_made_again_when_it_is_lost(copied):
         ("nonsense", "NAME=VALUE"),
     ],
 )
-def test_a_wrong_parameter_stops_the_run_before_any_work(copied, setting, said):
-    before = (copied.root / "params.yaml").read_text()
-    text = copied.run("ost", "curate", "--set", setting, ok=False)
+def test_a_wrong_parameter_stops_the_run_before_any_work(tmp_path, setting, said):
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    before = (tmp_path / "params.yaml").read_text()
+    text = Shell(tmp_path).ost("curate", "--set", setting, ok=False)
     assert "error:" in text and said in text and "Traceback" not in text
-    assert (copied.root / "params.yaml").read_text() == before
-    assert "✓" not in text
+    assert (tmp_path / "params.yaml").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"] and "✓" not in text
 
 
 def test_an_error_in_a_stage_is_told_without_a_traceback(copied):
@@ -162,7 +163,7 @@ def s3(tmp_path):
 
 def test_own_files_objects_and_checkpoints_go_through_with_bad_records_set_apart(curated, tmp_path, prefect_home, s3):
     """The pool as JSONL with image files, two records of it bad; the anchors in object storage; no known truth."""
-    settings = [value for value in TINY if not value.startswith("sft.steps")]
+    settings = [value for value in [*TINY, *ONE_TRAINING] if not value.startswith("sft.steps")]
     own = ["data.pool=pool.jsonl", "data.benchmark=benchmark.jsonl", "data.anchors=s3://samples/anchors.parquet"]
     models = [f"models.{role}={role}-checkpoint" for role in ("target", "proxy")]
     assignments = [*settings, "sft.steps=2", "data.truth=null", *own, *models]

@@ -217,7 +217,7 @@ def test_mlflow_has_one_parent_and_comparable_children(compared, rows):
 def test_a_wider_comparison_trains_what_is_new_alone(compared, rows):
     """Another fraction, protocol and seed, of fewer arms; there are intervals then."""
     wider = ("--fractions", "0.2,0.5", "--seeds", "3,4", "--arms", "full,random", "--protocols", "B,A")
-    printed = compared.run("ost", "compare", "--name", "all", *wider)
+    printed = compared.ost("compare", "--name", "all", *wider)
     ran = [line.split()[1] for line in printed.splitlines() if line.startswith("✓")]
     assert ran.count("trial-random-50-B") == ran.count("select-random-50") == 2
     assert ran.count("trial-full-B") == ran.count("trial-random-20-B") == ran.count("world") == 1, "the new seed alone"
@@ -246,14 +246,14 @@ def test_another_comparison_starts_from_what_one_has_computed(compared):
     assert [row["subset"] for row in all_rows(compared, "warmer")] == [BASE, "full", "one-step-top-20"]
 
 
-def test_a_stage_that_all_arms_need_fails_with_its_own_error(workspace):
-    asked = ("--seeds", "3", "--arms", "full,one-step-top", "--set", "world.name=easy-vqa")
-    printed = workspace.run("ost", "compare", "--name", "too-large", *asked, "--set", "world.pool=90000", ok=False)
-    assert "error: the pool part of easy-vqa has" in printed and "Traceback" not in printed
+def test_a_stage_that_all_arms_need_fails_with_its_own_error(compared):
+    asked = ("--like", "all", "--seeds", "3", "--arms", "full,one-step-top", "--set", "world.anchors=900000")
+    printed = compared.run("ost", "compare", "--name", "too-large", *asked, ok=False)
+    assert "error: the anchors part of handmath has" in printed and "Traceback" not in printed and "✓" not in printed
 
 
 def test_an_unknown_arm_is_told_before_any_work(workspace):
-    printed = workspace.run("ost", "compare", "--name", "never", "--arms", "full,osst", ok=False)
+    printed = workspace.ost("compare", "--name", "never", "--arms", "full,osst", ok=False)
     assert "no arm is named 'osst'" in printed and "Traceback" not in printed and "✓" not in printed
 
 

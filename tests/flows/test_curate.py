@@ -17,8 +17,12 @@ from tasks import versioning
 from tasks.settings import load_params
 from tasks.tracking import Tracker
 
+pytestmark = pytest.mark.usefixtures("on_one_server")
+
 BEFORE = {"world", "base-target", "base-proxy", "ingest", "warmup", "score-lookahead"}
 """Stages before anything is chosen."""
+REMADE = {*BEFORE, "select-lookahead-20"}
+"""Stages that `dvc repro` runs again."""
 CHOOSING = {f"select-{subset}" for subset in SUBSETS}
 STAGES = {*BEFORE, *CHOOSING, "evaluate-base", "report"}
 STAGES |= {f"{kind}-{training}" for training in TRAININGS for kind in ("sft", "evaluate")}
@@ -73,7 +77,7 @@ def test_after_the_flow_dvc_has_nothing_to_do(curated):
 def test_a_second_flow_runs_nothing_and_says_what_it_reused(curated):
     """From another folder: DVC calls its stages by other names there."""
     elsewhere = Shell(curated.root.parent, curated.environment)
-    printed = elsewhere.run("ost", "curate", "--workspace", curated.root.name)
+    printed = elsewhere.ost("curate", "--workspace", curated.root.name)
     assert "✓" not in printed
     assert all(printed.count(f"= {stage} ") == 1 for stage in STAGES)
 
@@ -97,24 +101,23 @@ def test_only_ingestion_and_the_audit_touch_the_truth(curated):
 
 def test_a_new_fraction_scores_nothing_again(copied):
     scores = digest(copied.root / "scores/lookahead.parquet")
-    subsets = "curate.subsets=[full, random-10, lookahead-10, lookahead-50]"
-    printed = copied.run("ost", "curate", "--set", subsets)
+    printed = copied.ost("curate", "--set", "curate.subsets=[full, lookahead-10, lookahead-50]")
     reused = {stage for stage in STAGES if f"= {stage} " in printed}
     assert reused >= {*BEFORE, "evaluate-base", "select-full", "select-lookahead-50"}
-    for stage in ("select-lookahead-10", "sft-lookahead-10-B", "evaluate-lookahead-10-A", "sft-random-10-B", "report"):
+    for stage in ("select-lookahead-10", "sft-lookahead-10-B", "evaluate-lookahead-10-A", "report"):
         assert f"✓ {stage} " in printed
     assert "sft-full-B" in reused and "sft-lookahead-50-B" in reused, "their subsets are the same"
     assert digest(copied.root / "scores/lookahead.parquet") == scores
     assert "up to date" in copied.run("dvc", "status")
     arms = read_json(copied.root / "metrics/arms.json")
-    assert {row["subset"] for row in arms} == {"base", "full", "random-10", "lookahead-10", "lookahead-50"}
+    assert {row["subset"] for row in arms} == {"base", "full", "lookahead-10", "lookahead-50"}
 
 
 def test_subsets_that_coincide_are_trained_once_and_said_to_be_one(copied):
     """From a pool that shows no harm lookahead draws what random draws; each keeps its name, model and lineage."""
     settings = ("select.clean_below=1", "select.purity=0.01", "curate.protocols=[B]")
     settings += ("curate.subsets=[full, random-30, lookahead-30, lookahead-20]",)
-    printed = copied.run("ost", "curate", *(word for one in settings for word in ("--set", one)))
+    printed = copied.ost("curate", *(word for one in settings for word in ("--set", one)))
     assert "the pool shows no harm" in printed
     kept = {
         name: kept_ids(read_table(copied.root / f"selections/{name}-30.parquet")) for name in ("random", "lookahead")
@@ -135,34 +138,62 @@ def test_subsets_that_coincide_are_trained_once_and_said_to_be_one(copied):
     versions = [tracker.aliased(f"{name}-30-B") for name in kept]
     assert len({version.version for version in versions}) == 2
     assert len({version.tags["ost.digest"] for version in versions}) == 1
-    lineage = copied.run("ost", "lineage", "ost-target@lookahead-30-B")
+    lineage = copied.ost("lineage", "ost-target@lookahead-30-B")
     assert "selections/lookahead-30.parquet" in lineage and "random" not in lineage
-    used = copied.run("ost", "lineage", kept["random"][0])
+    used = copied.ost("lineage", kept["random"][0])
     assert "(random-30-B, accuracy" in used and "(lookahead-30-B, accuracy" in used
 
 
-def test_from_nothing_dvc_makes_the_same_bytes_and_the_flow_would_reuse_them(copied):
-    paths = ["scores/lookahead.parquet", *(f"selections/{subset}.parquet" for subset in SUBSETS)]
-    before = {path: (copied.root / path).read_bytes() for path in paths}
-    (copied.root / "dvc.lock").unlink()
-    shutil.rmtree(copied.root / ".dvc/cache")
-    for folder in ("world", "data", "models", "scores", "selections", "evaluations", "report", "metrics"):
-        shutil.rmtree(copied.root / folder)
-    copied.run("dvc", "repro", *sorted(CHOOSING))
-    for path, content in before.items():
-        assert (copied.root / path).read_bytes() == content, f"{path}: the flow and `dvc repro` leave different bytes"
-    assert versioning.stale_stages(copied.root) == STAGES - BEFORE - CHOOSING, (
-        "the flow would run again what `dvc repro` has made"
-    )
+@pytest.fixture(scope="module")
+def remade(curated, tmp_path_factory) -> tuple[Shell, str]:
+    """The workspace after `dvc repro` of a subset, from nothing but the record; and what that printed."""
+    folder = tmp_path_factory.mktemp("remade") / "workspace"
+    shell = Shell(Path(shutil.copytree(curated.root, folder, symlinks=True)), curated.environment)
+    (folder / "dvc.lock").unlink()
+    shutil.rmtree(folder / ".dvc/cache")
+    for name in ("world", "data", "models", "scores", "selections", "evaluations", "report", "metrics"):
+        shutil.rmtree(folder / name)
+    return shell, shell.run("dvc", "repro", "select-lookahead-20")
 
 
-def test_a_killed_flow_goes_on_after_its_last_finished_stage(copied):
+def test_from_nothing_dvc_makes_the_same_bytes_and_the_flow_would_reuse_them(remade, curated):
+    shell, printed = remade
+    for stage in REMADE:
+        assert f"✓ {stage} " in printed
+    for path in ("scores/lookahead.parquet", "selections/lookahead-20.parquet"):
+        assert digest(shell.root / path) == digest(curated.root / path), (
+            f"{path}: the flow and `dvc repro` leave different bytes"
+        )
+    assert versioning.stale_stages(shell.root) == STAGES - REMADE, "the flow would run again what `dvc repro` has made"
+
+
+def test_a_stage_run_by_dvc_is_recorded_as_dvcs(remade):
+    root = remade[0].root
+    tracker = Tracker(root, load_params(root / "params.yaml"))
+    parents = set()
+    for stage in REMADE:
+        newest, older = tracker.runs_with("ost.stage", stage)
+        parents.add(newest.data.tags["mlflow.parentRunId"])
+        assert newest.data.tags["ost.flow_run"] == ""
+        assert len(older.data.tags["ost.flow_run"]) == 36
+        ours, theirs = (
+            {name: md5 for name, md5 in run.data.tags.items() if name.startswith("dvc.out.")} for run in (newest, older)
+        )
+        timed = {name for name in theirs if name.startswith("dvc.out.metrics/")}
+        assert ours.keys() == theirs.keys() and ours.items() >= {(n, theirs[n]) for n in theirs.keys() - timed}, stage
+    (parent,) = (tracker.client.get_run(one) for one in parents)
+    assert parent.data.tags["ost.orchestrator"] == "dvc"
+    assert parent.info.status == "RUNNING", "later stages of the same repro would find no parent to join"
+
+
+def test_a_killed_flow_goes_on_after_its_last_finished_stage(copied, monkeypatch):
     """The trainings are stale; the flow is killed once one is finished and the only worker has begun another."""
-    set_params(copied.root / "params.yaml", ["sft.learning_rate=0.002"])
-    trainings = {f"sft-{training}" for training in TRAININGS}
+    monkeypatch.delenv("PREFECT_API_URL")
+    set_params(copied.root / "params.yaml", ["sft.learning_rate=0.002", "curate.protocols=[B]"])
+    trainings = {f"sft-{training}" for training in TRAININGS if training.endswith("-B")}
 
     def finished() -> set[str]:
-        stages = yaml.safe_load((copied.root / "dvc.lock").read_text())["stages"]
+        stages = yaml.load((copied.root / "dvc.lock").read_text(), yaml.CSafeLoader)["stages"]  # asked often
         done = trainings & set(stages)
         return {name for name in done if stages[name]["params"]["params.yaml"]["sft"]["learning_rate"] == 0.002}
 
@@ -182,7 +213,7 @@ def test_a_killed_flow_goes_on_after_its_last_finished_stage(copied):
     assert versioning.stale_stages(copied.root) >= trainings - done, (
         "an unfinished training was taken for a finished one"
     )
-    printed = copied.run("ost", "curate")
+    printed = copied.ost("curate")
     reused = {name for name in STAGES if f"= {name} " in printed}
     untouched = {*BEFORE, *CHOOSING, "evaluate-base"}
     assert reused - {f"evaluate-{training}" for training in TRAININGS} == untouched | done, "a finished stage was lost"
@@ -190,7 +221,8 @@ def test_a_killed_flow_goes_on_after_its_last_finished_stage(copied):
     assert not [path for path in copied.root.rglob("*.part") if ".dvc" not in path.parts]
 
 
-def test_a_flow_that_is_told_to_end_ends_at_once_with_all_that_it_started(copied):
+def test_a_flow_that_is_told_to_end_ends_at_once_with_all_that_it_started(copied, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL")
     set_params(copied.root / "params.yaml", ["sft.steps=1000000"])
     process = copied.start("ost", "curate")
     wait_for(lambda: workers_of(process.pid), "a worker", process)

@@ -44,7 +44,7 @@ def shell(own, tmp_path, prefect_home) -> Shell:
 
 
 def test_a_folder_with_all_that_is_needed_becomes_a_workspace_that_runs(shell):
-    printed = shell.run("ost", "init")
+    printed = shell.ost("init")
     params = load_params(shell.root / "params.yaml")
     assert (params.data.pool, params.data.anchors, params.data.benchmark, params.data.truth) == (
         "pool.jsonl",
@@ -58,10 +58,10 @@ def test_a_folder_with_all_that_is_needed_becomes_a_workspace_that_runs(shell):
     assert len(text.splitlines()) <= 30 and "once through the 40 records of the pool" in text
     assert all(word in printed for word in ("the-model", "a-small-model", "pool.jsonl", "ost curate --until select"))
     assert "world" not in yaml.safe_load((shell.root / "dvc.yaml").read_text())["stages"]
-    assert "✓ ingest " in shell.run("ost", "curate", "--until", "ingest")
+    assert "✓ ingest " in shell.ost("curate", "--until", "ingest")
     assert {name: len(Dataset(shell.root / f"data/{name}")) for name in SETS} == SETS
 
-    lines = shell.run("ost", "plan").splitlines()
+    lines = shell.ost("plan").splitlines()
     states = {line.split()[0]: line for line in lines if line.rstrip().endswith(("up to date", "to run"))}
     assert "up to date" in states["ingest"] and "scores/lookahead.parquet" in states["select-lookahead-20"]
     assert "to run" in states["select-lookahead-20"] and "to run" in states["sft-lookahead-20-B"]
@@ -70,7 +70,7 @@ def test_a_folder_with_all_that_is_needed_becomes_a_workspace_that_runs(shell):
 
 def test_a_workspace_is_not_made_over(shell):
     (shell.root / "params.yaml").write_text("seed: 7\n")
-    said = shell.run("ost", "init", ok=False)
+    said = shell.ost("init", ok=False)
     assert "params.yaml is there already: change it, or name another folder" in said and "Traceback" not in said
     assert (shell.root / "params.yaml").read_text() == "seed: 7\n"
 
@@ -79,7 +79,7 @@ def test_what_is_missing_is_named_with_its_option(shell):
     """Also what there is a choice of; nobody can be asked where there is no terminal."""
     (shell.root / "anchors.jsonl").unlink()
     shutil.copytree(shell.root / "the-model", shell.root / "third-model")
-    said = shell.run("ost", "init", ok=False)
+    said = shell.ost("init", ok=False)
     assert "looks like the anchors or the target or the proxy: name it, --anchors … --target … --proxy …" in said
     assert "Traceback" not in said and not (shell.root / "params.yaml").exists()
 
@@ -110,5 +110,5 @@ def test_a_pool_that_cannot_be_read_leaves_nothing_behind(own, tmp_path):
 
 
 def test_a_plan_outside_a_workspace_is_an_error_without_a_traceback(tmp_path, prefect_home):
-    said = shell_in(tmp_path / "empty", prefect_home).run("ost", "plan", ok=False)
+    said = shell_in(tmp_path / "empty", prefect_home).ost("plan", ok=False)
     assert "error: no params.yaml in" in said and "Traceback" not in said

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_workspace import TINY, Shell, make_workspace
+from tiny_workspace import ONE_TRAINING, TINY, Shell, make_workspace
 
 from ost.data import Dataset
 from ost.selection import kept_ids
@@ -32,13 +32,13 @@ def stranger(curated, tmp_path_factory, prefect_home) -> Shell:
     """A workspace whose pool is one file, run as far as the subset."""
     own = [f"data.{name}={name}.json" for name in ("pool", "anchors", "benchmark")]
     models = [f"models.{role}={role}-checkpoint" for role in ("target", "proxy")]
-    assignments = [*TINY, *own, *models, "data.truth=null", "data.columns={task: category}"]
+    assignments = [*TINY, *ONE_TRAINING, *own, *models, "data.truth=null", "data.columns={task: category}"]
     shell = make_workspace(tmp_path_factory.mktemp("stranger") / "workspace", prefect_home, assignments)
     for role in ("target", "proxy"):
         shutil.copytree(curated.root / f"models/{role}", shell.root / f"{role}-checkpoint")
     for name in ("pool", "anchors", "benchmark"):
         write_llava(Dataset(curated.root / f"world/{name}.parquet"), shell.root / f"{name}.json")
-    shell.run("ost", "curate", "--until", "select")
+    shell.ost("curate", "--until", "select")
     return shell
 
 
@@ -52,20 +52,20 @@ def test_the_subset_comes_without_any_training_of_the_target(stranger, curated):
         {"own_id": '"0"', "file": "pool.json", "position": 0},
         {"own_id": "1", "file": "pool.json", "position": 1},
     ]
-    assert "✓" not in stranger.run("ost", "curate", "--until", "select")
+    assert "✓" not in stranger.ost("curate", "--until", "select")
 
 
 def test_the_subset_goes_out_as_it_came(stranger):
     subset = "selections/lookahead-20.parquet"
     kept = kept_ids(read_table(stranger.root / subset))
-    stranger.run("ost", "export", subset, "--form", "same", "--out", "out/same", "--verify")
+    stranger.ost("export", subset, "--form", "same", "--out", "out/same", "--verify")
     whole = json.loads((stranger.root / "pool.json").read_text())
     records = json.loads((stranger.root / "out/same/pool.json").read_text())
     assert len(records) == len(kept) and all(record in whole for record in records)
     for form in ("ids", "trl", "llamafactory", "ms-swift", "qwen", "internvl", "webdataset"):
-        said = stranger.run("ost", "export", subset, "--form", form, "--out", f"out/{form}", "--verify")
+        said = stranger.ost("export", subset, "--form", form, "--out", f"out/{form}", "--verify")
         assert f"{len(kept):,} samples as `{form}`" in said and "would lose nothing" in said, said
-    said = stranger.run("ost", "export", subset, "--form", "trl", "--out", "out/trl", ok=False)
+    said = stranger.ost("export", subset, "--form", "trl", "--out", "out/trl", ok=False)
     assert "holds an export already" in said and "Traceback" not in said
 
 
@@ -76,7 +76,7 @@ def test_dvc_watches_images_and_weights(stranger):
     before = picture.read_bytes()
     picture.write_bytes((stranger.root / "images/pool-4.png").read_bytes())
     assert "images" in stranger.run("dvc", "status", "ingest")
-    printed = stranger.run("ost", "curate", "--until", "ingest")
+    printed = stranger.ost("curate", "--until", "ingest")
     assert "✓ ingest" in printed
     picture.write_bytes(before)
     assert read_json(stranger.root / "metrics/ingest.json")["counts"]["pool"]["kept"] == 200
@@ -94,9 +94,9 @@ def test_one_percent_of_new_data_costs_its_own_shard(stranger):
     (stranger.root / "incoming").mkdir()
     shutil.copytree(stranger.root / "images", stranger.root / "incoming/images")
     shutil.copyfile(stranger.root / "pool.json", stranger.root / "incoming/a.json")
-    stranger.run("ost", "curate", "--until", "ingest", "--set", "data.pool=incoming")
+    stranger.ost("curate", "--until", "ingest", "--set", "data.pool=incoming")
     first = {path.name for path in (stranger.root / "data/pool").glob("*.parquet")}
     (stranger.root / "incoming/b.json").write_text(json.dumps(new))
-    stranger.run("ost", "curate", "--until", "ingest")
+    stranger.ost("curate", "--until", "ingest")
     second = {path.name for path in (stranger.root / "data/pool").glob("*.parquet")}
     assert first < second and len(second - first) == 1

@@ -101,7 +101,7 @@ def test_a_study_of_pool_sizes_says_from_where_selection_pays():
 
 def test_a_study_computes_what_its_variants_share_once(tmp_path, prefect_home):
     workspace = make_workspace(tmp_path / "workspace", prefect_home, [*TINY, "score.checks=0", "compare.seeds=[5]"])
-    printed = workspace.run("ost", "study", "biased-anchors", "--set", "compare.arms=[full, one-step-top]")
+    printed = workspace.ost("study", "biased-anchors", "--set", "compare.arms=[full, one-step-top]")
     ran = [line.split()[1] for line in printed.splitlines() if line.startswith("✓")]
     assert ran.count("world") == ran.count("score-one-step") == 3, "the anchors are part of the world"
     assert ran.count("base-target") == ran.count("warmup") == 1
@@ -109,5 +109,5 @@ def test_a_study_computes_what_its_variants_share_once(tmp_path, prefect_home):
     assert [point["place"] for point in found["points"]] == [1.0, 2.0, 4.0]
     with Image.open(workspace.root / "docs/studies/biased-anchors.png") as chart:
         assert min(chart.size) > 500
-    assert "Does a proxy of another" in workspace.run("ost", "study", "list")
-    assert "no study is named 'warm'; known: warmup" in workspace.run("ost", "study", "warm", ok=False)
+    assert "Does a proxy of another" in workspace.ost("study", "list")
+    assert "no study is named 'warm'; known: warmup" in workspace.ost("study", "warm", ok=False)

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import re
 import shutil
 import tempfile
 import threading
@@ -68,18 +67,25 @@ class Production:
 
     def start(self) -> str:
         """Ask for a run of the weekly deployment; returns its id."""
-        printed = self.shell.run("prefect", "--no-prompt", "deployment", "run", "recurate/weekly")
-        return re.search(r"UUID: ([0-9a-f-]{36})", printed)[1]
+        weekly = self._ask("/deployments/name/recurate/weekly")
+        return self._ask(f"/deployments/{weekly['id']}/create_flow_run", {})["id"]
 
     def state(self, run: str) -> str:
         """Name of the state that a run is in; empty where the server cannot tell, its database being away."""
         try:
-            with urllib.request.urlopen(f"{self.environment['PREFECT_API_URL']}/flow_runs/{run}", timeout=30) as answer:
-                return json.load(answer)["state"]["type"]
+            return self._ask(f"/flow_runs/{run}")["state"]["type"]
         except urllib.error.HTTPError as error:
             if error.code < 500:
                 raise
             return ""
+
+    def _ask(self, path: str, content: dict | None = None) -> dict:
+        """What Prefect's server answers to a GET, or to a POST of some content."""
+        data = None if content is None else json.dumps(content).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.environment["PREFECT_API_URL"] + path, data, headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
 
     def finish(self, run: str, seconds: float = 400) -> str:
         """Wait for the end of a run; returns the name of its last state."""

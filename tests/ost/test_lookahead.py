@@ -320,10 +320,10 @@ def test_long_states_are_projected_and_keep_their_angles(pool, anchors, proxy):
 
 @pytest.fixture
 def job(tmp_path, pool, anchors, proxy) -> Job:
-    for name, samples in (("pool", pool), ("anchors", anchors)):
+    for name, samples in (("pool", pool[:40]), ("anchors", anchors)):
         ost.write_samples(tmp_path / f"{name}.parquet", samples)
     proxy.save(tmp_path / "proxy")
-    settings = Score(method="lookahead", lookahead=Lookahead(most_steps=6), checks=8, shard_size=20)
+    settings = Score(method="lookahead", lookahead=Lookahead(most_steps=3), checks=4, shard_size=20)
     return Job(
         tmp_path / "pool.parquet", tmp_path / "anchors.parquet", tmp_path / "proxy", tmp_path / "store", settings
     )
@@ -331,7 +331,7 @@ def job(tmp_path, pool, anchors, proxy) -> Job:
 
 def test_shards_walk_as_far_as_the_run_has_planned(job, pool, anchors, proxy):
     scored = score_file(job)
-    whole = ost.score(pool, anchors, proxy, method="lookahead", checks=0, lookahead={"most_steps": 6})
+    whole = ost.score(pool[:40], anchors, proxy, method="lookahead", checks=0, lookahead={"most_steps": 3})
     assert scored.plan.steps == whole.plan.steps == read_json(job.plan("fp32"))["steps"] > 0
     np.testing.assert_allclose(scored.table["utility"].to_numpy(), whole.table["utility"].to_numpy(), atol=1e-5)
     assert scored.cost.flops > whole.cost.flops > 0, "with the checks it costs more"
@@ -348,6 +348,7 @@ def test_a_plan_is_drawn_up_once(job, pool, monkeypatch):
 
 
 def test_scores_from_a_base_are_kept_apart(job, base):
+    job = dataclasses.replace(job, settings=job.settings.model_copy(update={"checks": 0}))
     plain, known = score_file(job), dataclasses.replace(job, base=base)
     assert known.folder != job.folder and not score_file(known).table.equals(plain.table)
     ahead = job.settings.model_copy(update={"lookahead": Lookahead(start="warm")})

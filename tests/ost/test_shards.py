@@ -195,7 +195,7 @@ def test_killed_at_random_moments_the_table_is_the_same_to_the_byte(job, tmp_pat
     moments = np.random.default_rng(0)
     while not out.exists():
         process = start(job, store, out)
-        if kills < 4:
+        if kills < 3:
             time.sleep(moments.uniform(0.0, 0.6))
             process.send_signal(signal.SIGKILL)
             kills += process.wait() == -signal.SIGKILL
