@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 ENTRIES = (
-    *("encode", "lean", "bergson", "lookahead_last1", "plan", "forward", "lookahead_language", "transposed"),
-    *("lookahead_all", "lookahead_last1_compiled", "defaults", "train_lora", "gradient_lora"),
+    *("encode", "lean", "bergson", "lookahead_last1", "forward", "lookahead_language", "transposed", "lookahead_all"),
+    *("defaults", "train_lora", "gradient_lora", "plan", "lookahead_last1_compiled"),
 )
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument(
         "--tiny", action="store_true", default=bool(os.environ.get("TINY")), help="on a CPU, in seconds"
     )
-    parser.add_argument("--each", type=float, default=20.0, help="seconds of scoring after which an entry is ended")
+    parser.add_argument("--each", type=float, default=7.0, help="seconds of scoring after which an entry is ended")
     parser.add_argument("--within", type=float, default=285.0, help="seconds after which no entry begins")
     parser.add_argument("--entries", nargs="+", choices=ENTRIES, default=list(ENTRIES))
     options = parser.parse_args()

@@ -1,5 +1,8 @@
 """The checks of a run: that they see what they are there to see, and warn with a remedy."""
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from test_scoring import reference
 
 import ost
 from ost.execution.device import Memory
+from ost.models.parts import decoder_blocks
 from ost.scoring import checks
 from ost.scoring.checks import FIDELITY, Agreement, Checks, agreement, choose, make_reference, warnings_of
 from ost.scoring.methods import prepared_scorer
@@ -198,6 +202,18 @@ def test_pool_samples_pass_models_that_are_wholly_in_bf16(method, anchors, proxy
     exact = prepared_scorer(proxy, anchors, settings)
     found, expected = (np.concatenate(own.rows(anchors)["by_cell"].to_numpy()) for own in (scorer, exact))
     assert np.abs(found - expected).max() < 0.5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("method", ["lookahead", "transposed"])
+def test_a_family_that_computes_in_fp32_by_itself_keeps_autocast(method, anchors, proxy):
+    own = dataclasses.replace(proxy, model=copy.deepcopy(proxy.model))
+    wide = decoder_blocks(own.model)[-1].mlp.down_proj
+    wide.register_forward_pre_hook(lambda module, args: (args[0].float(),))
+    settings = Score(method=method, layers="last:1", lookahead={"steps": 2}, step=0.3)
+    scorers = [prepared_scorer(one, anchors, settings, "bf16") for one in (proxy, own)]
+    assert [scorer.autocast for scorer in scorers] == ["fp32", "bf16"]
+    plain, theirs = (np.concatenate(scorer.rows(anchors)["by_cell"].to_numpy()) for scorer in scorers)
+    assert agreement(plain, theirs).spearman > 0.95
 
 
 def test_a_reference_that_does_not_fit_in_float64_is_made_in_fp32_and_says_so(pool, anchors, proxy, monkeypatch):

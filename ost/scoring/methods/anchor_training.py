@@ -19,7 +19,7 @@ from ost.models import load_checkpoint
 from ost.scoring.anchors import all_but_each, folds_of
 from ost.scoring.methods.two_pass import TwoPassScorer
 from ost.scoring.passes.reuse import PassCache
-from ost.scoring.passes.weights import moved_copy, scored_weights
+from ost.scoring.passes.weights import moved_copy
 from ost.store import read_json, write_json
 from ost.types import Progress, silent
 
@@ -119,7 +119,7 @@ def training_path(
     where the loss, and with it the step, is not finite.
     """
     model = moved_copy(scorer.proxy.model, scorer.weights)
-    weights = scored_weights(model, scorer.settings.layers)
+    weights = {name: model.get_parameter(name) for name in scorer.weights}
     with torch.no_grad():
         for name, weight in start.items():
             weights[name].copy_(weight)

@@ -17,7 +17,7 @@ from ost.scoring.methods.anchor_training import encoded_anchors, plan_steps, sta
 from ost.scoring.methods.scorer import BatchScores, TurnScores
 from ost.scoring.methods.two_pass import TwoPassScorer
 from ost.scoring.passes.reuse import PassCache
-from ost.scoring.passes.weights import moved_copy, scored_weights
+from ost.scoring.passes.weights import moved_copy
 from ost.settings import Score
 from ost.store import publish
 
@@ -50,8 +50,8 @@ class LookaheadScorer(TwoPassScorer):
         if self.arithmetic == "bf16":  # no weight moves any more
             self.ends = [lowered(end, {}, "bf16") for end in self.ends]
             self.proxy = dataclasses.replace(self.proxy, model=lowered(self.proxy.model, {}, "bf16"))
-            self.weights = scored_weights(self.proxy.model, self.settings.layers)
-            self.autocast = "fp32"
+            self.weights = {name: self.proxy.model.get_parameter(name) for name in self.weights}
+            self.without_autocast(self.proxy.model)
 
     def _trained(self, store: Path | None) -> list[PreTrainedModel]:
         """Copies of the proxy after the steps, one for each cell."""

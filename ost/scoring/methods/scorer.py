@@ -121,6 +121,20 @@ class Scorer(ABC):
         return self
 
     @torch.no_grad()
+    def without_autocast(self, model: PreTrainedModel) -> None:
+        """From now on ask torch for nothing: a model that all samples pass is wholly in bf16.
+
+        A family that computes some part of a pass in fp32 by itself may need autocast all the same, and keeps it.
+        """
+        self.autocast = "fp32"
+        try:
+            self.losses(self.encode(self.anchors[:1]), model)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # torch's for products of two kinds of numbers
+            self.autocast = "bf16"
+
+    @torch.no_grad()
     def compile(self) -> None:
         """Compile what pool samples go through, where that is faster and gives the same."""
         models = self.compilable()

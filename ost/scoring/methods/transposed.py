@@ -18,7 +18,7 @@ from ost.scoring.anchors import mean_step, norm
 from ost.scoring.methods.scorer import BatchScores, TurnScores
 from ost.scoring.methods.two_pass import TwoPassScorer
 from ost.scoring.passes.reuse import PassCache
-from ost.scoring.passes.weights import move, moved_copy, scored_weights
+from ost.scoring.passes.weights import move, moved_copy
 
 Direction = tuple[dict[str, Tensor], float]
 """A step of length one, and the length that it had."""
@@ -40,8 +40,9 @@ class TransposedScorer(TwoPassScorer):
         self._moved = moved_copy(self.proxy.model, self.weights)
         if self.arithmetic == "bf16":  # where it moves to is rounded, and from where, and how far, is not
             _ = self.reuse
-            self._moved, self.autocast = lowered(self._moved, {}, "bf16"), "fp32"
-        self._weights = scored_weights(self._moved, self.settings.layers)
+            self._moved = lowered(self._moved, {}, "bf16")
+            self.without_autocast(self._moved)
+        self._weights = {name: self._moved.get_parameter(name) for name in self.weights}
 
     def compilable(self) -> list[PreTrainedModel]:
         """The copy that moves."""
