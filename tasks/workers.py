@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.synchronize import Event
+from ctypes import c_byte
 from pathlib import Path
 
 from ost.execution.device import Devices, confine, find_devices
@@ -37,7 +37,7 @@ class Workers:
     def __init__(self, root: Path, compute: Compute, listener: Listener):
         context = multiprocessing.get_context("spawn")
         self._root, self._compute = root, compute
-        self._queue, self._cut_short = context.SimpleQueue(), context.Event()
+        self._queue, self._cut_short = context.SimpleQueue(), context.Value("b", False, lock=False)
         asked = compute.devices or 0
         self._count = max(compute.workers, asked if isinstance(asked, int) else len(asked))
         self._places = threading.BoundedSemaphore(self._count)
@@ -54,7 +54,7 @@ class Workers:
     def __exit__(self, kind, error, trace) -> None:
         """Wait for what runs, also after an error, so as to keep it; a flow that a signal ends takes it along."""
         if kind and not issubclass(kind, Exception):
-            self._cut_short.set()
+            self._cut_short.value = True  # no Event: to set one waits for all that sleep on it, the killed ones too
         with self._guard:
             self._closed = True
         if "slots" in vars(self):
@@ -143,7 +143,7 @@ _queue = None
 """In a worker, the way back to its flow: a queue cannot travel with a call, it is handed over as the process starts."""
 
 
-def _start(queue, cut_short: Event, accelerator: str | None = None) -> None:
+def _start(queue, cut_short: c_byte, accelerator: str | None = None) -> None:
     global _queue
     _queue = queue
     threading.Thread(target=_die_with, args=(multiprocessing.parent_process(), cut_short), daemon=True).start()
@@ -151,10 +151,10 @@ def _start(queue, cut_short: Event, accelerator: str | None = None) -> None:
         confine(accelerator)
 
 
-def _die_with(parent: multiprocessing.Process, cut_short: Event) -> None:
+def _die_with(parent: multiprocessing.Process, cut_short: c_byte) -> None:
     """End this process when its flow ends early or is gone: nobody may write into a workspace that none runs."""
-    while parent.is_alive() and not cut_short.wait(0.5):
-        pass
+    while parent.is_alive() and not cut_short.value:
+        time.sleep(0.5)
     os._exit(1)
 
 

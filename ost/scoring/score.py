@@ -259,7 +259,7 @@ class Engine:
         usual = self._usual
         return LookaheadScorer(self.proxy, self.anchors, self.settings, usual, self.execution, held="fp32")
 
-    @property
+    @functools.cached_property
     def _usual(self) -> Arithmetic:
         """What is computed in where the pool's ranking is not at stake."""
         return "fp32" if self.settings.precision == "fp32" else usual_arithmetic(self.proxy, self.anchors[0])

@@ -73,6 +73,23 @@ def test_a_worker_dies_with_its_flow_and_leaves_nothing_that_looks_finished(fold
     assert not (folder / "models/target").exists()
 
 
+def test_a_run_that_is_ended_with_its_workers_does_not_wait_for_them(tmp_path):
+    """A signal to the whole process group takes the workers first."""
+    workers = Workers(tmp_path, Compute(workers=1), lambda *report: None)
+    workers.__enter__()
+    known = {child.pid for child in active_children()}
+    workers.call(os.getpid)
+    time.sleep(0.2)  # so that it waits for the end of its flow
+    for child in active_children():
+        if child.pid not in known:
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+    ending = threading.Thread(target=workers.__exit__, args=(KeyboardInterrupt, KeyboardInterrupt(), None), daemon=True)
+    ending.start()
+    ending.join(20)
+    assert not ending.is_alive()
+
+
 def test_two_trainings_run_side_by_side_each_on_a_device_of_its_own_until_one_is_killed(folder):
     """Neither can finish; a third waits for a device, and gets that of the first to be killed."""
     endless = ["base.target_steps=1000000", "base.proxy_steps=1000000"]
