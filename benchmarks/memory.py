@@ -2,9 +2,10 @@
 
 `narrow`: a model of few weights with a real vocabulary of 151,936, and samples of about 450 tokens, so that what a pass
 holds beside the weights is what it would hold of a large model's logits. `demo`: the small proxy of the built-in world,
-where speed is what counts. Both builds get the same files and one CPU thread, and each measurement is a process of its
-own. The earlier build is read from this repository's history. In `narrow` both take eight samples at once, about what
-this build takes by itself: with the 64 that it took by itself, the earlier build would need about 100 GB.
+where speed is what counts. The earlier build's search for the number of steps ended too soon there, so `lookahead` is
+also measured with a number given. Both builds get the same files and one CPU thread, and each measurement is a process
+of its own. The earlier build is read from this repository's history. In `narrow` both take eight samples at once, about
+what this build takes by itself: with the 64 that it took by itself, the earlier build would need about 100 GB.
 
 Peak: the most resident memory of that process while it scores, less what was resident once the weights were loaded.
 Seconds: scoring, from the loaded proxy to the table, with what a method prepares from the anchors. Ratios are this
@@ -102,6 +103,7 @@ DEMO_KINDS: dict[str, dict[str, Any]] = {
     "forward": {},
     "transposed": {"method": "transposed", "folds": 2},
     "lookahead": {"method": "lookahead"},
+    "lookahead (30 steps)": {"method": "lookahead", "lookahead": {"steps": 30}},
     "lookahead (last:1)": {"method": "lookahead"} | FIRST,
     "gradient": {"method": "gradient", "detail": "groups", "sketch": 0},
     "gradient (folds)": {"method": "gradient", "detail": "folds"},
@@ -109,8 +111,8 @@ DEMO_KINDS: dict[str, dict[str, Any]] = {
 """What is asked for, by what it is called; `forward` is the samples' losses alone."""
 BATCH, POOL, ANCHORS = 8, 8, 4
 """Of `narrow`: samples of one pass, in the pool, and trusted ones."""
-DEMO_POOL, ROUNDS = 2048, 3
-"""Of `demo`: samples, and how often each build takes its turn; the median counts."""
+DEMO_POOL, ROUNDS = 8000, 3
+"""Of `demo`: samples, as many as the demo has, and how often each build takes its turn; the median counts."""
 
 
 def measure(trees: Mapping[str, Path], build: str, folder: Path, kind: str, size: int, changes: dict) -> dict[str, Any]:

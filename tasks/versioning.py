@@ -62,7 +62,9 @@ def _repository(root: Path) -> Iterator[Repo]:
         try:
             repo = Repo(str(root), fs=_WholeFiles())
         except DvcException as error:
-            raise WorkspaceError(f"{root} is no DVC workspace ({error}): run `dvc init` there first") from error
+            raise WorkspaceError(
+                f"{root} is no DVC workspace ({error}): run `dvc init` there first, outside of git `dvc init --no-scm`"
+            ) from error
         try:
             yield repo
         finally:

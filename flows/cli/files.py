@@ -81,6 +81,8 @@ def score(
             "optimizer": "Whose step is simulated; auto: adam for a proxy that this pipeline warmed up.",
             "step": "Step length ε (transposed) or step size η (exact).",
             "reduction": "How token losses become a sample's loss.",
+            "precision": "fp32; bf16; or mixed: bf16, but for the modules whose weights move. auto: on an accelerator "
+            "the fastest that ranks alike, else fp32.",
             "sketch": "Numbers that `ost select` tells samples apart by in choosing for breadth; 0: none.",
             "checks": "Random samples to check against float64 and against another anchor set; 0: none.",
             "toxic_q": "False-discovery rate of the toxic flag.",
@@ -89,9 +91,10 @@ def score(
     execution: Annotated[
         Execution,
         {
-            "batch_tokens": "Tokens, padding counted, that go through the proxy at once; else what suits the device. "
-            "Halved where memory runs out.",
-            "encoders": "Processes that encode samples ahead of an accelerator.",
+            "batch_tokens": "Tokens, padding counted, that go through the proxy at once; else 1,024 on a CPU, 16,384 "
+            "on an accelerator. Halved where memory runs out.",
+            "encoders": "Processes that encode samples ahead of their use; else none on a CPU, and beside an "
+            "accelerator one for each core but two, at most 14.",
             "compile": "Whether lookahead and transposed try torch.compile; auto: on an accelerator, for large pools.",
         },
     ],

@@ -25,7 +25,18 @@ NAMES = {
 CONFIG = "config.json"
 """What a folder with a model has."""
 BATCH = 32
-IGNORED = ("data", "models", "scores", "selections", "evaluations", "report", "comparisons", "recurations", "mlruns")
+IGNORED = (
+    "data",
+    "world",
+    "models",
+    "scores",
+    "selections",
+    "evaluations",
+    "report",
+    "comparisons",
+    "recurations",
+    "mlruns",
+)
 PAGE = """\
 # What this curation is told. Every other key, with its meaning: ost/settings.py and tasks/settings.py
 seed: 0
@@ -63,10 +74,7 @@ def init_workspace(root: Path, given: dict[str, str | None]) -> None:
     What is not given is looked for in the folder, and asked for on a terminal where it cannot be found. Raises
     ConfigError where something stays unknown, or the folder is a workspace already.
     """
-    file = root / "params.yaml"
-    if file.exists():
-        raise ConfigError(f"{file} is there already: change it, or name another folder")
-    root.mkdir(parents=True, exist_ok=True)
+    file = _new_params(root)
     found = _found(root) | {name: value for name, value in given.items() if value}
     missing = [name for name in given if name not in found]
     if missing and not sys.stdin.isatty():
@@ -76,18 +84,44 @@ def init_workspace(root: Path, given: dict[str, str | None]) -> None:
     found = {name: _seen_from(root, found[name]) for name in given}
     steps, passes = _length(root, found["pool"])
     names = {name: _in_yaml(value) for name, value in found.items()}
-    with publish(file) as part:
-        part.write_text(PAGE.format(**names, steps=steps, passes=passes, batch=BATCH))
-    versioning.init(root)
-    ignored = root / ".gitignore"
-    if not ignored.exists():
-        ignored.write_text("".join(f"/{name}/\n" for name in IGNORED) + "/mlflow.db*\n/.ost/\n*.part\n")
-    write_pipeline(root)
+    _make(root, PAGE.format(**names, steps=steps, passes=passes, batch=BATCH))
     for name, value in found.items():
         say(f"  {name:<10} {value}")
     say(f"→ {file}, {root / 'dvc.yaml'}")
     place = "" if root.resolve() == Path.cwd() else f" --workspace {root}"
     say(f"next: ost curate{place} --until select, and without --until for proof on the target")
+
+
+def init_world(root: Path, name: str) -> None:
+    """Make a workspace of a built-in world, with the default parameters; raises ConfigError for one that is there."""
+    file = _new_params(root)
+    _make(
+        root,
+        f"# Every key, with its meaning: ost/settings.py, ost/worlds/settings.py and tasks/settings.py\n"
+        f"seed: 0\nworld: {{name: {name}}}\n",
+    )
+    say(f"→ {file}, {root / 'dvc.yaml'}")
+    say("next: ost curate" + ("" if root.resolve() == Path.cwd() else f" --workspace {root}"))
+
+
+def _new_params(root: Path) -> Path:
+    """Where a folder's params.yaml goes; raises ConfigError where there is one."""
+    file = root / "params.yaml"
+    if file.exists():
+        raise ConfigError(f"{file} is there already: change it, or name another folder")
+    root.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def _make(root: Path, params: str) -> None:
+    """Write what a workspace of these parameters needs."""
+    with publish(root / "params.yaml") as part:
+        part.write_text(params)
+    versioning.init(root)
+    ignored = root / ".gitignore"
+    if not ignored.exists():
+        ignored.write_text("".join(f"/{name}/\n" for name in IGNORED) + "/mlflow.db*\n/.ost/\n*.part\n")
+    write_pipeline(root)
 
 
 def _found(root: Path) -> dict[str, str]:

@@ -28,6 +28,7 @@ for command in (files.check, files.score, files.select, files.export):
 Workspace = Annotated[
     Path, typer.Option("--workspace", "-w", resolve_path=True, help="Folder that holds params.yaml and dvc.yaml.")
 ]
+WorldName = Literal["handmath", "easy-vqa", "wordmath", "multi-turn"]
 Until = Literal["ingest", "warmup", "score", "select", "sft", "evaluate", "report"]
 
 
@@ -39,10 +40,16 @@ def init(
     benchmark: Annotated[str | None, typer.Option(help="What the fine-tuned target is tested on.")] = None,
     target: Annotated[str | None, typer.Option(help="The model to fine-tune: a folder or a hub name.")] = None,
     proxy: Annotated[str | None, typer.Option(help="A smaller model of its family, which scores.")] = None,
+    world: Annotated[
+        WorldName | None, typer.Option(help="In place of your own data: a built-in world, with tiny models of its own.")
+    ] = None,
 ) -> None:
     """Make a workspace for your own data: a page of parameters, from what lies in the folder and what you name."""
-    from flows.cli.init import init_workspace
+    from flows.cli.init import init_workspace, init_world
 
+    if world:
+        init_world(folder, world)
+        return
     init_workspace(folder, {"pool": pool, "anchors": anchors, "benchmark": benchmark, "target": target, "proxy": proxy})
 
 
@@ -54,7 +61,8 @@ def plan(workspace: Workspace = Path()) -> None:
     minutes, and tells what scoring, training and evaluation will take: samples a second, hours, memory beside what the
     device has, disk beside what is free, and what to set where it does not fit. Before the pool is there it tells what
     the models' configurations say: run `ost curate --until ingest` first to know more. `ost curate` shows the same
-    before long work, and refuses what cannot fit.
+    before long work, and refuses what cannot fit. What it says to set are keys of compute: in params.yaml, such as
+    compute.batch_tokens.
     """
     from flows.cli.summary import show_plan
     from tasks.pipeline import write_pipeline

@@ -101,7 +101,7 @@ class LocalChat:
         self.prompt_tokens += said.prompt_tokens
         self.completion_tokens += said.completion_tokens
         parameters = sum(weight.numel() for weight in self.checkpoint.model.parameters())
-        read = forward_flops(self.checkpoint, samples, self.execution) * len(samples)
+        read = forward_flops(self.checkpoint, samples, self.execution, "prompts") * len(samples)
         self.flops += read + 2 * parameters * said.completion_tokens
         return said.texts
 

@@ -7,10 +7,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ost.data import Sample
-from ost.encoding import Batch, Encoder, to_device
+from ost.encoding import IGNORE, Batch, Encoder, to_device
 from ost.execution.arithmetic import computing
-from ost.execution.batches import batches_for
-from ost.execution.losses import AnswerLosses, model_inputs
+from ost.execution.batches import approximate_tokens, batches_for
+from ost.execution.loader import Form
+from ost.execution.losses import AnswerLosses
 from ost.models import Checkpoint
 from ost.settings import Execution
 from ost.types import Arithmetic, Progress, silent
@@ -55,21 +56,25 @@ def usual_arithmetic(checkpoint: Checkpoint, sample: Sample) -> Arithmetic:
 
 
 @torch.no_grad()
-def forward_flops(checkpoint: Checkpoint, samples: Sequence[Sample], execution: Execution | None = None) -> float:
+def forward_flops(
+    checkpoint: Checkpoint, samples: Sequence[Sample], execution: Execution | None = None, form: Form = "training"
+) -> float:
     """FLOPs of one forward pass over one sample: the mean over a few, counted operation by operation by torch.
 
-    Counts matrix products, convolutions and attention, as torch's FlopCounterMode does, of each sample by itself.
+    Counts matrix products, convolutions and attention, as torch's FlopCounterMode does, with the padding of batches of
+    like size; by the output head those of answer tokens, or with the form `prompts` of the last token.
     """
-    some = samples[:: max(1, len(samples) // PROBED)][:PROBED]
-
-    model = checkpoint.model
+    some = sorted(samples[:: max(1, len(samples) // PROBED)][:PROBED], key=approximate_tokens)
+    model, answer_losses = checkpoint.model, AnswerLosses()
     arithmetic: Arithmetic = "bf16" if model.dtype == torch.bfloat16 else "fp32"  # of weights held in either, too
 
-    def flops(_: list[Sample], batch: Batch) -> int:
-        with computing(model.device, arithmetic), FlopCounterMode(display=False) as counter:
-            model(**model_inputs(model, batch))
-        return counter.get_total_flops()
+    def passed(_: list[Sample], batch: Batch) -> None:
+        with computing(model.device, arithmetic):
+            if form == "prompts":
+                batch["labels"] = torch.full_like(batch["input_ids"], IGNORE)
+                batch["labels"][:, -1] = 0  # prompts end together, and there the head is asked
+            answer_losses(model, batch)
 
-    batches = batches_for(checkpoint, execution, form="prompts")
-    batches.budget.most = 1  # all of whose logits are held
-    return sum(batches.run(some, flops)) / len(some)
+    with FlopCounterMode(display=False) as counter:
+        batches_for(checkpoint, execution, form=form).run(some, passed)
+    return counter.get_total_flops() / len(some)

@@ -9,8 +9,9 @@ from pools import record, write_jsonl
 from tiny_workspace import Shell, shell_in
 
 from flows.cli.init import init_workspace
+from flows.parameters import set_params
 from ost.data import Dataset
-from ost.errors import DataError
+from ost.errors import ConfigError, DataError
 from ost.models import Checkpoint
 from ost.worlds.tiny import TARGET, build_model
 from tasks.settings import load_params
@@ -112,3 +113,24 @@ def test_a_pool_that_cannot_be_read_leaves_nothing_behind(own, tmp_path):
 def test_a_plan_outside_a_workspace_is_an_error_without_a_traceback(tmp_path, prefect_home):
     said = shell_in(tmp_path / "empty", prefect_home).ost("plan", ok=False)
     assert "error: no params.yaml in" in said and "Traceback" not in said
+
+
+def test_a_workspace_of_a_built_in_world_is_made_by_its_name(tmp_path, prefect_home):
+    shell = shell_in(tmp_path / "words", prefect_home)
+    (shell.root / "params.yaml").unlink(missing_ok=True)
+    assert "ost curate" in shell.ost("init", "--world", "wordmath")
+    assert load_params(shell.root / "params.yaml").world.name == "wordmath"
+    assert "to run" in shell.ost("plan") and (shell.root / ".gitignore").read_text().startswith("/data/\n/world/")
+    assert "is there already" in shell.ost("init", "--world", "wordmath", ok=False)
+
+
+def test_what_cannot_be_had_is_refused_before_params_yaml_changes_and_null_stays_null(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text("score: {step: null} # a note\ncurate:\n  subsets: [lookahead-20] # kept\n")
+    before = file.read_text()
+    with pytest.raises(ConfigError, match="only arms by utility"):
+        set_params(file, ["curate.subsets=[random-pure, lookahead-20]"])
+    assert file.read_text() == before
+    set_params(file, ["select.among=null", "score.folds=3"])
+    written = file.read_text()
+    assert "step: null" in written and "among: null" in written and "# a note" in written and "# kept" in written

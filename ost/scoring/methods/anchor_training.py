@@ -190,7 +190,7 @@ def _searched(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: P
     losses = _side_by_side(paths, folds)
     while short := [fold for fold, path in enumerate(paths) if len(path) <= _lowest(scorer, losses)]:
         for fold in short:  # what ended first may not say where the others are best
-            paths[fold] = walked(fold, len(losses) - 1)
+            paths[fold] = walked(fold, _lowest(scorer, losses))
         losses = _side_by_side(paths, folds)
     steps, length = _lowest(scorer, losses), min(map(len, paths))
     curve = losses.mean(axis=1)[:length]
