@@ -281,14 +281,17 @@ def test_an_anchor_gradient_without_a_direction_is_a_model_error(value, pool, an
 
 
 def test_cost_counts_the_passes(pool, anchors, proxy):
-    """A sample costs two forward passes, or a forward and a backward one, or those and a forward one an anchor."""
+    """A sample costs two forward passes, or a forward and a backward one, or those and a forward one an anchor.
+
+    Beside it there is a row of the head that each batch is tried by.
+    """
 
     def flops(count: int, method: str) -> float:
         return scores(pool[:1] * count, anchors[:4], proxy, method).cost.flops
 
     one = (flops(16, "transposed") - flops(8, "transposed")) / (2 * 8)
-    assert flops(16, "gradient") - flops(8, "gradient") == pytest.approx(one * 3 * 8)
-    assert flops(16, "exact") - flops(8, "exact") == pytest.approx(one * (3 + 4) * 8)
+    assert flops(16, "gradient") - flops(8, "gradient") == pytest.approx(one * 3 * 8, rel=0.01)
+    assert flops(16, "exact") - flops(8, "exact") == pytest.approx(one * (3 + 4) * 8, rel=0.01)
 
 
 def test_a_score_table_is_read_back_and_another_refused(scored, tmp_path):
