@@ -1,11 +1,13 @@
 """Memory and speed of the scoring methods beside an earlier build's: `make bench-memory` → metrics/bench_memory.json.
 
 `narrow`: a model of few weights with a real vocabulary of 151,936, and samples of about 450 tokens, so that what a pass
-holds beside the weights is what it would hold of a large model's logits. `demo`: the small proxy of the built-in world,
-where speed is what counts. The earlier build's search for the number of steps ended too soon there, so `lookahead` is
-also measured with a number given. Both builds get the same files and one CPU thread, and each measurement is a process
-of its own. The earlier build is read from this repository's history. In `narrow` both take eight samples at once, about
-what this build takes by itself: with the 64 that it took by itself, the earlier build would need about 100 GB.
+holds beside the weights is what it would hold of a large model's logits. `training`: a step by this build on 32
+samples of that model by an adapter, beside the earlier one's of all weights. `demo`: the small proxy of the built-in
+world, where speed is what counts. The earlier build's search for the number of steps ended too soon there, so
+`lookahead` is also measured with a number given. Both builds get the same files and one CPU thread, and each
+measurement is a process of its own. The earlier build is read from this repository's history. In `narrow` both take
+eight samples at once, about what this build takes by itself: with the 64 that it took by itself, the earlier build
+would need about 100 GB.
 
 Peak: the most resident memory of that process while it scores, less what was resident once the weights were loaded.
 Seconds: scoring, from the loaded proxy to the table, with what a method prepares from the anchors. Ratios are this
@@ -42,6 +44,10 @@ BUILDS = {
     BEFORE: """
 from ost.data import read_samples
 from ost.scoring.losses import losses_of
+from ost.training import Recipe, train
+
+def trained(checkpoint, pool, changes):
+    train(checkpoint, pool[: changes["batch_size"]], Recipe(steps=1, learning_rate=1e-3, **changes))
 
 def samples(path): return list(read_samples(path))
 def sized(size, pool): return {"batch_size": size} if size else {}
@@ -50,7 +56,26 @@ def sized(size, pool): return {"batch_size": size} if size else {}
 from ost.data import Dataset
 from ost.execution.batches import padded_tokens
 from ost.execution.forward import losses_of
+from ost.execution.loader import Loader
+from ost.models import add_adapter
 from ost.settings import Execution
+from ost.training import Recipe, train
+
+def trained(checkpoint, pool, changes):
+    add_adapter(checkpoint.model, 16, 0)
+    ahead = Loader.ahead
+    def timed(self, batches):
+        waited, coming = [], ahead(self, batches)
+        while True:
+            began = time.perf_counter()
+            found = next(coming, None)
+            waited.append(time.perf_counter() - began)
+            if found is None:
+                return Path("waited.txt").write_text(str(sum(waited[1:])))  # behind the first, a process starts
+            yield found
+    Loader.ahead = timed
+    recipe = Recipe(steps=1, learning_rate=1e-3, **changes)
+    train(checkpoint, pool[: changes["batch_size"]], recipe, execution=Execution(encoders=1))
 
 def samples(path): return list(Dataset(path))
 def sized(size, pool):
@@ -77,7 +102,10 @@ def main():
     pool, anchors = samples(folder / "pool.parquet"), samples(folder / "anchors.parquet")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     weights, began = resident("VmRSS"), time.perf_counter()
-    if kind == "forward":
+    if kind == "training":
+        trained(proxy, pool, changes)
+        utility, steps, pool = [], 1, pool[: changes["batch_size"]]
+    elif kind == "forward":
         utility, steps = losses_of(pool, proxy, **sized(size, pool)).tolist(), None
     else:
         scored = ost.score(pool, anchors, proxy, checks=0, **sized(size, pool), **changes)
@@ -152,6 +180,23 @@ def bench_narrow(measured: Measured, folder: Path) -> dict[str, Any]:
     return sizes | compared(methods)
 
 
+def bench_training(measured: Measured, folder: Path) -> dict[str, Any]:
+    """A step on 32 samples by an adapter, beside the earlier build's on eight: 32 would take it four times as much."""
+    folder.mkdir()
+    processor = processor_of(NARROW)
+    Checkpoint(model_of(NARROW, processor), processor).save(folder / "proxy")
+    drawn = samples_of(NARROW, 32)
+    write_samples(folder / "pool.parquet", drawn)
+    write_samples(folder / "anchors.parquet", drawn[:1])
+    before = measured(BEFORE, folder, "training", 0, {"batch_size": BATCH})
+    now = measured(NOW, folder, "training", 0, {"batch_size": 32})
+    found = compared({"training": {BEFORE: before, NOW: now}})
+    rates = {build: run["samples_per_second"] for build, run in ((BEFORE, before), (NOW, now))}
+    found[f"speed_ratio_to_{BEFORE}"] = {"training": rates[NOW] / rates[BEFORE]}
+    waited = float((folder / "waited.txt").read_text()) / now["seconds"]
+    return {"samples": {BEFORE: BATCH, NOW: 32}, "share_of_time_waited_for_data": waited} | found
+
+
 def bench_demo(measured: Measured, folder: Path, before: Path) -> dict[str, Any]:
     """The builds in turns, several rounds; the earlier build itself makes the proxy and the samples."""
     folder.mkdir()
@@ -184,7 +229,8 @@ def compared(methods: Mapping[str, Mapping[str, dict]]) -> dict[str, Any]:
             continue
         peaks[kind] = now["peak_gib"] / before["peak_gib"]
         speeds[kind] = before["seconds"] / now["seconds"]
-        ranks[kind] = float(spearmanr(before["utility"], now["utility"]).statistic)
+        if before["utility"]:
+            ranks[kind] = float(spearmanr(before["utility"], now["utility"]).statistic)
     figures = {
         kind: {way: {name: value for name, value in run.items() if name != "utility"} for way, run in found.items()}
         for kind, found in methods.items()
@@ -194,19 +240,26 @@ def compared(methods: Mapping[str, Mapping[str, dict]]) -> dict[str, Any]:
 
 def show(result: Mapping[str, Any]) -> None:
     """The ratios as a table."""
-    for part in result.keys() & {"narrow", "demo"}:
+    for part in result.keys() & PARTS.keys():
         table = Table("method", "peak", "speed", "Spearman", title=f"{part}: this build to {BEFORE}")
         own = result[part]
         for kind, speed in own[f"speed_ratio_to_{BEFORE}"].items():
-            peak, rank = own[f"peak_ratio_to_{BEFORE}"][kind], own["spearman"][kind]
-            table.add_row(kind, f"{peak:.3f}", f"{speed:.2f}", f"{rank:.6f}")
+            peak, rank = own[f"peak_ratio_to_{BEFORE}"][kind], own["spearman"].get(kind)
+            table.add_row(kind, f"{peak:.3f}", f"{speed:.2f}", "" if rank is None else f"{rank:.6f}")
         console.print(table)
+
+
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "narrow": bench_narrow,
+    "training": bench_training,
+    "demo": bench_demo,
+}
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=("narrow", "demo"), default=["narrow", "demo"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", type=Path, default=ROOT / "metrics/bench_memory.json")
     options = parser.parse_args()
     result: dict[str, Any] = {"before": BEFORE, "threads": 1, "torch": torch.__version__}
@@ -216,8 +269,8 @@ def main() -> None:
         measured = functools.partial(measure, {NOW: ROOT, BEFORE: before})
         try:
             for part in options.parts:
-                bench = bench_narrow if part == "narrow" else functools.partial(bench_demo, before=before)
-                result[part] = bench(measured, folder / part)
+                more = {"before": before} if part == "demo" else {}
+                result[part] = PARTS[part](measured, folder / part, **more)
                 write_json(options.out, result)
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", str(before)], cwd=ROOT, check=True)

@@ -21,5 +21,9 @@ class TrainingError(OSTError):
     """Training produced something that must not be used, such as a loss that is not finite."""
 
 
+class EvaluationError(OSTError):
+    """A suite of benchmarks failed on a model, or left nothing that can be read."""
+
+
 class WorkspaceError(OSTError):
     """A stage was asked to run where its inputs, or the workspace itself, are missing."""

@@ -6,6 +6,7 @@ Every section is frozen and refuses what it does not know, so that a typing erro
 import difflib
 import math
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,16 @@ Model = typing.TypeVar("Model", bound=BaseModel)
 BUILTIN, LLAVA = "builtin", "builtin-llava"
 """Model names that stand for tiny models of the built-in world, pretrained here instead of fetched: of Qwen3-VL's form,
 and of LLaVA's."""
+
+
+ASKED = ("data", "model", "out", "steps", "batch_size", "learning_rate", "seed")
+"""What `sft.command` may ask for; the first three it must."""
+SUITE_ASKED = ("model", "tasks", "out")
+"""What `evaluate.suite_command` must ask for."""
+LMMS_EVAL = (
+    "python -m lmms_eval --model qwen2_5_vl --model_args pretrained={model} --tasks {tasks} --batch_size 1"
+    " --log_samples --output_path {out}"
+)
 
 
 class Section(BaseModel):
@@ -91,8 +102,9 @@ class Warmup(Section):
 
     fraction: Share = 0.05
     """Share of an SFT run's steps; the paper found 5 % best. 0: the proxy scores as it is."""
-    learning_rate: Rate = 2e-3
-    """Peak rate; a proxy, being smaller than the target, takes a larger one."""
+    learning_rate: Rate | None = None
+    """Peak rate; a proxy, being smaller than the target, takes a larger one. Null: what suits its size, see
+    docs/training.md."""
     lora_rank: int = Field(default=0, ge=0)
     """Rank of the LoRA adapter that is trained, and scored, in place of the proxy's weights; 0 for the weights."""
 
@@ -214,20 +226,78 @@ class Select(Section):
 class SFT(Section):
     """Supervised fine-tuning of the target."""
 
-    steps: Count = 600
-    """Optimizer steps of Full-SFT; protocol B gives every arm as many, protocol A as many epochs."""
+    method: Literal["full", "lora"] = "full"
+    """Which weights are trained: those of `layers` themselves, or a LoRA adapter of rank `lora_rank` beside each of
+    their linear ones, which is kept without its base."""
+    layers: Literal["language", "all"] = "language"
+    """The text decoder with its output head, or everything: a vision tower and what projects from it stay as they are
+    unless this is `all`."""
+    lora_rank: Count = 32
+    """The scale is alpha / rank = 2."""
+    steps: Count | None = None
+    """Optimizer steps of Full-SFT; protocol B gives every arm as many, protocol A as many epochs. Null: `epochs`."""
+    epochs: Rate = 1.0
+    """Passes of Full-SFT over the pool, where `steps` is null."""
     batch_size: Count = 32
-    learning_rate: Rate = 1e-3
+    """Samples of an optimizer step; how many go through the model at once follows from memory."""
+    learning_rate: Rate | None = None
+    """Peak rate. Null: what suits the target's size and the method, see docs/training.md."""
     warmup_ratio: Share = 0.05
     weight_decay: float = Field(default=0.0, ge=0.0)
+    gradient_checkpointing: Literal["auto", "always", "never"] = "auto"
+    """Whether activations are computed anew in the backward pass instead of being kept. `auto`: on an accelerator."""
+    command: str | None = None
+    """A trainer of your own in place of this one: a command that finds the subset in {data}, in the form
+    `command_form`, and the target in {model}, and leaves the model, or an adapter, in {out}. It may also ask for
+    {steps}, {batch_size}, {learning_rate} and {seed}."""
+    command_form: Literal["trl", "llamafactory", "ms-swift", "qwen", "internvl", "webdataset"] = "trl"
+
+    @field_validator("command")
+    @classmethod
+    def _asks_for_what_there_is(cls, command: str | None) -> str | None:
+        if command is not None:
+            _check_command(command, ASKED, "it finds the subset in {data}, the target in {model}", "its model")
+        return command
+
+    def steps_over(self, samples: int) -> int:
+        """Optimizer steps of Full-SFT on a pool of so many samples."""
+        return self.steps or max(1, math.ceil(self.epochs * samples / self.batch_size))
 
 
 class Evaluate(Section):
-    """Benchmark evaluation by greedy generation and exact match."""
+    """Benchmark evaluation by greedy generation."""
 
-    max_new_tokens: Count = 16
-    match: str = "final"
-    """Metric, by its name in ost/metrics.py: `final` compares what follows the last "=" of both texts, `whole` all."""
+    metric: str = "auto"
+    """How answers are compared with references (docs/evaluation.md): exact, choice, number, anls, vqa, contains, math,
+    final, or python:MODULE.FUNCTION for your own. auto: for each task what its references ask for."""
+    max_new_tokens: Count | None = None
+    """Longest answer in tokens. Null: twice the longest reference, at least 16, at most 1,024; more for a model that
+    reasons first."""
+    suite: Literal["lmms-eval"] | None = None
+    """Public benchmarks in place of `data.benchmark`: tasks by name, run by lmms-eval in an environment of your own.
+    Metric and longest answer are then its tasks'."""
+    suite_tasks: tuple[typing.Annotated[str, Field(pattern=r"^[^\s,]+$")], ...] = ()
+    """Their names, such as mmmu_val; a group's name stands for its tasks."""
+    suite_command: str = LMMS_EVAL
+    """The line that runs them on {model}, a folder of whole weights with its processor, and leaves the log of the
+    {tasks}' samples in {out}: name the Python of your environment, and the model class that lmms-eval has for it."""
+
+    @field_validator("suite_tasks", mode="before")
+    @classmethod
+    def _names_are_a_list(cls, names: object) -> object:
+        return tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else names
+
+    @field_validator("suite_command")
+    @classmethod
+    def _asks_for_what_there_is(cls, command: str) -> str:
+        _check_command(command, SUITE_ASKED, "it finds the model in {model}, runs {tasks}", "the samples' log")
+        return command
+
+    @model_validator(mode="after")
+    def _suite_has_tasks(self) -> "Evaluate":
+        if self.suite and not self.suite_tasks:
+            raise ValueError(f"{self.suite} runs tasks by name: name some in evaluate.suite_tasks, such as [mmmu_val]")
+        return self
 
 
 class Judge(Section):
@@ -287,6 +357,17 @@ class Settings(Section):
     deita: Deita = Deita()
     less: Less = Less()
     holdout: Holdout = Holdout()
+
+
+def _check_command(command: str, known: Sequence[str], finds: str, leaves: str) -> None:
+    """Raise ValueError for a command of the user's that asks for more than is known, or not for the first three."""
+    try:
+        command.format(**dict.fromkeys(known, ""))
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        have = ", ".join(f"{{{name}}}" for name in known)
+        raise ValueError(f"it asks for {error}; it can have {have}, and other braces are written twice") from None
+    if missing := [name for name in known[:3] if f"{{{name}}}" not in command]:
+        raise ValueError(f"it has no {{{missing[0]}}}: {finds}, and leaves {leaves} in {{out}}")
 
 
 def parse_section(section: type[Model], raw: dict, source: str = "the settings") -> Model:

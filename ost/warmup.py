@@ -4,15 +4,16 @@ import random
 
 from ost.data import Dataset, Samples
 from ost.settings import Settings
-from ost.training import Recipe
+from ost.training import Recipe, usual_rate
 
 
-def warmup_data(settings: Settings, pool: Dataset) -> tuple[Recipe, Samples]:
-    """How a proxy is warmed up, and the samples, drawn by the seed, that it sees."""
+def warmup_data(settings: Settings, pool: Dataset, weights: int) -> tuple[Recipe, Samples]:
+    """How a proxy of so many weights is warmed up, and the samples, drawn by the seed, that it sees."""
+    warmup, sft = settings.warmup, settings.sft
     recipe = Recipe(
-        steps=max(1, round(settings.warmup.fraction * settings.sft.steps)),
-        batch_size=settings.sft.batch_size,
-        learning_rate=settings.warmup.learning_rate,
+        steps=max(1, round(warmup.fraction * sft.steps_over(len(pool)))),
+        batch_size=sft.batch_size,
+        learning_rate=warmup.learning_rate or usual_rate(weights, bool(warmup.lora_rank)),
         seed=settings.seed,
     )
     ids, seen = pool.ids(), recipe.steps * recipe.batch_size

@@ -88,7 +88,7 @@ def stages_of(root: Path, plan: Plan) -> list[Stage]:
             Stage(
                 "warmup",
                 ("data/pool", "models/proxy"),
-                ("seed", "warmup", "sft.steps", "sft.batch_size"),
+                ("seed", "warmup", "sft.steps", "sft.epochs", "sft.batch_size"),
                 ("models/proxy-warm", manifest_path("warmup")),
             )
         )
@@ -185,8 +185,8 @@ def report_reads(root: Path, plan: Plan) -> tuple[str, ...]:
     tables += [f"selections/{subset.key}.parquet" for subset in plan.subsets]
     if len(known := truths(root, plan.params)) > 1:
         tables += [f"scores/{scores.name}-turns.parquet" for scores in plan.scores if scores.tells_turns(plan.params)]
-    answers = [f"evaluations/{key}.json" for key in plan.evaluated]
-    return "data/pool", *known, "metrics/ingest.json", *map(manifest_path, stages), *tables, *answers
+    answers = [f"evaluations/{key}.{kind}" for key in plan.evaluated for kind in ("json", "parquet")]
+    return "data/pool", "data/benchmark", *known, "metrics/ingest.json", *map(manifest_path, stages), *tables, *answers
 
 
 def _report(root: Path, plan: Plan) -> Stage:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ost.arms import Scores
 from ost.arms.plan import BASE, PURE, Subset, Training, trainings_of
 from ost.errors import ConfigError
-from ost.metrics import metric_of
+from ost.evaluation.metrics import check_metric
 from ost.selection.strategies import strategy_of
 from tasks.settings import Params
 
@@ -64,7 +64,7 @@ class Plan:
         """The plan itself; raises ConfigError, before anything is run, for what cannot be had."""
         params, subsets = self.params, self.subsets
         strategy_of(params.select.strategy)
-        metric_of(params.evaluate.match)
+        check_metric(params.evaluate.metric)
         if params.curate.keep:
             _ = self.main
         ceilings = sorted({subset.name for subset in subsets if subset.arm.is_ceiling})

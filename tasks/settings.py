@@ -104,6 +104,8 @@ class Tracking(Section):
     experiment: str = "ost"
     model_name: str = "ost-target"
     """Name under which every fine-tuned target is registered."""
+    models: Literal["trained", "all"] = "trained"
+    """Which models MLflow keeps a copy of: fine-tuned targets, or target, proxy and judge before it as well."""
 
 
 class Params(Settings):
@@ -128,6 +130,7 @@ MOVED = {
     "select.wide_fraction": "it is another subset in curate.subsets now, such as lookahead-50",
     "score.batch_size": "batches follow from memory now; compute.batch_tokens sets how many tokens go at once",
     "evaluate.batch_size": "as score.batch_size",
+    "evaluate.match": "it is evaluate.metric now: exact where it was whole; final, as before; or leave it out",
     "recurate.run": "it is recurate.training now: lookahead-20-B where it was ost-B",
 }
 """Keys that earlier builds had, and what became of them."""

@@ -8,7 +8,9 @@ import datetime
 import os
 import posixpath
 import re
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -22,6 +24,8 @@ from tasks.settings import Params
 
 SAMPLE_FOLDERS = ("world/", "data/")
 """Outputs that are not uploaded: samples are DVC's, and MLflow is told their digests."""
+BASES = ("models/target", "models/proxy", "models/judge")
+"""Models that are DVC's too, unless `tracking.models` is `all`; the warm proxy is among them."""
 
 
 class Tracker:
@@ -31,6 +35,7 @@ class Tracker:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self.root, self.model_name = root, params.tracking.model_name
+        self._left_out = SAMPLE_FOLDERS if params.tracking.models == "all" else (*SAMPLE_FOLDERS, *BASES)
         self.client = MlflowClient(tracking_uri(root, params.tracking.uri))
         self.experiment = self._experiment(params.tracking.experiment)
 
@@ -101,7 +106,7 @@ class Tracker:
         _, kind, _ = _parts(manifest)
         self._log_manifest(run_id, manifest)
         for path in manifest["outputs"]:
-            if not path.startswith(SAMPLE_FOLDERS):
+            if not path.startswith(self._left_out):
                 self._upload(run_id, path)
         if kind == "sft":
             self._register(run_id, manifest)
@@ -141,9 +146,13 @@ class Tracker:
         """Set a tag of a registered version."""
         self.client.set_model_version_tag(self.model_name, version.version, key, value)
 
-    def artifact(self, run_id: str, path: str) -> Path:
-        """A run's artifact as a local file."""
-        return Path(self.client.download_artifacts(run_id, path))
+    @contextmanager
+    def artifact(self, run_id: str, path: str) -> Iterator[Path]:
+        """A run's artifact as a local file or folder, which is gone behind the block."""
+        held = self.root / ".ost"
+        held.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=held, prefix="download-") as folder:
+            yield Path(self.client.download_artifacts(run_id, path, folder))
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)

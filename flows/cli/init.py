@@ -7,9 +7,9 @@ from pathlib import Path
 import typer
 import yaml
 
-from flows.display import Display, say
+from flows.display import say
 from ost.errors import ConfigError
-from ost.formats import load, open_source
+from ost.formats import open_source
 from ost.formats.source import form_of
 from ost.store import publish
 from tasks import versioning
@@ -24,7 +24,6 @@ NAMES = {
 """Sample set → how the names of its file or folder begin."""
 CONFIG = "config.json"
 """What a folder with a model has."""
-BATCH = 32
 IGNORED = (
     "data",
     "world",
@@ -49,17 +48,15 @@ data:
 models:
   target: {target} # what is fine-tuned in the end
   proxy: {proxy} # a smaller one of its family, which scores
-warmup:
-  learning_rate: 2.0e-5
 score:
   lookahead: {{learning_rate: 1.0e-5}}
 sft:
-  steps: {steps} # {passes}
-  batch_size: {batch}
-  learning_rate: 1.0e-5
+  method: lora # or full: all weights, which takes four times their bytes in memory, and as many on disk a training
+  epochs: 1 # over the whole pool; every arm takes as many steps
+  batch_size: 32 # samples of a step; how many go through the model at once follows from memory
 evaluate:
-  max_new_tokens: 64
-  match: whole # the whole answer counts; final: what follows the last "="
+  metric: auto # by the references of each task; or one that you name: docs/evaluation.md
+  max_new_tokens: null # from the references
 curate:
   subsets: [full, random-20, lookahead-20] # arms, and the percent of the pool that they keep
   protocols: [B] # as many steps as on the whole pool
@@ -82,9 +79,9 @@ def init_workspace(root: Path, given: dict[str, str | None]) -> None:
         raise ConfigError(f"nothing in {root.resolve()} looks like the {' or the '.join(missing)}: name it, {options}")
     found |= {name: typer.prompt(f"{name} (file, folder or hub name)") for name in missing}
     found = {name: _seen_from(root, found[name]) for name in given}
-    steps, passes = _length(root, found["pool"])
+    _can_be_read(root, found["pool"])
     names = {name: _in_yaml(value) for name, value in found.items()}
-    _make(root, PAGE.format(**names, steps=steps, passes=passes, batch=BATCH))
+    _make(root, PAGE.format(**names))
     for name, value in found.items():
         say(f"  {name:<10} {value}")
     say(f"→ {file}, {root / 'dvc.yaml'}")
@@ -98,7 +95,8 @@ def init_world(root: Path, name: str) -> None:
     _make(
         root,
         f"# Every key, with its meaning: ost/settings.py, ost/worlds/settings.py and tasks/settings.py\n"
-        f"seed: 0\nworld: {{name: {name}}}\n",
+        f"seed: 0\nworld: {{name: {name}}}\n"
+        'evaluate: {metric: final} # what follows the last "=" of an answer\n',
     )
     say(f"→ {file}, {root / 'dvc.yaml'}")
     say("next: ost curate" + ("" if root.resolve() == Path.cwd() else f" --workspace {root}"))
@@ -163,16 +161,7 @@ def _in_yaml(value: str) -> str:
     return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10_000).strip()[1:-1]
 
 
-def _length(root: Path, pool: str) -> tuple[int, str]:
-    """Steps of a training that takes each record of the pool once, and what they are.
-
-    Images are not looked at. A pool in object storage is not fetched for it.
-    """
-    if is_remote(pool):
-        return 1000, f"the records of the pool, divided by {BATCH}, are once through it: set it"
-    count = 0
-    with Display() as display:
-        for unit in open_source(root / pool if (root / pool).exists() else pool).units():
-            count += sum(1 for _ in load(unit).records)
-            display.advance("count", count, count, "records of the pool")
-    return max(1, -(-count // BATCH)), f"once through the {count:,} records of the pool"
+def _can_be_read(root: Path, pool: str) -> None:
+    """Raises DataError where nothing that can be read lies at a pool; one in object storage is not fetched for it."""
+    if not is_remote(pool):
+        open_source(root / pool if (root / pool).exists() else pool)

@@ -129,7 +129,7 @@ def _checks_line(checks: "Checks | None") -> str:
 def select_file(path: Path, out: Path, fraction: float, settings: Select, seed: int) -> None:
     """Select a fraction of the samples in a score table, and write the selection."""
     from ost.scoring import read_scores
-    from ost.selection import by_utility, clean_warnings, expected_purity, kept_ids, mask_turns, masks_of, read_turns
+    from ost.selection import by_utility, expected_purity, kept_ids, mask_turns, masks_of, read_turns, warnings_of
     from ost.store import write_table
 
     scores = read_scores(path)
@@ -137,7 +137,7 @@ def select_file(path: Path, out: Path, fraction: float, settings: Select, seed: 
     if settings.unit == "turn":
         table = mask_turns(table, scores, read_turns(path), settings)
     write_table(out, table)
-    for warning in clean_warnings(scores, settings):
+    for warning in warnings_of(scores, settings):
         warn(warning)
     purity = expected_purity(table)
     told = "" if purity is None else f", chosen from a part of which {purity:.0%} is expected to be right"

@@ -14,18 +14,18 @@ def score(material: Material) -> ScoreTable:
     """What the judge says of each sample, and how it does on the anchors, whose answers are trusted."""
     from ost.baselines.judge import judge
 
-    settings, match, model = material.params.judge, material.params.evaluate.match, material.judge()
+    settings, metric, model = material.params.judge, material.params.evaluate.metric, material.judge()
     pool, anchors = material.samples("pool"), material.samples("anchors")
     watch = Stopwatch()
-    said = judge(pool, model, settings.mode, match, material.progress)
+    said = judge(pool, model, settings.mode, metric, material.progress)
     cost = Cost(watch.seconds, model.flops)
     tokens = {name: float(getattr(model, name)) for name in ("prompt_tokens", "completion_tokens")}  # of the pool alone
     table = pa.table({"id": pool.ids(), "reply": pa.array(said.replies, pa.string()), "agrees": said.agrees})
     warnings = _unanswered(said, pool, model, "pool samples")
-    trusted = judge(anchors, model, settings.mode, match)
+    trusted = judge(anchors, model, settings.mode, metric)
     warnings += _unanswered(trusted, anchors, model, "anchors")
     shares = {"kept": said.share, "unanswered": len(said.unanswered) / len(pool), "agrees_with_anchors": trusted.share}
-    return ScoreTable(table, shares | tokens, cost, warnings)
+    return ScoreTable(table, shares | tokens, cost, warnings, {"metrics": said.metrics})
 
 
 def _unanswered(said, samples, model, named: str) -> list[str]:
@@ -44,7 +44,7 @@ def choose(table: pa.Table, fraction: float, settings: Settings) -> pa.Table:
     return selection_table(table["id"].to_pylist(), table.filter(table["agrees"])["id"].to_pylist(), DISAGREES)
 
 
-SETTINGS = ("models.judge", "judge", "evaluate.match")
+SETTINGS = ("models.judge", "judge", "evaluate.metric")
 JUDGE = Scores("judge", score, ("pool", "anchors", "judge"), SETTINGS)
 
 ARMS = (Arm("judge", "LLM-as-a-Judge", choose, JUDGE, place=50, whole=True, colour="violet"),)

@@ -15,7 +15,7 @@ def score(material: Material) -> ScoreTable:
 
     watch, params, proxy = Stopwatch(), material.params, material.model("proxy")
     pool, anchors = material.samples("pool"), material.samples("anchors")
-    recipe, seen = warmup_data(params, pool)
+    recipe, seen = warmup_data(params, pool, proxy.model.num_parameters())
     add_adapter(proxy.model, params.less.lora_rank, params.seed)
     trained = train(proxy, seen, recipe, material.progress)
     scores, cost = less(
@@ -31,7 +31,7 @@ def score(material: Material) -> ScoreTable:
     return ScoreTable(table, {"loss": trained.loss}, Cost(watch.seconds, trained.cost.flops + cost.flops))
 
 
-SETTINGS = ("less", "seed", "warmup", "sft.steps", "sft.batch_size")
+SETTINGS = ("less", "seed", "warmup", "sft.steps", "sft.epochs", "sft.batch_size")
 LESS = Scores("less", score, ("pool", "anchors", "proxy"), SETTINGS)
 
 ARMS = (Arm("less", "LESS {share}", best, LESS, place=20, colour="right"),)

@@ -38,17 +38,19 @@ def rho(material: Material) -> ScoreTable:
 
 def _reducible(material: Material, score, *base) -> ScoreTable:
     """Scores by a reference model: `holdout.epochs` passes over the anchors, at the warm-up's rate."""
-    from ost.training import Recipe
+    from ost.training import Recipe, usual_rate
 
     params, pool, anchors = material.params, material.samples("pool"), material.samples("anchors")
+    warm = material.model("proxy-warm")
+    usual = usual_rate(warm.model.num_parameters(), bool(params.warmup.lora_rank))
     recipe = Recipe(
         steps=params.holdout.epochs * math.ceil(len(anchors) / params.sft.batch_size),
         batch_size=params.sft.batch_size,
-        learning_rate=params.warmup.learning_rate,
+        learning_rate=params.warmup.learning_rate or usual,
         seed=params.seed,
     )
     how = {"execution": material.execution, "progress": material.progress}
-    scores, cost = score(pool, anchors, material.model("proxy-warm"), *base, recipe, **how)
+    scores, cost = score(pool, anchors, warm, *base, recipe, **how)
     return _table(pool, scores, cost, reducible=float(np.mean(scores)))
 
 

@@ -6,7 +6,7 @@ from functools import partial
 import pyarrow as pa
 
 from ost.arms.arm import Arm, Material, Scores, ScoreTable
-from ost.selection import STRATEGIES, by_utility, clean_warnings
+from ost.selection import STRATEGIES, by_utility, warnings_of
 from ost.settings import Settings
 from ost.types import Method
 
@@ -32,8 +32,8 @@ def choose(table: pa.Table, fraction: float | None, settings: Settings, strategy
 
 
 def warn(table: pa.Table, settings: Settings) -> list[str]:
-    """That the pool shows no harm, where it does not."""
-    return clean_warnings(table, settings.select)
+    """That the scores cannot tell right from wrong, or that the pool shows no harm, where that is so."""
+    return warnings_of(table, settings.select)
 
 
 TURN_METHODS: tuple[Method, ...] = ("lookahead", "transposed")

@@ -6,15 +6,16 @@ conversation the last answer is judged; what comes before it is shown.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from ost.data import Sample, chat
-from ost.evaluation import generate
+from ost.evaluation.evaluate import RIGHT
+from ost.evaluation.generate import generate
+from ost.evaluation.metrics import AUTO, metrics_by_task, scores_of
 from ost.execution.forward import forward_flops
-from ost.metrics import metric_of
 from ost.models import Checkpoint
 from ost.settings import Execution
 from ost.types import JudgeMode, Progress, silent
@@ -48,6 +49,8 @@ class Verdicts:
     """None where it gave no answer."""
     agrees: np.ndarray
     """(N,) bool; false where it gave none."""
+    metrics: dict[str, str] = field(default_factory=dict)
+    """Task → name of the metric by which replies were compared with answers; nothing of a judge that grades."""
 
     @property
     def share(self) -> float:
@@ -61,21 +64,21 @@ class Verdicts:
 
 
 def judge(
-    samples: Sequence[Sample], model: Chat, mode: JudgeMode, match: str = "final", progress: Progress = silent
+    samples: Sequence[Sample], model: Chat, mode: JudgeMode, metric: str = AUTO, progress: Progress = silent
 ) -> Verdicts:
     """Whether the model agrees with each sample's answer; no more samples are held than the model asks for at a time.
 
-    `answer`: it answers for itself, and agrees where its answer matches (see ost/metrics.py).
+    `answer`: it answers for itself, and agrees where that scores RIGHT by the metric beside the sample's
+    answer; `auto` is decided for each task by the answers of these samples.
     `grade`: it is shown the answer and asked; a reply that holds neither yes nor no is no agreement.
     """
     if mode == "grade":
         replies = model.complete(_Graded(samples), progress)
         agrees = [reply is not None and _says_yes(reply) for reply in replies]
-    else:
-        replies, matches = model.complete(samples, progress), metric_of(match)
-        pairs = zip(replies, samples, strict=True)
-        agrees = [reply is not None and matches(reply, sample.answer) for reply, sample in pairs]
-    return Verdicts(replies, np.array(agrees, dtype=bool))
+        return Verdicts(replies, np.array(agrees, dtype=bool))
+    replies, references = model.complete(samples, progress), [(sample.task, sample.answer) for sample in samples]
+    agrees = np.array(scores_of(metric, replies, references)) >= RIGHT
+    return Verdicts(replies, agrees, metrics_by_task(metric, references))
 
 
 class LocalChat:

@@ -50,6 +50,11 @@ class Encoder:
         ends = [found[0]] if found else [self.tokenizer.eos_token]
         return self.tokenizer.convert_tokens_to_ids([end for end in ends if end])
 
+    @property
+    def reasons(self) -> bool:
+        """Whether the template leaves it to the model to reason before it answers."""
+        return self._template.leaves_reasoning
+
     def training(self, samples: Sequence[Sample]) -> Batch:
         """Whole samples, padded on the right, with `labels` (B, T) that are IGNORE outside their learned answers.
 

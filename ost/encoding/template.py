@@ -60,6 +60,15 @@ class Template:
         return (led or behind).strip()
 
     @functools.cached_property
+    def leaves_reasoning(self) -> bool:
+        """Whether answers follow on reasoning, or a prompt opens it, and no prompt ends it."""
+        prompt = self.render([self.turn(_said("user", ASKED))], answer_next=True).rpartition(ASKED)[2]
+        begins, ends = THOUGHT
+        if self.before_answers:
+            return self.before_answers not in prompt
+        return begins in prompt and ends not in prompt
+
+    @functools.cached_property
     def behind_answers(self) -> str:
         """What it writes behind the last answer."""
         return self.example().rpartition(ANSWERED)[2].rstrip()

@@ -1,6 +1,6 @@
 """Models: checkpoints, adapters, processors, families."""
 
-from ost.models.adapter import add_adapter
+from ost.models.adapter import add_adapter, freeze_but_language
 from ost.models.checkpoint import Checkpoint, checkpoint_folders, in_float64, load_checkpoint, resolve_device
 from ost.models.configs import check_pair, family, load_config, reads_images
 from ost.models.processor import load_processor
@@ -12,6 +12,7 @@ __all__ = [
     "check_pair",
     "checkpoint_folders",
     "family",
+    "freeze_but_language",
     "in_float64",
     "limit_image_tokens",
     "load_checkpoint",

@@ -5,37 +5,53 @@ PEFT, which takes seconds to load, is loaded where an adapter is.
 
 import json
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from ost.errors import ModelError
+from ost.models.parts import output_head, text_decoder
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+DEFAULT = "default"
+"""How PEFT calls an adapter that nobody has named."""
 PREFIX = "base_model.model."
 """What PEFT's own loader expects before each name: without it, it would start a fresh adapter and only warn."""
 
 
-def add_adapter(model: PreTrainedModel, rank: int, seed: int) -> None:
+def add_adapter(model: PreTrainedModel, rank: int, seed: int, layers: Literal["language", "all"] = "all") -> None:
     """Freeze a model and put a fresh adapter of a rank on all its linear layers but the head, in place.
 
-    The scale is alpha / rank = 2; the same seed gives the same adapter. Only the adapter's weights are trainable then.
+    `language`: on those of the text decoder alone. The scale is alpha / rank = 2; the same seed gives the same adapter.
+    Only the adapter's weights are trainable then.
     Raises ModelError where the model carries an adapter already.
     """
     if has_adapter(model):
         raise ModelError("the model carries an adapter already: set `warmup.lora_rank: 0` to train that one on")
     from peft import LoraConfig
 
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=_targets(model, layers))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _inject(model, config)
+
+
+def freeze_but_language(model: PreTrainedModel) -> None:
+    """Let the text decoder, the input embedding and the output head alone be trained, in place."""
+    parts = (text_decoder(model), model.get_input_embeddings(), output_head(model))
+    language = {id(weight) for part in parts for weight in part.parameters()}
+    for weight in model.parameters():
+        weight.requires_grad_(id(weight) in language)
 
 
 def has_adapter(model: PreTrainedModel) -> bool:
@@ -93,15 +109,57 @@ def load_adapter(model: PreTrainedModel, name: str | Path) -> None:
     from peft import LoraConfig, set_peft_model_state_dict
 
     _inject(model, LoraConfig.from_pretrained(str(name)))
-    try:
-        found = set_peft_model_state_dict(model, load_file(Path(name) / WEIGHTS))
-    except RuntimeError as error:
-        raise ModelError(f"the adapter {name} does not fit its base, or its own {CONFIG}: {error}") from error
-    if wrong := sorted({*found.unexpected_keys, *(key for key in found.missing_keys if "lora_" in key)}):
-        # PEFT would leave what is missing as a fresh adapter has it, and drop what it does not know.
-        raise ModelError(
-            f"the adapter {name} lacks, or has beyond its base, {len(wrong)} weight(s), such as {wrong[0]}"
-        )
+    weights = load_file(Path(name) / WEIGHTS)
+    if not _loaded_as_named(model, weights):
+        try:
+            found = set_peft_model_state_dict(model, weights)
+        except RuntimeError as error:
+            raise ModelError(f"the adapter {name} does not fit its base, or its own {CONFIG}: {error}") from error
+        if wrong := sorted({*found.unexpected_keys, *(key for key in found.missing_keys if "lora_" in key)}):
+            # PEFT would leave what is missing as a fresh adapter has it, and drop what it does not know.
+            raise ModelError(
+                f"the adapter {name} lacks, or has beyond its base, {len(wrong)} weight(s), such as {wrong[0]}"
+            )
+
+
+@torch.no_grad()
+def _loaded_as_named(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> bool:
+    """Load the weights of an adapter by their names alone, if those are just the model's.
+
+    PEFT renames what it loads by the rules for a family's whole checkpoints, and finds no adapter of some families.
+    """
+    own = {
+        PREFIX + name.replace(f".{DEFAULT}.", "."): weight
+        for name, weight in model.named_parameters()
+        if "lora_" in name
+    }
+    if own.keys() != weights.keys() or any(own[name].shape != weight.shape for name, weight in weights.items()):
+        return False
+    for name, weight in weights.items():
+        own[name].copy_(weight)
+    return True
+
+
+def _targets(model: PreTrainedModel, layers: str) -> list[str] | str:
+    """What tells PEFT the linear layers but the head: last parts of their names, else a pattern, else whole names.
+
+    PEFT's own `all-linear` also takes what is called like one of them, be it a block of another part.
+    """
+    head, decoder = model.get_output_embeddings(), text_decoder(model) if layers == "language" else model
+    inner, modules = set(decoder.modules()), dict(model.named_modules())
+    wanted = {
+        name
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and module in inner
+    }
+    last = sorted({name.rpartition(".")[2] for name in wanted})
+    if {name for name in modules if name.rpartition(".")[2] in last} == wanted:
+        return last
+    path = next(name for name, module in modules.items() if module is decoder)
+    pattern = rf"{re.escape(path)}\..*\.({'|'.join(map(re.escape, last))})" if path else ""
+    if {name for name in modules if pattern and re.fullmatch(pattern, name)} == wanted:
+        return pattern
+    return sorted(wanted)
 
 
 def _inject(model: PreTrainedModel, config: "LoraConfig") -> None:

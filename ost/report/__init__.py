@@ -1,10 +1,12 @@
 """Reports: what a curation, a comparison or a study found, as pages and charts that need nothing but themselves."""
 
+from ost.report.answers import Answers, never_right, parted
 from ost.report.comparison import accuracies_png, comparison_page, costs_png
 from ost.report.page import Example, ReportData, render
 from ost.report.study import Line, Panel, study_png
 
 __all__ = [
+    "Answers",
     "Example",
     "Line",
     "Panel",
@@ -12,6 +14,8 @@ __all__ = [
     "accuracies_png",
     "comparison_page",
     "costs_png",
+    "never_right",
+    "parted",
     "render",
     "study_png",
 ]

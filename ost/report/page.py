@@ -1,7 +1,7 @@
 """The curation's page: what was measured, in words, numbers and pictures that hold everything they show."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from markupsafe import Markup
@@ -10,9 +10,13 @@ from ost.audit.breadth import Breadth
 from ost.comparison import entries_of
 from ost.data import Sample
 from ost.report import charts
+from ost.report.answers import NeverRight, Parted
 from ost.report.kept import kept_labels, kinds_of
 from ost.report.template import fill
-from ost.report.words import headline, remarks
+from ost.report.words import headline, ranking_words, remarks, utility_words
+from ost.selection import KEPT
+from ost.selection.signal import Signal
+from ost.types import Ranking
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,13 @@ class Example:
     utility: float
     verdict: bool | None
     """True: known to be wrong. False: known to be right. None: nobody knows."""
+    fate: str = ""
+    """That the main subset keeps it, or why not."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the main subset keeps it."""
+        return self.fate == KEPT
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,9 @@ class ReportData:
     """Samples flagged as toxic."""
     wrong: np.ndarray | None
     """(N,) bool, the known truth, or None."""
-    useful: list[Example]
-    harmful: list[Example]
+    highest: list[Example]
+    lowest: list[Example]
+    """Both ends of the ranking, the end first."""
     audit: dict | None
     """What `ost.audit.harm.audit` returned, or None where nobody knows the truth."""
     breadth: Mapping[str, Breadth]
@@ -51,6 +63,21 @@ class ReportData:
     """`{"stage", "seconds", "flops"}`, in the order in which they ran."""
     facts: dict[str, str]
     """Where the page comes from: commit, seed, proxy, target, method …"""
+    ranking: Ranking = "utility"
+    """What ranked the pool."""
+    chosen: str = ""
+    """Label of the main subset, and how it was chosen."""
+    steps: int | None = None
+    """Steps on the anchors that the utility looks ahead; None where it is that of one step on the sample."""
+    has_errors: bool = False
+    """Whether the utilities have standard errors, by which harm is tested then."""
+    signal: Signal | None = None
+    """Whether the scores tell right from wrong at all; None where nobody looked."""
+    selections: Mapping[str, str] = field(default_factory=dict)
+    """Label of a subset → the table of what it keeps, the main one first."""
+    parted: Parted | None = None
+    """Where the main subset's model and Full-SFT, or the base, part."""
+    never_right: Sequence[NeverRight] = ()
 
 
 def render(data: ReportData) -> str:
@@ -67,7 +94,9 @@ def render(data: ReportData) -> str:
         charts=_charts(data, entries),
         finite=int(np.isfinite(data.utility).sum()),
         negative=int((data.utility < 0).sum()),
-        examples={"useful": data.useful, "harmful": data.harmful},
+        examples={"highest": data.highest, "lowest": data.lowest},
+        utility_words=utility_words(data.steps, data.has_errors),
+        ranking_words=ranking_words(data.ranking),
         purity=purity,
         kept=kept_labels(purity, data.breadth, [entry["label"] for entry in entries]),
         kinds=kinds_of(data.breadth),

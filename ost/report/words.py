@@ -8,6 +8,7 @@ from markupsafe import Markup, escape
 from matplotlib.ticker import EngFormatter
 
 from ost.arms.plan import BASE, Training
+from ost.types import Ranking
 
 Entries = Sequence[Mapping]
 """Of a summary, see `ost.comparison.entries_of`."""
@@ -60,6 +61,38 @@ def coincidences(entries: Entries) -> list[str]:
             where = "" if len(seeds) == len(entry["seeds"]) else f" under seed {', '.join(seeds)}"
             found.append(f"{kept}{where}: one training stands for both.")
     return list(dict.fromkeys(found))
+
+
+def utility_words(steps: int | None, has_errors: bool) -> str:
+    """What the utility and its sign mean, and what toxic is.
+
+    `steps`: on the anchors, of a walk; None for one step on the sample. `has_errors`: it has standard errors.
+    """
+    if steps is None:
+        what = (
+            "Utility Δ is how much one small training step on a sample lowers the loss on the trusted anchors. Below "
+            "zero, the step raises it."
+        )
+    else:
+        what = (
+            f"Utility Δ is how much lower a sample's own loss is, in nats, after {count(steps)} training "
+            f"{'step' if steps == 1 else 'steps'} on the trusted anchors than by the proxy that was warmed up on the "
+            "pool. Below zero, what the anchors teach speaks against it."
+        )
+    if has_errors:
+        return f"{what} Toxic is what lies below zero by more than the anchors disagree."
+    return (
+        f"{what} Toxic is what lies below zero, and by more than chance below the anchors, each judged by the others."
+    )
+
+
+def ranking_words(ranking: Ranking) -> str:
+    """What the pool was ranked by."""
+    return {
+        "utility": "utility",
+        "utility_relative": "utility relative to the sample's own loss (utility_relative)",
+        "utility_per_token": "utility by tokens of the whole sample (utility_per_token)",
+    }.get(ranking, ranking)
 
 
 def _compared(entries: Entries) -> tuple[Mapping | None, Mapping | None]:

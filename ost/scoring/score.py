@@ -29,7 +29,9 @@ from ost.scoring.precision import Settled, Way, settle
 from ost.scoring.scored import Scored, turn_table
 from ost.scoring.self_test import self_test
 from ost.scoring.shards import Job, Runner, collect, pending, prune, run_here
-from ost.scoring.statistics import conformal_p, degrees_of_freedom, resolve, toxic_q
+from ost.scoring.statistics import conformal_p, degrees_of_freedom, resolve, signal, toxic_q
+from ost.scoring.swapped import are_swapped
+from ost.selection.signal import Signal
 from ost.settings import Execution, Score, parse_section
 from ost.store import matrix
 from ost.types import Arithmetic, Progress, silent
@@ -196,6 +198,9 @@ class Engine:
         - `p_clean`, where the anchors' own held-out utilities are known: the conformal p-value against them of what
           ranks, uniform for samples that are like anchors.
         - `sketch`, where asked for: what breadth is judged by.
+
+        With `lookahead` its metadata hold the signal: whether what ranks tells right from wrong at all, see
+        `ost.selection.signal`.
         """
         found = resolve(matrix(rows, "by_cell"), self.partition)
         loss, freedom = rows["loss"].to_numpy(), degrees_of_freedom(self.partition)
@@ -214,7 +219,8 @@ class Engine:
             "task": rows["task"],
             **{f"utility/{task}": pa.array(values) for task, values in found.groups.items()},
         }
-        return pa.table(columns | ({"sketch": rows["sketch"]} if self.settings.sketches else {}))
+        table = pa.table(columns | ({"sketch": rows["sketch"]} if self.settings.sketches else {}))
+        return self.signal.onto(table) if self.signal else table
 
     def finish(
         self, rows: pa.Table, scored: int, forward_flops: float, seconds: float, used: Used | None = None
@@ -247,6 +253,17 @@ class Engine:
     def anchor_loss(self) -> float:
         """Mean loss of the proxy on the anchors, in nats."""
         return float(np.mean(losses_of(self.anchors, self.proxy, self.execution)))
+
+    @functools.cached_property
+    def signal(self) -> Signal | None:
+        """How well anchors are told from the same with each other's answers; None where no walk shows it."""
+        if not self.plan:
+            return None
+        plan, offset, told = self.plan, self.settings.lookahead.offset, are_swapped(self.anchors)
+        right = plan.gains / (np.array(plan.before) + offset)
+        wrong = plan.swapped_gains / (np.array(plan.swapped_before) + offset)
+        knowing = np.array(plan.swapped_after) - np.array(plan.after)
+        return signal(knowing[told], (right - wrong)[told], plan.gains)
 
     @functools.cached_property
     def partition(self) -> Partition:

@@ -11,6 +11,7 @@ from ost.errors import DataError
 from ost.scoring.checks import Checks
 from ost.scoring.methods.anchor_training import Plan
 from ost.scoring.precision import Settled, Way
+from ost.selection.signal import Signal, signal_of
 from ost.store import read_table
 
 
@@ -40,6 +41,11 @@ class Scored:
     """What the proxy's self-test found that a person should know."""
 
     @property
+    def signal(self) -> Signal | None:
+        """How well the scores tell anchors from the same with each other's answers; None where nobody looked."""
+        return signal_of(self.table)
+
+    @property
     def toxic_share(self) -> float:
         """Share of the pool that is toxic."""
         return pc.mean(self.table["toxic"].cast(pa.float64())).as_py()
@@ -59,6 +65,8 @@ class Scored:
             found |= {"fidelity": fidelity, "stability": self.checks.stability, "lookahead": lookahead}
         if self.plan:
             found |= {"steps": float(self.plan.steps), "left_out_loss": self.plan.curve[self.plan.steps]}
+        if self.signal:
+            found |= {"anchors_known": self.signal.knows, "anchors_ranked": self.signal.ranks}
         return found | {"anchor_loss": self.anchor_loss}
 
     @property
@@ -67,6 +75,8 @@ class Scored:
         found = [*self.notes, *(self.checks.warnings if self.checks else [])]
         if self.plan:
             found += self.plan.warnings
+        if self.signal:
+            found += self.signal.warnings
         if broken := self.quarantined:
             found.append(f"{len(broken)} sample(s) with a loss that is not finite, such as {broken[0]}")
         return found

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 from ost.scoring.anchors import Partition
+from ost.selection.signal import Signal
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,25 @@ def without_own(by_cell: np.ndarray, partition: Partition) -> np.ndarray:
         others = np.flatnonzero(number != number[index])
         utility[list(members)] = _mean(by_cell[list(members)], partition, others if len(others) else [index])
     return utility
+
+
+def signal(knowing: np.ndarray, ranking: np.ndarray, gains: np.ndarray) -> Signal:
+    """How well n held-out anchors are told from the same with other answers.
+
+    knowing (n,): by how much the loss after the steps on the others is lower with an anchor's own answer, in nats;
+    ranking (n,): by how much it ranks above itself with the other one. Pairs that are not finite are left out. gains
+    (A,): loss reduction of all anchors while they were left out, in nats.
+    """
+    usable = np.isfinite(knowing) & np.isfinite(ranking)
+    knowing, ranking = knowing[usable], ranking[usable]
+    p = float(stats.wilcoxon(ranking, alternative="greater").pvalue) if ranking.any() else 1.0
+    error = float(stats.sem(gains)) if len(gains) > 1 else 0.0
+    return Signal(len(ranking), _positive(knowing), _positive(ranking), p, float(np.mean(gains)), error)
+
+
+def _positive(differences: np.ndarray) -> float:
+    """Share of them that is above zero, zeros counting half; a half of nothing."""
+    return float(np.mean((1 + np.sign(differences)) / 2)) if len(differences) else 0.5
 
 
 def _standard_error(by_cell: np.ndarray, partition: Partition) -> np.ndarray:

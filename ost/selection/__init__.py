@@ -1,6 +1,6 @@
 """Selection: from scores to the samples that are kept, each of the others with a reason."""
 
-from ost.selection.by_utility import by_utility, clean_warnings, select, toxic_list
+from ost.selection.by_utility import by_utility, select, toxic_list, warnings_of
 from ost.selection.diversity import diverse
 from ost.selection.purity import is_clean
 from ost.selection.strategies import STRATEGIES
@@ -12,7 +12,6 @@ __all__ = [
     "NOT_DRAWN",
     "STRATEGIES",
     "by_utility",
-    "clean_warnings",
     "diverse",
     "expected_purity",
     "is_clean",
@@ -26,4 +25,5 @@ __all__ = [
     "size_of",
     "toxic_list",
     "turns_beside",
+    "warnings_of",
 ]

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ost.selection.purity import is_clean, pure_size
+from ost.selection.signal import may_claim, signal_of
 from ost.selection.strategies import Choice, ranked_by, strategy_of
 from ost.selection.tables import NOT_DRAWN, selection_table, shuffled, size_of
 from ost.selection.turns import mask_turns
@@ -48,16 +49,20 @@ def select(
     return selection if turns is None else mask_turns(selection, scores, turns, settings)
 
 
-def clean_warnings(scores: pa.Table, settings: Select) -> list[str]:
-    """What a person should know of a selection from a pool that is clean; empty for another."""
-    if not is_clean(scores, settings):
-        return []
+def warnings_of(scores: pa.Table, settings: Select) -> list[str]:
+    """What a person should know of a selection: that the scores cannot tell, or that the pool shows no harm."""
+    found, clean, claim = signal_of(scores), is_clean(scores, settings), may_claim(scores)
+    warnings = found.warnings if found else []
+    if not clean:
+        return warnings
     toxic = pc.sum(scores["toxic"].cast(pa.int64())).as_py()
-    return [
+    few = (
         f"{toxic:,} of {len(scores):,} samples are toxic, a smaller share than select.clean_below "
-        f"({settings.clean_below:.1%}): the pool shows no harm, so the subset is drawn at random; "
-        "training on all of it may well be best"
-    ]
+        f"({settings.clean_below:.1%}): "
+    )
+    if not claim:
+        return [*warnings, f"{few}by scores that cannot tell this says nothing, so the subset is drawn at random"]
+    return [f"{few}the pool shows no harm, so the subset is drawn at random; training on all of it may well be best"]
 
 
 def by_utility(

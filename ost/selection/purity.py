@@ -6,6 +6,7 @@ import pyarrow.compute as pc
 from scipy.optimize import isotonic_regression
 
 from ost.errors import DataError
+from ost.selection.signal import may_claim, signal_of
 from ost.settings import Select
 
 BREADTH = 3
@@ -18,8 +19,8 @@ def part_of(ranked: pa.Table, size: int, pool: int, settings: Select) -> tuple[i
     """How many samples, the best first, a subset of `size` is chosen among, and the expected share of right ones.
 
     `select.among` of the `pool` samples; where that is null, as many as have the expected purity `select.purity`; where
-    the scores have no `p_clean`, BREADTH times the subset, none of a negative utility while others last, and None for
-    the share. Never fewer than the subset.
+    the scores have no `p_clean`, BREADTH times the subset, none of a negative utility while others last. Never fewer
+    than the subset. The share is None without `p_clean`, and where the scores cannot tell (see `Signal`).
     """
     found = purities_of(ranked)
     if found is not None and len(found) < len(ranked):
@@ -31,14 +32,16 @@ def part_of(ranked: pa.Table, size: int, pool: int, settings: Select) -> tuple[i
     else:
         count = min(BREADTH * size, pc.sum(pc.greater(ranked["utility"], 0)).as_py() or 0)
     count = min(max(size, count), len(ranked))
-    return count, None if found is None else float(found[count - 1])
+    return count, float(found[count - 1]) if found is not None and may_claim(ranked) else None
 
 
 def pure_size(ranked: pa.Table, purity: float) -> int:
     """How many of the ranked samples, the best first, have the expected share `purity` of right ones, at least one.
 
-    Raises DataError where the scores have no `p_clean` to tell it from.
+    Raises DataError where the scores have no `p_clean` to tell it from, or cannot tell right from wrong.
     """
+    if not may_claim(ranked):
+        raise DataError(f"{signal_of(ranked).warnings[0]}; or name a fraction of the pool, such as 0.2")
     found = purities_of(ranked)
     if found is None:
         raise DataError("these scores tell no purity (they have no p_clean): name a fraction of the pool, such as 0.2")
@@ -50,7 +53,7 @@ def is_clean(scores: pa.Table, settings: Select) -> bool:
 
     Where the scores tell how many of the pool are like trusted samples, the share `purity` must be as well: with few
     anchors, or few steps, no test finds harm. Never by one step without a standard error (`transposed`), which is too
-    blunt to tell.
+    blunt to tell. Scores that cannot tell right from wrong show no harm either, and that says nothing: see `may_claim`.
     """
     known = scores.column_names
     tested = "utility_relative" in known or ("utility_se" in known and scores["utility_se"].null_count < len(scores))

@@ -132,14 +132,19 @@ def strategy_of(name: str) -> Strategy:
     return STRATEGIES[name]
 
 
+def ranking_of(scores: pa.Table, by: Ranking) -> Ranking:
+    """The column that ranks these scores."""
+    if by != "auto":
+        return by
+    return "utility_relative" if "utility_relative" in scores.column_names else "utility"
+
+
 def ranked_by(scores: pa.Table, by: Ranking) -> pa.Table:
     """The samples that are not quarantined, the best first; ties by id, so that the pool's order plays no part.
 
     Their sketches are left out, and the column `row` tells where they are.
     """
-    known = scores.column_names
-    if by == "auto":
-        by = "utility_relative" if "utility_relative" in known else "utility"
+    known, by = scores.column_names, ranking_of(scores, by)
     if by not in known:
         raise DataError(f"the scores have no column `{by}` to rank by; they have {', '.join(known)}")
     light = scores.select([name for name in known if name != "sketch"]).append_column(

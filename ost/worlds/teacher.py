@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ost.data import Sample
 from ost.data.sample import text_of
-from ost.evaluation import generate
+from ost.evaluation.generate import generate
 from ost.models import Checkpoint
 from ost.settings import BUILTIN
 from ost.training import Recipe, train

@@ -9,17 +9,19 @@ from mlflow.entities.model_registry import ModelVersion
 
 from ost.comparison.challenge import Gain, paired_gain
 from ost.errors import WorkspaceError
+from ost.models.adapter import base_of
 from ost.store import digest, publish, read_table, write_json
 from tasks.pipeline import MANIFEST
 from tasks.settings import Recurate
-from tasks.tracking import Tracker, number_of, path_of
+from tasks.tracking import Tracker, number_of, path_of, tag_of
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 """Aliases in the registry."""
 REPLACED = "ost.replaced"
 """Tag of a version: the champion whose place it took."""
-FOLDER = f"models/{CHAMPION}"
-"""Where a champion lies that has to be evaluated anew."""
+FOLDER = f"models/sft/{CHAMPION}"
+"""Where a champion lies that has to be evaluated anew: beside the trainings, as far from an adapter's base as they."""
+TARGET = "models/target"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def challenge(tracker: Tracker, settings: Recurate, evaluate_champion: Callable[
     if champion:
         known = _recorded_answers(tracker, champion) or _fresh_answers(tracker, champion, evaluate_champion)
         own = read_table(tracker.root / f"evaluations/{settings.training}.parquet")
-        gain = paired_gain(_hits(known), _hits(own), settings.confidence, settings.resamples)
+        gain = _gain(known, own, settings)
     verdict = Verdict(number_of(challenger), number_of(champion) if champion else "", gain)
     if verdict.promoted:
         tracker.tag(challenger, REPLACED, verdict.champion)
@@ -95,18 +97,35 @@ def _recorded_answers(tracker: Tracker, champion: ModelVersion) -> pa.Table | No
     benchmark = digest(tracker.root / "data/benchmark")
     for record in tracker.runs_with(f"dvc.in.models/sft/{run}", champion.tags["ost.digest"]):
         if record.data.tags.get("dvc.in.data/benchmark") == benchmark:
-            return read_table(tracker.artifact(record.info.run_id, f"evaluations/{run}.parquet"))
+            with tracker.artifact(record.info.run_id, f"evaluations/{run}.parquet") as answers:
+                return read_table(answers)
     return None
 
 
 def _fresh_answers(tracker: Tracker, champion: ModelVersion, evaluate_champion: Callable[[], None]) -> pa.Table:
-    folder = tracker.artifact(champion.run_id, path_of(champion))
-    with publish(tracker.root / FOLDER) as part:
+    with tracker.artifact(champion.run_id, path_of(champion)) as folder, publish(tracker.root / FOLDER) as part:
         shutil.copytree(folder, part)
+    _check_base(tracker, champion)
     write_json(tracker.root / (FOLDER + MANIFEST), {"stage": CHAMPION, "version": number_of(champion)})
     evaluate_champion()
     return read_table(tracker.root / f"evaluations/{CHAMPION}.parquet")
 
 
-def _hits(answers: pa.Table) -> list[bool]:
-    return answers.sort_by("id")["correct"].to_pylist()
+def _check_base(tracker: Tracker, champion: ModelVersion) -> None:
+    """Raises WorkspaceError for a champion that is an adapter on another base than the target of today."""
+    was = tracker.client.get_run(champion.run_id).data.tags.get(tag_of("in", TARGET))
+    if base_of(tracker.root / FOLDER) and was != digest(tracker.root / TARGET):
+        raise WorkspaceError(
+            f"version {number_of(champion)}, the champion, is an adapter on another target than {TARGET} is now, and "
+            "the benchmark has changed, so nothing can be compared: set models.target back, or name another "
+            "tracking.model_name to start with a champion anew"
+        )
+
+
+def _gain(known: pa.Table, own: pa.Table, settings: Recurate) -> Gain:
+    """Of the challenger's own answers over the champion's; those of an earlier build are right or wrong, no more."""
+    known, own = known.sort_by("id"), own.sort_by("id")
+    score = "score" if "score" in known.column_names else "correct"
+    clusters = own["cluster"].to_numpy() if "cluster" in own.column_names else None
+    scores = (table[score].to_numpy() for table in (known, own))
+    return paired_gain(*scores, settings.confidence, settings.resamples, clusters)

@@ -70,7 +70,8 @@ def uses(tracker: Tracker, sample: str) -> list[Selected]:
     for run in tracker.runs_with("ost.kind", "select"):
         subset = run.data.tags["ost.stage"].partition("-")[2]
         path = f"selections/{subset}.parquet"
-        table = read_table(tracker.artifact(run.info.run_id, path))
+        with tracker.artifact(run.info.run_id, path) as file:
+            table = read_table(file)
         rows = table.filter(pc.equal(table["id"], sample)).to_pylist()
         if rows:
             models = _trained_on(tracker, path, run.data.tags[tag_of("out", path)]) if rows[0]["rank"] else []

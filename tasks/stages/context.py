@@ -2,20 +2,25 @@
 
 import datetime
 import importlib.metadata
+import json
 import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ost.cost import Cost
 from ost.data import Dataset
 from ost.errors import WorkspaceError
-from ost.store import write_json
+from ost.store import md5, write_json
 from ost.types import Progress, silent
 from tasks.settings import Params
 from tasks.slots import Slots
 from tasks.stages.digests import Digests
+
+if TYPE_CHECKING:  # a stage that trains nothing loads none of it
+    from ost.training import Saved
 
 
 @dataclass
@@ -72,6 +77,13 @@ class Context:
     def digest(self, path: str) -> str:
         """Digest of a file or folder, as DVC has it."""
         return self._digests.of(self.root / path)
+
+    def saved_training(self, parts: Sequence) -> "Saved":
+        """Where this stage's training goes on after a kill; `parts`: all that its outcome depends on, beside code."""
+        from ost.training import Saved
+
+        key = md5(json.dumps([*parts, self.versions()]).encode()).hexdigest()
+        return Saved(self.root / f".ost/training/{self.stage}.safetensors", key)
 
     @property
     def _digests(self) -> Digests:

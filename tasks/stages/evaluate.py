@@ -2,10 +2,12 @@
 
 import pyarrow as pa
 
+from ost.arms.plan import BASE
 from ost.cost import Cost, Stopwatch
 from ost.data import content_digest
-from ost.evaluation import evaluate as run_benchmark
-from ost.metrics import metric_of
+from ost.evaluation.evaluate import evaluate as run_benchmark
+from ost.evaluation.evaluate import metrics_told
+from ost.evaluation.metrics import AUTO
 from ost.models import Checkpoint, load_checkpoint, resolve_device
 from ost.store import read_json, write_json, write_table
 from tasks.pipeline import MANIFEST
@@ -15,7 +17,7 @@ from tasks.stages.context import Context, Outcome
 
 def evaluate(ctx: Context) -> Outcome:
     """Accuracy, whole and by task, with every answer kept; beside it what the training took."""
-    untrained = Plan(ctx.params).untrained | {"champion": "models/champion"}
+    untrained = Plan(ctx.params).untrained
     folder = untrained.get(ctx.key, f"models/sft/{ctx.key}")
     manifest = read_json(ctx.input(folder + MANIFEST))
     model = load_checkpoint(ctx.input(folder), resolve_device(ctx.params.compute.device))
@@ -27,15 +29,31 @@ def evaluate_model(ctx: Context, model: Checkpoint, training: dict) -> Outcome:
     watch, settings, benchmark = Stopwatch(), ctx.params.evaluate, ctx.samples("benchmark")
     how = {"execution": ctx.params.compute, "progress": ctx.progress}
     result = run_benchmark(model, benchmark, **settings.model_dump(), **how)
-    matches = metric_of(settings.match)
-    hits = [matches(text, s.answer) for text, s in zip(result.predictions, benchmark, strict=True)]
-    predictions = {"id": benchmark.ids(), "prediction": result.predictions, "correct": hits}
-    write_table(ctx.output(f"evaluations/{ctx.key}.parquet"), pa.table(predictions))
-    record = {"accuracy": result.accuracy, "by_task": result.by_task, **training}
-    write_json(ctx.output(f"evaluations/{ctx.key}.json"), record)
+    answers = {
+        "id": benchmark.ids(),
+        "prediction": result.predictions,
+        "score": result.scores,
+        "correct": result.correct,
+        "cut": result.cut,
+        "cluster": result.clusters,
+    }
+    write_table(ctx.output(f"evaluations/{ctx.key}.parquet"), pa.table(answers))
+    record = {
+        "accuracy": result.accuracy,
+        "interval": list(result.interval),
+        "by_task": result.by_task,
+        "metrics": result.metrics,
+        "max_new_tokens": result.max_new_tokens,
+        "cut": result.cut_share,
+        "empty": result.empty_share,
+    }
+    write_json(ctx.output(f"evaluations/{ctx.key}.json"), record | training)
     by_task = {f"accuracy/{task or 'untitled'}": value for task, value in result.by_task.items()}
     digests = {"benchmark": content_digest(benchmark.ids())}
-    return Outcome({"accuracy": result.accuracy} | by_task, Cost(watch.seconds), datasets=digests)
+    warnings = list(result.warnings)
+    if settings.metric == AUTO and ctx.key == BASE:  # the same for every model
+        warnings.insert(0, f"evaluate.metric is auto, and took {metrics_told(result.metrics)}: set it if that is wrong")
+    return Outcome({"accuracy": result.accuracy} | by_task, Cost(watch.seconds), warnings, digests)
 
 
 def _training(manifest: dict) -> dict:

@@ -1,5 +1,6 @@
 """The probe of a workspace: its own models, on some of its own samples, for a forecast of the run."""
 
+import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +11,12 @@ from ost.arms import scores_of
 from ost.arms.plan import Training
 from ost.data import Dataset, Sample
 from ost.errors import ModelError
-from ost.evaluation import generate
+from ost.evaluation.generate import answer_limit, generate
+from ost.evaluation.metrics import references_of
 from ost.execution.compiling import decided
 from ost.execution.device import memory_of, peak_memory
 from ost.execution.estimate import FP32, Timeline, count_of, on_meta, training_bytes
-from ost.models import Checkpoint, load_checkpoint, load_config, resolve_device
+from ost.models import Checkpoint, add_adapter, load_checkpoint, load_config, resolve_device
 from ost.scoring.passes.weights import scored_weights
 from ost.scoring.probe import probe_scoring
 from ost.settings import BUILTIN, LLAVA, Score
@@ -23,7 +25,7 @@ from ost.warmup import warmup_data
 from tasks.forecast import COPIES, GIB, MORE, Forecast, Row, free_disk, grouped
 from tasks.settings import load_params
 from tasks.stages.reproducible import make_reproducible
-from tasks.stages.sft import sft_recipe
+from tasks.stages.sft import prepare, sft_recipe
 
 SAMPLES, ANSWERED, STEPS = 256, 16, 4
 """Samples of the pool that are scored, prompts that are answered, and steps that are trained."""
@@ -87,7 +89,9 @@ class _Probe:
         if weights is None:
             return None
         if kind in ("sft", "trial"):
-            return training_bytes(weights)
+            if self.params.sft.command:
+                return None
+            return training_bytes(weights, 0 if self.params.sft.method == "lora" else weights)
         lora = bool(self.params.warmup.lora_rank)
         if kind == "warmup":
             return training_bytes(weights, 0 if lora else weights)
@@ -114,7 +118,9 @@ class _Probe:
     def _refusal(self, what: str, least: int | None) -> str | None:
         if least is None or least <= self.total:
             return None
-        remedy = "choose a smaller models.target, or end with --until select, which trains no target"
+        remedy = (
+            "set sft.method to lora, choose a smaller models.target, or end with --until select, which trains no target"
+        )
         if what == "warmup":
             remedy = "set warmup.lora_rank, such as 16, or choose a smaller models.proxy"
         elif what.startswith("score"):
@@ -164,24 +170,33 @@ class _Probe:
         return size, found.rate, found.once, f"of it at most {found.once:.0f} s for anchors and checks"
 
     def _warmup(self, own: Sequence[str], key: str) -> tuple[int, float | None, float, str]:
-        recipe, _ = warmup_data(self.params, Dataset(self.root / "data/pool"))
+        recipe, _ = warmup_data(self.params, Dataset(self.root / "data/pool"), self.weights["proxy"] or 0)
         return self._trained("proxy", recipe, recipe.steps)
 
     def _train(self, own: Sequence[str], key: str) -> tuple[int, float | None, float, str]:
+        pool = len(Dataset(self.root / "data/pool"))
         trainings = [Training.parse(name.partition("-")[2]) for name in own]
-        recipes = [sft_recipe(self.params, one.protocol, one.subset.share or 1.0) for one in trainings]
+        recipes = [
+            sft_recipe(self.params, one.protocol, pool, one.subset.share or 1.0, self.weights["target"] or 0)
+            for one in trainings
+        ]
         samples, rate, once, note = self._trained("target", recipes[0], sum(recipe.steps for recipe in recipes))
         return samples, rate, once, note or ("" if self.devices > 1 or len(own) == 1 else "one after the other")
 
     def _trained(self, role: str, recipe: Recipe, steps: int) -> tuple[int, float | None, float, str]:
         seen, size = Timeline(), recipe.batch_size
-        trial = Recipe(steps=STEPS, batch_size=size, learning_rate=recipe.learning_rate)
-        train(self._load(role), self._pool, trial, progress=seen)
+        trial, model = dataclasses.replace(recipe, steps=STEPS), self._load(role)
+        if role == "target":
+            prepare(model, self.params.sft, 0)
+        elif self.params.warmup.lora_rank:
+            add_adapter(model.model, self.params.warmup.lora_rank, 0)
+        train(model, self._pool, trial, seen, execution=self.params.compute)
         return steps * size, size * seen.rate("training"), 0.0, ""
 
     def _evaluate(self, own: Sequence[str], key: str) -> tuple[int, float | None, float, str]:
         benchmark, model = Dataset(self.root / "data/benchmark"), self._load("target")
         prompts, most = _spread(benchmark, ANSWERED), self.params.evaluate.max_new_tokens
+        most = most or answer_limit(model, (text for one in prompts for text in references_of(one.answer)))
         generate(model, prompts[:1], max_new_tokens=1, execution=self.params.compute)
         seen = Timeline()
         generate(model, prompts, max_new_tokens=most, execution=self.params.compute)

@@ -7,12 +7,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ost.arms.plan import Subset
+from ost.arms.plan import BASE, Subset
 from ost.audit.breadth import Breadth, breadths, narrow_warnings
 from ost.cost import Cost, Stopwatch
 from ost.data import Dataset
-from ost.report import Example, ReportData, render
+from ost.report import Answers, Example, ReportData, never_right, parted, render
+from ost.report.answers import Parted
 from ost.scoring import read_scores
+from ost.selection import STRATEGIES
+from ost.selection.signal import signal_of
+from ost.selection.strategies import ranked_by, ranking_of
 from ost.store import publish, read_json, read_table, write_json
 from tasks.pipeline import manifest_path, report_reads
 from tasks.plan import Plan
@@ -42,7 +46,7 @@ def report(ctx: Context) -> Outcome:
     audited = None if wrong is None else audit_scores(scores, wrong, labelled) | by_turn
     write_json(ctx.output("metrics/audit.json"), audited)
     warnings = _narrow(plan, breadth)
-    page = render(_page(ctx, plan, rows, scores, wrong, audited, breadth, warnings))
+    page = render(_page(ctx, plan, rows, scores, wrong, audited, breadth, tables[plan.main.key], warnings))
     with publish(ctx.output("report/index.html")) as part:
         part.write_text(page)
     return Outcome(_metrics(rows, audited, breadth), Cost(watch.seconds), warnings)
@@ -72,34 +76,76 @@ def _page(
     wrong: np.ndarray | None,
     audited: dict | None,
     breadth: Mapping[str, Breadth],
+    selection: pa.Table,
     warnings: list[str],
 ) -> ReportData:
-    utility = scores["utility"].to_numpy()
+    utility, main = scores["utility"].to_numpy(), plan.main
     stages = ["ingest", "warmup", f"score-{plan.main.arm.by.name}", *(f"select-{one.key}" for one in plan.subsets)]
     manifests = [read_json(ctx.input(manifest_path(stage))) for stage in stages]
-    order = np.argsort(-utility, kind="stable")
-    order = order[np.isfinite(utility[order])]
-    pool = ctx.samples("pool")
-    useful, harmful = (_examples(pool, end, utility, wrong) for end in (order[:EXAMPLES], order[::-1][:EXAMPLES]))
+    order, fates = ranked_by(scores, plan.params.select.by)["row"].to_numpy(), selection["reason"].to_pylist()
+    pool, benchmark, models = ctx.samples("pool"), ctx.samples("benchmark"), _models(ctx, plan)
+
+    def examples(end: np.ndarray) -> list[Example]:
+        known = [None if wrong is None else bool(wrong[row]) for row in end]
+        samples = pool.at(end.tolist())
+        return [
+            Example(sample, float(utility[row]), verdict, fates[row])
+            for sample, row, verdict in zip(samples, end, known, strict=True)
+        ]
+
     return ReportData(
-        title="Data selection by one-step-train utility",
+        title=f"Data selection by {'one-step-train' if main.arm.by.name == 'one-step' else 'lookahead'} utility",
         arms=rows,
         utility=utility,
         toxic=int(pc.sum(scores["toxic"]).as_py()),
         wrong=wrong,
-        useful=useful,
-        harmful=harmful,
+        highest=examples(order[:EXAMPLES]),
+        lowest=examples(order[::-1][:EXAMPLES]),
         audit=audited,
         breadth={Subset.parse(key).label: one for key, one in breadth.items()},
         ingest=read_json(ctx.input("metrics/ingest.json"))["counts"],
         warnings=[*dict.fromkeys(warning for manifest in manifests for warning in manifest["warnings"]), *warnings],
         stages=[{name: manifest[name] for name in ("stage", "seconds", "flops")} for manifest in manifests],
         facts=_facts(ctx, manifests[2]),
+        ranking=ranking_of(scores, plan.params.select.by),
+        chosen=f"{main.label}, chosen {STRATEGIES[_strategy(plan)].how},",
+        steps=int(manifests[2]["metrics"]["steps"]) if "steps" in manifests[2]["metrics"] else None,
+        has_errors="utility_se" in scores.column_names and scores["utility_se"].null_count < len(scores),
+        signal=signal_of(scores),
+        selections={one.label: f"selections/{one.key}.parquet" for one in [main, *plan.subsets]},
+        parted=_parted(benchmark, plan, models),
+        never_right=never_right(benchmark, models.values(), plan.params.seed),
     )
 
 
-def _examples(pool: Dataset, rows: np.ndarray, utility: np.ndarray, wrong: np.ndarray | None) -> list[Example]:
-    return [Example(pool[int(row)], float(utility[row]), None if wrong is None else bool(wrong[row])) for row in rows]
+def _models(ctx: Context, plan: Plan) -> dict[str, Answers]:
+    """What each evaluated model said, by its key."""
+    several = len(plan.params.curate.protocols) > 1
+    labels = {key: key.capitalize() for key in plan.untrained} | {BASE: "Base model"}
+    for one in plan.trainings:
+        told = several and one.subset.name != "full"
+        labels[one.key] = f"{one.subset.label}, protocol {one.protocol}" if told else one.subset.label
+    return {
+        key: Answers.read(
+            labels[key],
+            read_table(ctx.input(f"evaluations/{key}.parquet")),
+            read_json(ctx.input(f"evaluations/{key}.json")),
+        )
+        for key in plan.evaluated
+    }
+
+
+def _parted(benchmark: Dataset, plan: Plan, models: Mapping[str, Answers]) -> Parted | None:
+    """The main subset's model, of protocol B where that was run, beside Full-SFT's, or the base where none is."""
+    keys = sorted((one.key for one in plan.trainings if one.subset == plan.main), reverse=True)
+    full = [one.key for one in plan.trainings if one.subset.name == "full"]
+    return parted(benchmark, models[keys[0]], models[(full or [BASE])[0]], plan.params.seed) if keys else None
+
+
+def _strategy(plan: Plan) -> str:
+    """How the main subset is chosen: as its arm says, or the settings."""
+    arm = plan.main.arm
+    return arm.name.removeprefix(f"{arm.by.name}-") if arm.name != arm.by.name else plan.params.select.strategy
 
 
 def _facts(ctx: Context, scored: dict) -> dict[str, str]:
@@ -110,7 +156,7 @@ def _facts(ctx: Context, scored: dict) -> dict[str, str]:
         "target": params.models.target,
         "proxy": params.models.proxy,
         "method": f"{Plan(params).main.arm.by.name}, optimizer {params.score.optimizer}, layers {params.score.layers}",
-        "selection": f"{params.select.strategy} by {params.select.by}",
+        "selection": f"{_strategy(Plan(params))} by {params.select.by}",
         **_agreements(scored),
         "pool": params.data.pool,
         "OST": importlib.metadata.version("ost-pipeline"),

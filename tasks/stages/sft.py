@@ -7,16 +7,20 @@ from dataclasses import dataclass, replace
 from ost.arms.plan import Training
 from ost.cost import Cost, Stopwatch
 from ost.data import Joined, Masked, Samples, content_digest
-from ost.models import Checkpoint, load_checkpoint, resolve_device
+from ost.errors import ConfigError
+from ost.execution.estimate import count_of, on_meta
+from ost.models import Checkpoint, add_adapter, freeze_but_language, load_checkpoint, load_config, resolve_device
 from ost.selection import kept_ids, masks_of
+from ost.settings import SFT
 from ost.store import md5, publish, read_json, read_table
-from ost.training import Recipe, Trained, train
+from ost.training import Recipe, train, usual_rate
 from ost.types import TrainingProtocol
 from tasks.coinciding import coinciding
 from tasks.pipeline import manifest_path
 from tasks.settings import Params
 from tasks.stages.context import Context, Outcome
 from tasks.stages.evaluate import evaluate_model
+from tasks.stages.own_trainer import train_by_command
 from tasks.stages.rows import choosing_cost, whole_cost
 
 TARGET = "models/target"
@@ -30,9 +34,10 @@ def sft(ctx: Context) -> Outcome:
         with publish(ctx.output(folder)) as part:
             shutil.copytree(ctx.root / "models/sft" / twin["key"], part)
         return _as_twin(twin, setup)
-    target, trained = _train(ctx, setup)
+    target, found, cost = _train(ctx, setup)
     target.save(ctx.output(folder))
-    return Outcome(setup.metrics | {"loss": trained.loss}, trained.cost, datasets=setup.digests, labels=setup.labels)
+    ctx.saved_training([setup.fingerprint]).forget()
+    return Outcome(setup.metrics | found, cost, datasets=setup.digests, labels=setup.labels)
 
 
 def trial(ctx: Context) -> Outcome:
@@ -47,11 +52,13 @@ def trial(ctx: Context) -> Outcome:
         training = Cost(told.metrics["train_seconds"], told.metrics["train_flops"])
         datasets = told.datasets | {"benchmark": twin["datasets"]["benchmark"]}
         return replace(told, metrics=told.metrics | whole_cost(choosing, training), datasets=datasets)
-    target, trained = _train(ctx, setup)
-    cost = {"train_seconds": trained.cost.seconds, "train_flops": trained.cost.flops}
-    tested = evaluate_model(ctx, target, {name: int(value) for name, value in setup.metrics.items()} | cost)
-    metrics = tested.metrics | setup.metrics | whole_cost(choosing, trained.cost) | {"loss": trained.loss}
-    return Outcome(metrics, Cost(watch.seconds), datasets=setup.digests | tested.datasets, labels=setup.labels)
+    target, found, cost = _train(ctx, setup)
+    took = {"train_seconds": cost.seconds, "train_flops": cost.flops}
+    tested = evaluate_model(ctx, target, {"samples": len(setup.samples), "steps": setup.recipe.steps} | took)
+    ctx.saved_training([setup.fingerprint]).forget()
+    metrics = tested.metrics | setup.metrics | whole_cost(choosing, cost) | found
+    digests = setup.digests | tested.datasets
+    return Outcome(metrics, Cost(watch.seconds), tested.warnings, digests, setup.labels)
 
 
 @dataclass(frozen=True)
@@ -78,9 +85,10 @@ class Setup:
         if subset.arm.with_anchors:
             samples = Joined(own, anchors := ctx.samples("anchors"))
             contents += anchors.ids()
-        recipe = sft_recipe(ctx.params, training.protocol, len(samples) / len(pool))
-        ctx.input(TARGET)  # also where the weights are a twin's: lineage leads there
-        parts = [contents, vars(recipe), ctx.digest(TARGET), ctx.versions()]
+        target = ctx.input(TARGET)  # also where the weights are a twin's: lineage leads there
+        weights = count_of(on_meta(load_config(target)))
+        recipe = sft_recipe(ctx.params, training.protocol, len(pool), len(samples) / len(pool), weights)
+        parts = [contents, vars(recipe), ctx.params.sft.model_dump(), ctx.digest(TARGET), ctx.versions()]
         if ctx.stage.startswith("trial"):
             ctx.input("data/benchmark")
             parts += [ctx.params.evaluate.model_dump(), ctx.digest("data/benchmark")]
@@ -89,7 +97,8 @@ class Setup:
     @property
     def metrics(self) -> dict[str, float]:
         """How many samples, for how many steps."""
-        return {"samples": float(len(self.samples)), "steps": float(self.recipe.steps)}
+        recipe = self.recipe
+        return {"samples": len(self.samples), "steps": float(recipe.steps), "learning_rate": recipe.learning_rate}
 
     @property
     def digests(self) -> dict[str, str]:
@@ -104,15 +113,43 @@ class Setup:
         return named | {"fingerprint": self.fingerprint}
 
 
-def sft_recipe(params: Params, protocol: TrainingProtocol, share: float) -> Recipe:
-    """How a target is trained on a share of the pool under a protocol."""
-    steps = params.sft.steps if protocol == "B" else max(1, round(params.sft.steps * share))
-    return Recipe(**(params.sft.model_dump() | {"steps": steps, "seed": params.seed}))
+def sft_recipe(params: Params, protocol: TrainingProtocol, pool: int, share: float, weights: int) -> Recipe:
+    """How a target of so many weights is trained on a share of the pool under a protocol."""
+    sft, full = params.sft, params.sft.steps_over(pool)
+    return Recipe(
+        steps=full if protocol == "B" else max(1, round(full * share)),
+        batch_size=sft.batch_size,
+        learning_rate=sft.learning_rate or usual_rate(weights, sft.method == "lora"),
+        warmup_ratio=sft.warmup_ratio,
+        weight_decay=sft.weight_decay,
+        seed=params.seed,
+        gradient_checkpointing=sft.gradient_checkpointing == "always"
+        or (sft.gradient_checkpointing == "auto" and resolve_device(params.compute.device).type != "cpu"),
+    )
 
 
-def _train(ctx: Context, setup: Setup) -> tuple[Checkpoint, Trained]:
-    target = load_checkpoint(ctx.input(TARGET), resolve_device(ctx.params.compute.device))
-    return target, train(target, setup.samples, setup.recipe, ctx.progress)
+def prepare(target: Checkpoint, settings: SFT, seed: int) -> None:
+    """Leave those weights of a target trainable, in place, that `sft.method` and `sft.layers` name."""
+    if settings.method == "lora":
+        add_adapter(target.model, settings.lora_rank, seed, settings.layers)
+    elif settings.layers == "language":
+        freeze_but_language(target.model)
+
+
+def _train(ctx: Context, setup: Setup) -> tuple[Checkpoint, dict[str, float], Cost]:
+    """The target, trained, with what its training came to and cost."""
+    device, settings = resolve_device(ctx.params.compute.device), ctx.params.sft
+    if settings.command:
+        if setup.training.subset.arm.with_anchors:
+            raise ConfigError(f"{ctx.stage} trains on anchors too, which sft.command is not given: leave that arm out")
+        selection = f"selections/{setup.training.subset.key}.parquet"
+        target, cost = train_by_command(ctx, selection, TARGET, setup.recipe, device)
+        return target, {}, cost
+    target = load_checkpoint(ctx.root / TARGET, device)
+    prepare(target, settings, ctx.params.seed)
+    saved = ctx.saved_training([setup.fingerprint])
+    trained = train(target, setup.samples, setup.recipe, ctx.progress, execution=ctx.params.compute, saved=saved)
+    return target, {"loss": trained.loss}, trained.cost
 
 
 def _twin(ctx: Context, setup: Setup) -> dict | None:

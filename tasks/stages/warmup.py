@@ -11,14 +11,17 @@ def warmup(ctx: Context) -> Outcome:
     """Train the proxy for a small share of an SFT run's steps; a converged proxy would have fitted the pool's noise."""
     params = ctx.params
     proxy = load_checkpoint(ctx.input("models/proxy"), resolve_device(params.compute.device))
-    recipe, seen = warmup_data(params, ctx.samples("pool"))
+    recipe, seen = warmup_data(params, ctx.samples("pool"), proxy.model.num_parameters())
     if params.warmup.lora_rank:
         add_adapter(proxy.model, params.warmup.lora_rank, params.seed)
     if not params.warmup.fraction:
         proxy.save(ctx.output("models/proxy-warm"))
         return Outcome({"steps": 0.0})
-    trained = train(proxy, seen, recipe, ctx.progress)
+    parts = [seen.ids(), vars(recipe), params.warmup.lora_rank, ctx.digest("models/proxy")]
+    saved = ctx.saved_training(parts)
+    trained = train(proxy, seen, recipe, ctx.progress, execution=params.compute, saved=saved)
     proxy.second_moment = trained.moments.corrected_second()
     proxy.save(ctx.output("models/proxy-warm"))
+    saved.forget()
     digests = {"warm-up": content_digest(seen.ids())}
     return Outcome({"loss": trained.loss, "steps": float(recipe.steps)}, trained.cost, datasets=digests)

@@ -54,9 +54,9 @@ def test_a_folder_with_all_that_is_needed_becomes_a_workspace_that_runs(shell):
         None,
     )
     assert (params.models.target, params.models.proxy) == ("the-model", "a-small-model"), "the larger is fine-tuned"
-    assert params.sft.steps * params.sft.batch_size >= SETS["pool"] > (params.sft.steps - 1) * params.sft.batch_size
+    assert params.sft.method == "lora" and params.sft.steps_over(SETS["pool"]) == 2
     text = (shell.root / "params.yaml").read_text()
-    assert len(text.splitlines()) <= 30 and "once through the 40 records of the pool" in text
+    assert len(text.splitlines()) <= 30 and "epochs: 1 # over the whole pool" in text
     assert all(word in printed for word in ("the-model", "a-small-model", "pool.jsonl", "ost curate --until select"))
     assert "world" not in yaml.safe_load((shell.root / "dvc.yaml").read_text())["stages"]
     assert "✓ ingest " in shell.ost("curate", "--until", "ingest")

@@ -59,3 +59,27 @@ def test_verdicts_of_other_samples_are_refused():
     for one, other in (([True], [True, False]), ([], [])):
         with pytest.raises(DataError, match="cannot be paired"):
             paired_gain(one, other)
+
+
+def test_samples_that_share_an_image_are_drawn_together():
+    """A gain on three of eight images, each with fifty questions, is no proof; on as many samples it would be one."""
+    images = np.arange(400) // 50
+    champion = np.arange(400) % 2 == 0
+    challenger = champion | (images < 3)
+    alone, together = paired_gain(champion, challenger), paired_gain(champion, challenger, clusters=images)
+    assert alone.mean == together.mean == pytest.approx(3 / 16) and alone.samples == together.samples == 400
+    assert alone.interval[0] > 0.14 and together.interval[0] < 0.08
+    reach = np.ptp(together.interval) / 2
+    spread = np.array([0.5] * 3 + [0.0] * 5).std() / np.sqrt(8)  # of the eight images' own gains
+    assert reach == pytest.approx(1.96 * spread, rel=0.15)
+
+
+def test_clusters_of_one_sample_change_nothing_and_one_cluster_proves_nothing():
+    champion, challenger = verdicts(0, 200, 0.5, 0.1)
+    assert paired_gain(champion, challenger, clusters=np.arange(200)) == paired_gain(champion, challenger)
+    assert not paired_gain(champion, challenger, clusters=np.zeros(200, int)).is_proven
+
+
+def test_scores_between_right_and_wrong_are_compared_too():
+    found = paired_gain([0.3] * 50 + [0.6] * 50, [0.6] * 50 + [0.9] * 50)
+    assert found.mean == pytest.approx(0.3) and found.is_proven

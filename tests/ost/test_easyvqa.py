@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ost.errors import ConfigError
-from ost.metrics import final as matches
+from ost.evaluation.metrics.text import final as matches
 from ost.worlds import easyvqa, world_of
 from ost.worlds.easyvqa import COLOURS, MISREAD, SHAPES, TASKS
 from ost.worlds.settings import Base, World

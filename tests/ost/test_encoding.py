@@ -12,7 +12,7 @@ from specimens import copy_of, drawn, other_forms
 from ost.data import Sample, chat
 from ost.encoding import IGNORE, Batch, Encoder
 from ost.errors import DataError
-from ost.evaluation import generate
+from ost.evaluation.generate import generate
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 
@@ -386,5 +386,6 @@ def test_generated_texts_are_answers(fresh, monkeypatch):
 
     monkeypatch.setattr(copied.model, "generate", generate_)
     assert generate(copied, drawn("benchmark", 2)).texts == ["7", "7"]
-    assert asked["eos_token_id"] == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
-    assert asked["pad_token_id"] == tokenizer.pad_token_id
+    told = asked["generation_config"]
+    assert told.eos_token_id == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert told.pad_token_id == tokenizer.pad_token_id

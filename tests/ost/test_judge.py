@@ -9,7 +9,7 @@ from ost.baselines.judge import LocalChat, judge
 from ost.baselines.low_loss import low_loss
 from ost.data import Sample, chat
 from ost.encoding import Encoder
-from ost.evaluation import generate
+from ost.evaluation.generate import generate
 from ost.execution import batches
 from ost.execution.losses import sample_losses
 from ost.settings import Execution
@@ -34,10 +34,19 @@ def one(answer: str) -> Sample:
 
 def test_an_answering_judge_agrees_where_its_result_does():
     model = Scripted("4 + 3 = 7", "3 + 4 = 8", "seven")
-    found = judge([one("3 + 4 = 7")] * 3, model, "answer")
+    found = judge([one("3 + 4 = 7")] * 3, model, "answer", "final")
     assert found.agrees.tolist() == [True, False, False]
-    assert judge([one("3 + 4 = 7")] * 3, model, "answer", match="whole").agrees.tolist() == [False] * 3
+    assert judge([one("3 + 4 = 7")] * 3, model, "answer").agrees.tolist() == [False] * 3, "by auto, which is exact here"
     assert found.share == pytest.approx(1 / 3)
+
+
+def test_an_answering_judge_goes_by_what_each_task_asks_for():
+    samples = [
+        Sample((), chat("Which?", answer, images=0), task) for task, answer in (("which", "B"), ("colour", "red"))
+    ]
+    found = judge(samples, Scripted("The answer is (B).", "The answer is red."), "answer")
+    assert found.metrics == {"which": "choice", "colour": "exact"} and found.agrees.tolist() == [True, False]
+    assert judge(samples, Scripted("B", "It is red."), "answer", "contains").agrees.tolist() == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +79,7 @@ def test_a_grading_judge_is_shown_question_answer_and_images():
 @pytest.mark.parametrize("mode", ["answer", "grade"])
 def test_what_it_gave_no_answer_to_is_not_agreed_with(mode):
     """Not even where the answer is one that no words would match."""
-    found = judge([one("it is ="), one("yes ="), one("=")], Scripted(None, "yes =", None), mode)
+    found = judge([one("it is ="), one("yes ="), one("=")], Scripted(None, "yes =", None), mode, "final")
     assert found.agrees.tolist() == [False, True, False] and found.unanswered == [0, 2]
 
 

@@ -33,7 +33,7 @@ import ost
 from ost.data import Sample, chat
 from ost.encoding import Encoder
 from ost.errors import DataError, ModelError
-from ost.evaluation import generate
+from ost.evaluation.generate import generate
 from ost.models import Checkpoint, check_pair, family, load_config, load_processor, reads_images, resolve_device
 from ost.models.processor import image_only
 from ost.training import Recipe, train

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -19,7 +20,8 @@ from ost.report import Example, ReportData, render
 from ost.report.charts import LIGHT, accuracy_chart, utility_chart
 from ost.report.kept import COLOURS, kept_labels, kinds_of
 from ost.report.template import thumbnail
-from ost.report.words import duration, flops, headline, points, remarks
+from ost.report.words import duration, flops, headline, points, remarks, utility_words
+from ost.selection.signal import Signal
 
 HOSTILE = "<script>alert('x')</script>"
 LABELS = ["Base model", "Full-SFT", "Random 20 %", "Lookahead 20 %", "Lookahead 50 %"]
@@ -57,8 +59,8 @@ def data(**changes):
         "utility": utility,
         "toxic": 37,
         "wrong": wrong,
-        "useful": [example(verdict=False)],
-        "harmful": [example(answer="1 + 1 = 8", utility=-0.02, verdict=True)],
+        "highest": [example(verdict=False)],
+        "lowest": [example(answer="1 + 1 = 8", utility=-0.02, verdict=True)],
         "audit": audit(utility, utility < 0, wrong, {"Lookahead 20 %": utility > 1, "Full-SFT": np.ones(500, bool)}),
         "breadth": {"Lookahead 20 %": broad(0.45), "Full-SFT": broad(sum=0.5, product=0.5)},
         "ingest": {"pool": {"read": 508, "kept": 500, "quarantined": 8, "reasons": {"no image": 1, "too long": 7}}},
@@ -119,7 +121,7 @@ def test_hostile_text_is_only_text():
     ingest = {HOSTILE: {"read": 1, "kept": 0, "quarantined": 1, "reasons": {HOSTILE: 1}}}
     stages, facts = [{"stage": HOSTILE, "seconds": 1.0, "flops": 1.0, "reused": True}], {HOSTILE: HOSTILE}
     html = render(
-        data(title=HOSTILE, arms=rows, harmful=[bad], warnings=[HOSTILE], audit=checked, ingest=ingest, stages=stages,
+        data(title=HOSTILE, arms=rows, lowest=[bad], warnings=[HOSTILE], audit=checked, ingest=ingest, stages=stages,
              facts=facts, breadth=found)
     )  # fmt: skip
     tags = Tags(html)
@@ -211,21 +213,21 @@ def test_seeds_are_averaged_and_their_spread_is_shown():
 
 
 def test_page_without_truth():
-    text = Tags(render(data(wrong=None, audit=None, useful=[example()]))).text
+    text = Tags(render(data(wrong=None, audit=None, highest=[example()]))).text
     assert "could not be audited" in text
     assert "known right" not in text
     assert "wrong answer" not in text
 
 
 def test_empty_page_says_why():
-    empty = data(arms=[], utility=np.full(3, np.nan), wrong=None, useful=[], harmful=[], audit=None, breadth={},
+    empty = data(arms=[], utility=np.full(3, np.nan), wrong=None, highest=[], lowest=[], audit=None, breadth={},
                  ingest={}, warnings=[], stages=[], facts={})  # fmt: skip
     html = render(empty)
     text = Tags(html).text
     assert "nothing to compare" in text
     assert "no histogram" in text
-    absent = ("Warning", "A warning", "What each arm keeps", "What came in", "What choosing cost", "harmful samples")
-    for words in (*absent, "Where this comes"):
+    absent = ("Warning", "A warning", "What each arm keeps", "What came in", "What choosing cost", "samples that rank")
+    for words in (*absent, "Where this comes", "Where the kept", "Where the answers", "No claim"):
         assert words not in text
     assert "<svg" not in html
 
@@ -233,6 +235,48 @@ def test_empty_page_says_why():
 def test_audit_without_a_flag_shows_dashes():
     none = audit(np.arange(3.0), np.zeros(3, bool), np.zeros(3, bool), {"ost": np.zeros(3, bool)})
     assert "– AUROC" in Tags(render(data(audit=none))).text.replace("–AUROC", "– AUROC")
+
+
+def test_the_page_says_what_ranked_and_what_became_of_both_ends():
+    kept, left = example(utility=0.3), example(question="And this?", utility=-0.2)
+    kept, left = replace(kept, fate="kept"), replace(left, fate="toxic: it does harm")
+    page = data(highest=[kept, kept, left], lowest=[left], ranking="utility_relative", steps=12)
+    text = Tags(render(replace(page, chosen="Lookahead 20 %, chosen for breadth,"))).spaced
+    assert "First in the order of utility relative to the sample's own loss" in text
+    assert "Of these Lookahead 20 %, chosen for breadth, keeps 2 of 3." in text and "toxic: it does harm" in text
+    assert "after 12 training steps on the trusted anchors" in text and "one small training step" not in text
+
+
+@pytest.mark.parametrize(
+    ("steps", "has_errors", "words"),
+    [
+        (None, True, "one small training step on a sample lowers the loss .* by more than the anchors disagree"),
+        (None, False, "one small training step .* by more than chance below the anchors, each judged by the others"),
+        (1, False, "after 1 training step on the trusted anchors than by the proxy .* speaks against it"),
+        (12, True, "after 12 training steps on .* by more than the anchors disagree"),
+    ],
+)
+def test_the_utility_is_told_as_it_was_computed(steps, has_errors, words):
+    assert re.search(words, utility_words(steps, has_errors))
+
+
+def test_the_page_says_where_the_kept_samples_are():
+    paths = {"Lookahead 20 %": "selections/lookahead-20.parquet", "Full-SFT": "selections/full.parquet"}
+    text = Tags(render(data(selections=paths))).spaced
+    assert all(path in text for path in paths.values())
+    assert "ost export selections/lookahead-20.parquet --form same --out subset" in text
+
+
+def test_whether_the_scores_can_tell_is_said_before_anything_of_harm():
+    text = Tags(render(data(signal=Signal(100, 0.99, 0.94, 1e-9, 0.3, 0.1)))).spaced
+    assert (
+        "finds 99.0 % of them likelier with their own answer" in text
+        and "94.0 % rank higher with it" in text
+        and "No claim" not in text
+    )
+    text = Tags(render(data(signal=Signal(100, 0.5, 0.46, 0.9, 1.3, 0.1)))).spaced
+    assert "No claim can be made about harm or purity: the scores cannot tell right from wrong" in text
+    assert text.index("No claim can be made") < text.index("toxic beyond chance")
 
 
 def test_breadth_stands_beside_purity():
@@ -343,7 +387,7 @@ def test_images_are_bounded():
 
 
 def test_long_texts_are_cut_and_say_so():
-    html = render(data(useful=[example(question="q" * 5000)]))
+    html = render(data(highest=[example(question="q" * 5000)]))
     assert "q" * 600 + " … (4,400 more characters)" in html
     assert "q" * 601 not in html
 

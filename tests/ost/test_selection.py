@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ost.arms import arm_of
 from ost.errors import ConfigError
-from ost.selection import KEPT, by_utility, clean_warnings, is_clean, kept_ids, select, toxic_list
+from ost.selection import KEPT, by_utility, is_clean, kept_ids, select, toxic_list, warnings_of
 from ost.selection.by_utility import QUARANTINED, TOXIC
 from ost.selection.strategies import BELOW
 from ost.settings import Select, Settings
@@ -144,7 +144,7 @@ def test_from_a_clean_pool_the_subset_is_drawn():
         == kept_ids(by_utility(shuffled(scores, 3), 0.5, chosen_by, seed=0))
         != kept_ids(by_utility(scores, 0.5, chosen_by, seed=1))
     )
-    (warning,) = clean_warnings(scores, chosen_by)
+    (warning,) = warnings_of(scores, chosen_by)
     assert warning.startswith("1 of 200 samples are toxic") and "drawn at random" in warning
 
 
@@ -152,7 +152,7 @@ def test_from_a_clean_pool_the_subset_is_drawn():
 def test_a_pool_with_harm_in_it_is_ranked(toxic, clean_below):
     scores, chosen_by = flagged(toxic), Select(clean_below=clean_below, strategy="top")
     assert kept_ids(by_utility(scores, 0.2, chosen_by, 0)) == kept_ids(select(scores, 0.2, "top", clean_below=0.0))
-    assert clean_warnings(scores, chosen_by) == []
+    assert warnings_of(scores, chosen_by) == []
 
 
 def test_whether_a_pool_is_clean_is_judged_by_the_samples_that_are_tested():

@@ -14,7 +14,7 @@ from streamed import Streamed
 from flows.parameters import set_params
 from ost.data import Sample, chat, write_samples
 from ost.errors import WorkspaceError
-from ost.evaluation import generate
+from ost.evaluation.generate import generate
 from ost.models import Checkpoint, load_checkpoint
 from ost.settings import Execution
 from ost.store import read_table

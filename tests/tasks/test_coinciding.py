@@ -51,9 +51,9 @@ def trained(monkeypatch) -> list[list[str]]:
     """The samples of every training that is made."""
     seen: list[list[str]] = []
 
-    def spied(checkpoint, samples, *rest):
+    def spied(checkpoint, samples, *rest, **options):
         seen.append([sample.id for sample in samples])
-        return train(checkpoint, samples, *rest)
+        return train(checkpoint, samples, *rest, **options)
 
     monkeypatch.setattr(tasks.stages.sft, "train", spied)
     return seen
@@ -140,7 +140,7 @@ KEPT = {
 }
 TRIED = {
     "answers gone": lambda root: (root / f"evaluations/{FIRST}.parquet").unlink(),
-    "how it is tested": lambda root: set_params(root / "params.yaml", ["evaluate.match=whole"]),
+    "how it is tested": lambda root: set_params(root / "params.yaml", ["evaluate.metric=exact"]),
     "benchmark": lambda root: write_samples(root / "data/benchmark", drawn("benchmark", 3)),
 }
 

@@ -43,7 +43,8 @@ def test_what_a_server_that_is_down_cannot_take_is_delivered_later(tmp_path, mad
         assert not list((tmp_path / FOLDER).iterdir())
         (run,) = again.runs_with("ost.stage", "select-lookahead-20")
         assert run.info.status == "FINISHED"
-        assert again.artifact(run.info.run_id, SELECTION).read_bytes() == b"subset"
+        with again.artifact(run.info.run_id, SELECTION) as file:
+            assert file.read_bytes() == b"subset"
         assert [version.tags["ost.run"] for version in again.model_versions()] == ["lookahead-20-B"]
         closed = again.client.get_run(parent)
         assert (closed.info.status, closed.data.tags["ost.reused"]) == ("FINISHED", "world")

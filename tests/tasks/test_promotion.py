@@ -96,8 +96,10 @@ def test_on_another_benchmark_the_champion_is_evaluated_anew(tracker, trained):
     trained("two", 60, "hard")
 
     def evaluate() -> None:
-        assert (tracker.root / "models/champion/weights").read_bytes() == b"one", "another model than the champion's"
-        assert read_json(tracker.root / "models/champion.manifest.json")["version"] == "1"
+        assert (tracker.root / "models/sft/champion/weights").read_bytes() == b"one", (
+            "another model than the champion's"
+        )
+        assert read_json(tracker.root / "models/sft/champion.manifest.json")["version"] == "1"
         trained.answers(30, "hard", "champion")
 
     verdict = challenge(tracker, SETTINGS, evaluate)

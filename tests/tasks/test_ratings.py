@@ -23,6 +23,7 @@ from ost.training import Recipe, train
 from tasks.settings import load_params
 from tasks.stages.run import execute
 
+ONE_STEP = "curate.subsets=[lookahead-20, one-step-20]"
 SETTINGS = ["sft.steps=40", "sft.batch_size=8", "warmup.fraction=0.1", "score.checks=0", "score.shard_size=20"]
 SETTINGS += ["score.lookahead.most_steps=4", "curate.keep=false"]
 
@@ -53,7 +54,7 @@ def test_both_scores_stand_side_by_side_whatever_the_pipeline_scores_by(workspac
     expected = {"one-step": scored(workspace, method="gradient"), "lookahead": scored(workspace, method="lookahead")}
     flops: dict[str, list[float]] = {name: [] for name in expected}
     for method in ("gradient", "lookahead"):
-        set_params(workspace / "params.yaml", [f"score.method={method}"])
+        set_params(workspace / "params.yaml", [f"score.method={method}", ONE_STEP])
         for name, table in expected.items():
             manifest = execute(f"score-{name}", workspace)
             assert read_table(workspace / f"scores/{name}.parquet").equals(table)
@@ -64,14 +65,14 @@ def test_both_scores_stand_side_by_side_whatever_the_pipeline_scores_by(workspac
 
 
 def test_one_step_keeps_a_method_that_takes_one(workspace):
-    set_params(workspace / "params.yaml", ["score.method=transposed"])
+    set_params(workspace / "params.yaml", ["score.method=transposed", ONE_STEP])
     execute("score-one-step", workspace)
     assert read_table(workspace / "scores/one-step.parquet").equals(scored(workspace, method="transposed"))
 
 
 def test_lookahead_does_without_what_it_cannot_tell(workspace):
     """Utilities by task are something that one step knows."""
-    set_params(workspace / "params.yaml", ["score.method=gradient", "score.detail=groups"])
+    set_params(workspace / "params.yaml", ["score.method=gradient", "score.detail=groups", ONE_STEP])
     execute("score-lookahead", workspace)
     found = read_table(workspace / "scores/lookahead.parquet")
     assert found.equals(scored(workspace, method="lookahead", detail=None))

@@ -35,7 +35,8 @@ def workspace(folder, proxy):
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_the_warm_up_leaves_what_adam_scores_by(rank, workspace):
-    set_params(workspace / "params.yaml", [f"warmup.lora_rank={rank}", "score.method=gradient", "score.optimizer=adam"])
+    changes = [f"warmup.lora_rank={rank}", "score.method=gradient", "score.optimizer=adam"]
+    set_params(workspace / "params.yaml", [*changes, "curate.subsets=[one-step-20]"])
     execute("warmup", workspace)
     warm = load_checkpoint(workspace / "models/proxy-warm")
     moving = {name for name, weight in warm.model.named_parameters() if weight.requires_grad}
@@ -91,7 +92,7 @@ def fill_up(workspace: Path, room: int, said: SimpleQueue) -> None:
 
 
 def test_a_disk_that_is_full_costs_only_what_was_not_written(workspace):
-    set_params(workspace / "params.yaml", ["score.method=gradient"])
+    set_params(workspace / "params.yaml", ["score.method=gradient", "curate.subsets=[one-step-20]"])
     execute("warmup", workspace)
     whole = execute("score-one-step", workspace)
     scores = (workspace / "scores/one-step.parquet").read_bytes()

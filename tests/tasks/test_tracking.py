@@ -47,10 +47,14 @@ def test_artifacts_are_uploaded_but_samples_stay_with_dvc(tracker, parent, made)
         "models/sft/lookahead-20-B/weights": b"w",
         "data/pool": b"d",
         "world/x": b"w",
+        "models/proxy-warm/weights": b"p",
     }
     run = tracker.record(made("select-lookahead-20", {}, outputs), parent)
-    assert tracker.artifact(run, "metrics/score-lookahead.json").read_bytes() == b"{}"
-    assert tracker.artifact(run, "models/sft/lookahead-20-B/weights").read_bytes() == b"w"
+    for path, content in list(outputs.items())[:2]:
+        with tracker.artifact(run, path) as file:
+            assert file.read_bytes() == content
+        assert not file.exists() and not list(tracker.root.glob(".ost/download*")), "a download is left behind"
+    assert [entry.path for entry in tracker.client.list_artifacts(run, "models")] == ["models/sft"], "bases are DVC's"
     top = {entry.path for entry in tracker.client.list_artifacts(run)}
     assert top == {"metrics", "models"}, "gigabytes of samples would be copied into MLflow"
 
@@ -156,8 +160,8 @@ def test_the_record_is_the_same_on_a_server(tmp_path, made, tracked_as, monkeypa
         )
         run = tracker.record(sft, parent, "flow-1")
         report = made("report", {}, {"metrics/arms.json": json.dumps([1]).encode()})
-        shown = tracker.artifact(tracker.record(report, parent), "metrics/arms.json")
-        assert json.loads(shown.read_text()) == [1], "an artifact does not survive the way through the server"
+        with tracker.artifact(tracker.record(report, parent), "metrics/arms.json") as shown:
+            assert json.loads(shown.read_text()) == [1], "an artifact does not survive the way through the server"
         assert [found.info.run_id for found in tracker.runs_with("dvc.in.data/pool", "a" * 32)] == [run]
         assert [version.run_id for version in tracker.model_versions(run)] == [run]
         tracker.close(parent)

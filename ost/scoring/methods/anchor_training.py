@@ -20,6 +20,7 @@ from ost.scoring.anchors import all_but_each, folds_of
 from ost.scoring.methods.two_pass import TwoPassScorer
 from ost.scoring.passes.reuse import PassCache
 from ost.scoring.passes.weights import moved_copy
+from ost.scoring.swapped import swapped
 from ost.store import read_json, write_json
 from ost.types import Progress, silent
 
@@ -51,6 +52,10 @@ class Plan:
     """(A,) the same after `steps` steps on the other folds: what trusted samples look like."""
     forwards: float
     """Forward-pass equivalents that it took, of the part that moves."""
+    swapped_before: tuple[float, ...] = ()
+    swapped_after: tuple[float, ...] = ()
+    """(A,) the losses of the anchors with each other's answers (see `swapped`), likewise: what wrong samples look like.
+    """
 
     to_json = asdict
 
@@ -69,6 +74,11 @@ class Plan:
     def gains(self) -> np.ndarray:
         """(A,) each anchor's loss reduction by steps on others that it is not among."""
         return np.array(self.before) - np.array(self.after)
+
+    @property
+    def swapped_gains(self) -> np.ndarray:
+        """(A,) the same with another anchor's answer."""
+        return np.array(self.swapped_before) - np.array(self.swapped_after)
 
 
 def encoded_anchors(scorer: TwoPassScorer, anchors: Sequence[Sample]) -> list[AnchorBatch]:
@@ -172,14 +182,16 @@ def plan_steps(scorer: TwoPassScorer, store: Path | None = None, progress: Progr
 
 
 def _searched(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: Progress) -> Plan:
-    start, before, forwards = starting_weights(scorer), np.empty(len(scorer.anchors)), 0.0
-    rests = all_but_each(folds)
+    anchors, wrong = len(scorer.anchors), swapped(scorer.anchors)
+    start, before, forwards = starting_weights(scorer), np.empty(2 * anchors), 0.0
+    rests, places = all_but_each(folds), [[*own, *(anchors + at for at in own)] for own in folds]
 
     def walked(fold: int, least: int = 0) -> np.ndarray:
         nonlocal forwards
         own, others = (encoded_anchors(scorer, scorer.some_anchors(part)) for part in (folds[fold], rests[fold]))
-        before[list(folds[fold])] = torch.cat([part.losses for part in own]).cpu().numpy()
-        path = np.array(list(_watched(training_path(scorer, others, start), scorer, own, least)))
+        own += encoded_anchors(scorer, [wrong[at] for at in folds[fold]])
+        before[places[fold]] = torch.cat([part.losses for part in own]).cpu().numpy()
+        path = np.array(list(_watched(training_path(scorer, others, start), scorer, own, len(folds[fold]), least)))
         forwards += path.size + (len(path) - 1) * (1 + BACKWARD) * len(rests[fold])
         return path
 
@@ -187,22 +199,23 @@ def _searched(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: P
     for fold in range(len(folds)):
         paths.append(walked(fold))
         progress(len(paths), len(folds), "walking on the anchors, a fold left out")
-    losses = _side_by_side(paths, folds)
-    while short := [fold for fold, path in enumerate(paths) if len(path) <= _lowest(scorer, losses)]:
+    losses = _side_by_side(paths, places)
+    while short := [fold for fold, path in enumerate(paths) if len(path) <= _lowest(scorer, losses[:, :anchors])]:
         for fold in short:  # what ended first may not say where the others are best
-            paths[fold] = walked(fold, _lowest(scorer, losses))
-        losses = _side_by_side(paths, folds)
-    steps, length = _lowest(scorer, losses), min(map(len, paths))
-    curve = losses.mean(axis=1)[:length]
-    return Plan(steps, tuple(curve.tolist()), tuple(before.tolist()), tuple(losses[steps].tolist()), forwards)
+            paths[fold] = walked(fold, _lowest(scorer, losses[:, :anchors]))
+        losses = _side_by_side(paths, places)
+    steps, length = _lowest(scorer, losses[:, :anchors]), min(map(len, paths))
+    curve, ends = losses[:length, :anchors].mean(axis=1), losses[steps]
+    right, other = ((before[own].tolist(), ends[own].tolist()) for own in (slice(anchors), slice(anchors, None)))
+    return Plan(steps, tuple(curve.tolist()), *map(tuple, right), forwards, *map(tuple, other))
 
 
-def _side_by_side(paths: Sequence[np.ndarray], folds: Sequence[Sequence[int]]) -> np.ndarray:
-    """Loss of each anchor left out, (steps, A); behind the end of a fold's path, as it was there."""
+def _side_by_side(paths: Sequence[np.ndarray], places: Sequence[Sequence[int]]) -> np.ndarray:
+    """Loss of each sample watched, (steps, their number); behind the end of a fold's path, as it was there."""
     longest = max(map(len, paths))
-    losses = np.empty((longest, sum(map(len, folds))))
-    for path, members in zip(paths, folds, strict=True):
-        losses[:, list(members)] = np.pad(path, ((0, longest - len(path)), (0, 0)), mode="edge")
+    losses = np.empty((longest, sum(map(len, places))))
+    for path, own in zip(paths, places, strict=True):
+        losses[:, own] = np.pad(path, ((0, longest - len(path)), (0, 0)), mode="edge")
     return losses
 
 
@@ -213,15 +226,18 @@ def _lowest(scorer: TwoPassScorer, losses: np.ndarray) -> int:
 
 @torch.no_grad()
 def _watched(
-    training: Iterator[PreTrainedModel], scorer: TwoPassScorer, own: Sequence[AnchorBatch], least: int
+    training: Iterator[PreTrainedModel], scorer: TwoPassScorer, own: Sequence[AnchorBatch], anchors: int, least: int
 ) -> Iterator[np.ndarray]:
-    """Losses of the anchors watched before the first step and after each, until the search ends, `least` steps on."""
+    """Losses of the samples watched before the first step and after each, until the search ends, `least` steps on.
+
+    The first of them are anchors, by whose mean the search ends.
+    """
     settings, means = scorer.settings.lookahead, []
     for step, model in enumerate(itertools.islice(training, 1 + (settings.steps or settings.most_steps))):
         losses = [scorer.cached_losses(model, part.batch, part.cache)[0] for part in own]
         found = torch.cat(losses).cpu().numpy()
         yield found
-        means.append(found.mean())
+        means.append(found[:anchors].mean())
         if not settings.steps and step >= least and _has_risen(means):
             return
 

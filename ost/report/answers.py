@@ -1,0 +1,156 @@
+"""Answers on the benchmark, ready for the page: where two models part, and what a model says that is never right."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from ost.data import Dataset, Sample
+from ost.selection import shuffled
+
+PER_TASK = 3
+"""Questions of a task that are shown, each way."""
+TASKS = 6
+"""Tasks that are shown: those in which the two part most often."""
+SHOWN = 3
+"""Answers that are shown of a model that is never right."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said to one question."""
+
+    text: str
+    correct: bool
+    cut: bool = False
+    """Whether it reached the limit of tokens before it ended."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was said."""
+        return not self.text.strip()
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A benchmark question and what was said to it."""
+
+    sample: Sample
+    answers: Mapping[str, Answer]
+    """Label of a model → its answer."""
+    metric: str
+    """What compared them with the reference; empty where that is not known."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """All that one model said on the benchmark."""
+
+    label: str
+    """What a person calls the model."""
+    by_id: Mapping[str, Answer]
+    metrics: Mapping[str, str]
+    """Task → name of its metric; empty where it is not known."""
+    accuracy: float
+    tells_cuts: bool
+    """Whether it was recorded which answers were cut."""
+
+    @classmethod
+    def read(cls, label: str, table: pa.Table, record: Mapping) -> "Answers":
+        """From an evaluation's table `id, prediction, correct` and its record.
+
+        Evaluations of an older version do not tell which answers were `cut`, nor by which `metrics` they were compared.
+        """
+        tells_cuts = "cut" in table.column_names
+        cuts = table["cut"].to_pylist() if tells_cuts else [False] * len(table)
+        rows = zip(*(table[name].to_pylist() for name in ("id", "prediction", "correct")), cuts, strict=True)
+        told = {name: Answer(*own) for name, *own in rows}
+        return cls(label, told, record.get("metrics", {}), record["accuracy"], tells_cuts)
+
+    @property
+    def cut(self) -> float | None:
+        """Share of the answers that were cut; None where that is not known."""
+        return sum(one.cut for one in self.by_id.values()) / len(self.by_id) if self.tells_cuts else None
+
+    @property
+    def empty(self) -> float:
+        """Share of the answers that are empty."""
+        return sum(one.empty for one in self.by_id.values()) / len(self.by_id)
+
+
+@dataclass(frozen=True)
+class Parted:
+    """Where two models part: questions that one of them answers rightly and the other does not."""
+
+    ours: str
+    other: str
+    """Labels."""
+    questions: int
+    gained: int
+    """Questions that ours alone answers rightly."""
+    lost: int
+    """Those that the other alone does."""
+    gains: Sequence[Answered]
+    losses: Sequence[Answered]
+    """Some of each, by task."""
+
+
+@dataclass(frozen=True)
+class NeverRight:
+    """A model of accuracy 0, and some of what it said."""
+
+    label: str
+    questions: int
+    cut: float | None
+    """Share of its answers that were cut; None where that is not known."""
+    empty: float
+    """Share of them that are empty."""
+    some: Sequence[Answered]
+
+
+def parted(benchmark: Dataset, ours: Answers, other: Answers, seed: int) -> Parted:
+    """Compare two models question by question; which questions are shown is drawn by the seed.
+
+    Raises DataError where they answered what is not in the benchmark.
+    """
+    right = [{name for name, one in model.by_id.items() if one.correct} for model in (ours, other)]
+    gained, lost = right[0] - right[1], right[1] - right[0]
+    task = _tasks(benchmark)
+    most = Counter(task.get(name, "") for name in sorted(gained | lost)).most_common(TASKS)
+    shown = []
+    for names in (gained, lost):
+        by_task = defaultdict(list)
+        for name in shuffled(names, seed):
+            by_task[task.get(name, "")].append(name)
+        some = [name for one in sorted(dict(most)) for name in by_task[one][:PER_TASK]]
+        shown.append(_answered(benchmark, some, ours, other))
+    return Parted(ours.label, other.label, len(ours.by_id), len(gained), len(lost), *shown)
+
+
+def never_right(benchmark: Dataset, models: Iterable[Answers], seed: int) -> list[NeverRight]:
+    """Each of the models that no answer of which is right, not even in part, with some of them, drawn by the seed."""
+    return [
+        NeverRight(
+            one.label,
+            len(one.by_id),
+            one.cut,
+            one.empty,
+            _answered(benchmark, shuffled(one.by_id, seed)[:SHOWN], one),
+        )
+        for one in models
+        if one.by_id and not one.accuracy
+    ]
+
+
+def _answered(benchmark: Dataset, names: Sequence[str], *models: Answers) -> list[Answered]:
+    return [
+        Answered(sample, {one.label: one.by_id[sample.id] for one in models}, models[0].metrics.get(sample.task, ""))
+        for sample in benchmark.take(names)
+    ]
+
+
+def _tasks(benchmark: Dataset) -> dict[str, str]:
+    """Id → kind of question."""
+    table = benchmark.table(["id", "task"])
+    return dict(zip(table["id"].to_pylist(), table["task"].to_pylist(), strict=True))

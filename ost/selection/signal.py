@@ -1,0 +1,77 @@
+"""Signal: whether scores tell right samples from wrong ones at all, which every claim about a pool rests on."""
+
+import json
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+TELLS = 0.65
+"""Least share of the anchors that must be told from their wrong doubles. On the built-in worlds 0.68 and more of them
+are by proxies that can read the images, 0.85 and more where the pool does harm, and about half by those that cannot."""
+BY_CHANCE = 0.01
+"""Significance at which that must differ from a half."""
+KEY = b"signal"
+"""Of the metadata of a score table."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """How held-out anchors fare beside their doubles, the same with each other's answers, which are known to be wrong.
+
+    A walk may help anchors that it has not seen, and wrong samples as much: by teaching how answers look, whatever they
+    say. The gain alone tells no signal, then. It takes a trained proxy that knows right from wrong, and a ranking that
+    shows it: where the warm proxy differs too little from that, what it knows does not rank.
+    """
+
+    pairs: int
+    """Anchors that another answer was found for."""
+    knows: float
+    """Share of them whose own answer the proxy trained on the others finds likelier, by token, than the other answer;
+    as in the next, ties count half, and it is 0.5 without any."""
+    ranks: float
+    """Share of them that rank above their doubles."""
+    p: float
+    """One-sided p-value of that, by the signed ranks of the differences (Wilcoxon, 1945); 1 without any."""
+    gain: float
+    gain_se: float
+    """Mean loss, in nats, that held-out anchors gain from steps on the others, and its standard error."""
+
+    @property
+    def tells(self) -> bool:
+        """Whether the scores tell enough for a claim about the pool."""
+        return min(self.knows, self.ranks) >= TELLS and self.p < BY_CHANCE
+
+    @property
+    def warnings(self) -> list[str]:
+        """That they do not, what was looked at, and what to do; empty where they do."""
+        if self.tells:
+            return []
+        gained = f"held-out anchors gained {self.gain:.2f} ± {self.gain_se:.2f} nats from training on the others"
+        if not self.pairs:
+            return [
+                f"nobody knows whether the scores tell right from wrong: {gained}, but no two anchors of a kind have "
+                "different answers to try it on; so nothing is said of harm or purity. Name more anchors"
+            ]
+        return [
+            f"the scores cannot tell right from wrong: {gained}, but of {self.pairs} of them the trained proxy finds "
+            f"{self.knows:.0%} likelier with their own answer than with another anchor's, and {self.ranks:.0%} rank "
+            f"higher with it (chance is 50%; {TELLS:.0%} is needed, beyond chance at {BY_CHANCE:.0%}); so nothing is "
+            "said of harm or purity. Name more anchors, take a stronger proxy or warm it up for longer "
+            "(warmup.fraction), or move other layers (score.layers)"
+        ]
+
+    def onto(self, scores: pa.Table) -> pa.Table:
+        """A score table that carries this, in the metadata of its schema."""
+        return scores.replace_schema_metadata({**(scores.schema.metadata or {}), KEY: json.dumps(asdict(self))})
+
+
+def signal_of(scores: pa.Table) -> Signal | None:
+    """The signal of a score table; None where it was not looked for."""
+    found = (scores.schema.metadata or {}).get(KEY)
+    return None if found is None else Signal(**json.loads(found))
+
+
+def may_claim(scores: pa.Table) -> bool:
+    """Whether a score table may say anything of harm and purity: its signal tells, or was not looked for."""
+    signal = signal_of(scores)
+    return signal is None or signal.tells

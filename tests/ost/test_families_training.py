@@ -1,0 +1,66 @@
+"""Every family that can be scored with can be trained: by an adapter and by all weights, saved and reloaded."""
+
+import copy
+import functools
+
+import pytest
+import torch
+from families import Family, build
+from test_families import FEW, SCORED
+
+from ost.execution.losses import AnswerLosses
+from ost.models.adapter import add_adapter, freeze_but_language, load_adapter, save_adapter
+
+SLOW = ("emu3",)
+"""Seconds a step, and alike to others."""
+
+
+@functools.cache
+def family(name: str) -> Family:
+    return build(name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten():
+    yield
+    family.cache_clear()
+
+
+def loss_of(model, batch) -> torch.Tensor:
+    return AnswerLosses()(model, batch).values.mean()
+
+
+@pytest.mark.parametrize("name", [name for name in SCORED if name not in SLOW])
+def test_a_step_is_taken_and_kept_by_an_adapter_and_by_all_weights(name, tmp_path):
+    own = family(name)
+    batch = own.encode(FEW[:2])
+    for method in ("lora", "full"):
+        model = copy.deepcopy(own.model)
+        model.name_or_path = str(tmp_path)
+        if method == "lora":
+            add_adapter(model, 4, 0, "language")
+        else:
+            freeze_but_language(model)
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        assert weights, "nothing would be trained"
+        optimizer = torch.optim.AdamW(weights, lr=1e-2)
+        model.train()
+        losses = []
+        for _ in range(3):
+            loss = loss_of(model, batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        model.eval()
+        with torch.no_grad():
+            after = loss_of(model, batch)
+        assert after < losses[0], f"three steps by {method} learn nothing: {losses}, {after}"
+        again = copy.deepcopy(own.model)
+        if method == "lora":
+            save_adapter(model, tmp_path / "adapter", tmp_path / "adapter")
+            load_adapter(again, tmp_path / "adapter")
+        else:
+            again.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(loss_of(again.eval(), batch), after)

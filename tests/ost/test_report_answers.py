@@ -1,0 +1,119 @@
+"""The answers on the report page: where two models part, models that are never right, and hostile text."""
+
+import pyarrow as pa
+import pytest
+from test_report import HOSTILE, Tags, data, png
+
+from ost.data import Dataset, Sample, chat, write_samples
+from ost.errors import DataError
+from ost.report import Answers, never_right, parted, render
+from ost.report.answers import PER_TASK, SHOWN, TASKS
+
+
+def benchmark_of(folder, tasks: dict[str, int], question: str = "What is it?") -> Dataset:
+    """So many questions of each task; the reference is `right`."""
+    samples = [
+        Sample((png(),), chat(f"{question} {task} {number}", "right"), task)
+        for task, count in tasks.items()
+        for number in range(count)
+    ]
+    return Dataset(write_samples(folder / "benchmark.parquet", samples))
+
+
+def answers(label: str, benchmark: Dataset, right, said: str = "wrong", accuracy=None, **columns) -> Answers:
+    """`right`: which questions, by place, are answered rightly."""
+    hits = [place in right for place in range(len(benchmark))]
+    texts = ["right" if hit else said for hit in hits]
+    table = pa.table({"id": benchmark.ids(), "prediction": texts, "correct": hits} | columns)
+    record = {"accuracy": sum(hits) / len(hits) if accuracy is None else accuracy, "metrics": {"sum": "number"}}
+    return Answers.read(label, table, record)
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory) -> Dataset:
+    return benchmark_of(tmp_path_factory.mktemp("benchmark"), {"sum": 10, "colour": 10})
+
+
+def test_questions_that_one_alone_answers_rightly_are_shown_each_way(benchmark):
+    ours, full = (
+        answers("Lookahead 20 %", benchmark, range(2, 20)),
+        answers("Full-SFT", benchmark, {0, 2, 3, 4, 10, 19}),
+    )
+    found = parted(benchmark, ours, full, seed=0)
+    assert (found.questions, found.gained, found.lost) == (20, 13, 1)
+    assert [one.sample.task for one in found.gains] == ["colour"] * PER_TASK + ["sum"] * PER_TASK
+    for one in found.gains:
+        assert (one.answers["Lookahead 20 %"].correct, one.answers["Full-SFT"].correct) == (True, False)
+        assert one.metric == ("number" if one.sample.task == "sum" else "")
+    (lost,) = found.losses
+    assert lost.sample.id == benchmark.ids()[0] and not lost.answers["Lookahead 20 %"].correct
+    assert found == parted(benchmark, ours, full, seed=0) != parted(benchmark, ours, full, seed=1)
+    text = Tags(render(data(parted=found))).spaced
+    assert "Of 20 benchmark questions Lookahead 20 % alone answers 13 rightly, and Full-SFT alone 1." in text
+    assert text.count("✓ right") == text.count("✗ wrong") == 7 and text.count("Reference right") == 7
+    assert "Lookahead 20 % is right, Full-SFT is wrong" in text and "Full-SFT is right, Lookahead 20 % is wrong" in text
+    assert "compared by number" in text
+
+
+def test_of_many_tasks_those_are_shown_in_which_they_part_most(tmp_path):
+    benchmark = benchmark_of(tmp_path, {f"task {number:02}": 1 + number for number in range(10)})
+    found = parted(benchmark, answers("a", benchmark, range(99)), answers("b", benchmark, ()), seed=0)
+    assert {one.sample.task for one in found.gains} == {f"task {number:02}" for number in range(10 - TASKS, 10)}
+    assert len(found.gains) == PER_TASK * TASKS and found.gained == 55
+
+
+def test_models_that_answer_alike_have_nothing_to_show(benchmark):
+    same = answers("a", benchmark, {1, 2}), answers("b", benchmark, {1, 2})
+    found = parted(benchmark, *same, seed=0)
+    assert (found.gained, found.lost, found.gains, found.losses) == (0, 0, [], [])
+    text = Tags(render(data(parted=found))).spaced
+    assert "a alone answers 0 rightly, and b alone 0." in text and "drawn at random" not in text
+
+
+def test_answers_that_were_cut_or_empty_are_marked(benchmark):
+    cut = answers("a", benchmark, (), said="an answer without", cut=[True] * 20)
+    mute = answers("b", benchmark, {0}, said=" \n")
+    text = Tags(render(data(parted=parted(benchmark, mute, cut, seed=0)))).spaced
+    assert "an answer without ✗ wrong, cut at the token limit" in text
+    text = Tags(render(data(parted=parted(benchmark, mute, answers("c", benchmark, range(5)), seed=0)))).spaced
+    assert "(empty) ✗ wrong" in text and "cut at" not in text
+
+
+def test_a_model_that_is_never_right_is_shown_beside_the_references(benchmark):
+    cuts = [place < 15 for place in range(20)]
+    base, part = answers("Base model", benchmark, (), cut=cuts), answers("Part", benchmark, (), accuracy=0.3)
+    (found,) = never_right(benchmark, [base, answers("Full-SFT", benchmark, {3}), part], seed=0)
+    assert (found.label, found.questions, found.cut, found.empty) == ("Base model", 20, 0.75, 0.0)
+    assert len(found.some) == SHOWN
+    text = Tags(render(data(never_right=[found]))).spaced
+    assert "Base model answers no question rightly" in text and "75.0 % were cut and 0.0 % are empty" in text
+    for reason in ("another form than the references", "evaluate.max_new_tokens", "no end token"):
+        assert reason in text
+    assert text.count("Reference right") == SHOWN
+
+
+def test_an_older_evaluation_does_not_tell_what_was_cut(benchmark):
+    table = pa.table({"id": benchmark.ids(), "prediction": [""] * 20, "correct": [False] * 20})
+    (found,) = never_right(benchmark, [Answers.read("Base model", table, {"accuracy": 0.0})], seed=0)
+    assert (found.cut, found.empty) == (None, 1.0)
+    text = Tags(render(data(never_right=[found]))).spaced
+    assert "Of its answers 100.0 % are empty" in text and "were cut and" not in text
+
+
+def test_answers_to_another_benchmark_are_refused(benchmark, tmp_path):
+    other = benchmark_of(tmp_path, {"sum": 2}, "Who is it?")
+    with pytest.raises(DataError, match="not in benchmark"):
+        parted(benchmark, answers("a", other, {0}), answers("b", other, ()), seed=0)
+
+
+def test_hostile_answers_are_only_text(tmp_path):
+    benchmark = benchmark_of(tmp_path, {HOSTILE: 3}, HOSTILE)
+    bad = answers(HOSTILE, benchmark, (), said=HOSTILE + '"><img src=x onerror=y>' + "x" * 5000)
+    good = answers("Full-SFT", benchmark, range(3))
+    found = parted(benchmark, good, bad, seed=0)
+    tags = Tags(render(data(parted=found, never_right=never_right(benchmark, [bad], seed=0))))
+    assert not tags.open
+    assert not [tag for tag, attrs in tags.found if tag == "script" or any(name.startswith("on") for name in attrs)]
+    sources = {attrs["src"][:22] for tag, attrs in tags.found if tag == "img"}
+    assert sources == {"data:image/png;base64,"} and "more characters)" in tags.text
+    assert tags.text.count(HOSTILE) >= 15
