@@ -35,8 +35,8 @@ class Evaluation:
     by_task: dict[str, float]
     metrics: dict[str, str]
     """Task → name of its metric."""
-    max_new_tokens: int
-    """The limit of an answer that was in force."""
+    max_new_tokens: int | None
+    """The limit of an answer that was in force; None where a suite's tasks have limits of their own."""
     predictions: list[str]
     """One text a sample, in the benchmark's order, as are scores, cut and clusters."""
     scores: list[float]

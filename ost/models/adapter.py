@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+EXPERTS = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3", "gate", "router")
+"""Names of an expert's parts, and of what chooses among experts; neither is adapted."""
 DEFAULT = "default"
 """How PEFT calls an adapter that nobody has named."""
 PREFIX = "base_model.model."
@@ -40,10 +42,17 @@ def add_adapter(model: PreTrainedModel, rank: int, seed: int, layers: Literal["l
         raise ModelError("the model carries an adapter already: set `warmup.lora_rank: 0` to train that one on")
     from peft import LoraConfig
 
+    wanted = set(_linear_layers(model, layers))
     config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=_targets(model, layers))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _inject(model, config)
+    adapted = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    if adapted != wanted:
+        raise ModelError(
+            f"PEFT adapts {len(adapted ^ wanted)} other layers of {type(model).__name__} than its linear ones, such as "
+            f"{min(adapted ^ wanted)}: train all weights, or by a trainer of your own"
+        )
 
 
 def freeze_but_language(model: PreTrainedModel) -> None:
@@ -141,25 +150,43 @@ def _loaded_as_named(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> b
 
 
 def _targets(model: PreTrainedModel, layers: str) -> list[str] | str:
-    """What tells PEFT the linear layers but the head: last parts of their names, else a pattern, else whole names.
+    """What tells PEFT the linear layers: last parts of their names, else a pattern, else whole names.
 
-    PEFT's own `all-linear` also takes what is called like one of them, be it a block of another part.
+    PEFT's own `all-linear` also takes what is called like one of them, be it a block of another part. Of a model with
+    fused experts it keeps the last parts of a pattern alone, and takes the layers called like a part of an expert for
+    the experts: there whole names are given, and no such layer is adapted.
     """
-    head, decoder = model.get_output_embeddings(), text_decoder(model) if layers == "language" else model
-    inner, modules = set(decoder.modules()), dict(model.named_modules())
-    wanted = {
-        name
-        for name, module in modules.items()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head and module in inner
-    }
+    modules, wanted = dict(model.named_modules()), set(_linear_layers(model, layers))
+    if _has_experts(model):
+        return sorted(wanted)
     last = sorted({name.rpartition(".")[2] for name in wanted})
     if {name for name in modules if name.rpartition(".")[2] in last} == wanted:
         return last
-    path = next(name for name, module in modules.items() if module is decoder)
-    pattern = rf"{re.escape(path)}\..*\.({'|'.join(map(re.escape, last))})" if path else ""
-    if {name for name in modules if pattern and re.fullmatch(pattern, name)} == wanted:
+    path = next(name for name, module in modules.items() if module is text_decoder(model))
+    pattern = rf"{re.escape(path)}\..*\.({'|'.join(map(re.escape, last))})"
+    if path and {name for name in modules if re.fullmatch(pattern, name)} == wanted:
         return pattern
     return sorted(wanted)
+
+
+def _linear_layers(model: PreTrainedModel, layers: str) -> list[str]:
+    """Names of the linear layers that an adapter goes beside."""
+    head = model.get_output_embeddings()
+    inner = set((text_decoder(model) if layers == "language" else model).modules())
+    left_out = EXPERTS if _has_experts(model) else ()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and module is not head
+        and module in inner
+        and name.rpartition(".")[2] not in left_out
+    ]
+
+
+def _has_experts(model: PreTrainedModel) -> bool:
+    """Whether a model holds experts stacked in one weight."""
+    return any(weight.ndim == 3 and "expert" in name for name, weight in model.named_parameters())
 
 
 def _inject(model: PreTrainedModel, config: "LoraConfig") -> None:

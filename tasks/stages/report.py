@@ -84,6 +84,7 @@ def _page(
     manifests = [read_json(ctx.input(manifest_path(stage))) for stage in stages]
     order, fates = ranked_by(scores, plan.params.select.by)["row"].to_numpy(), selection["reason"].to_pylist()
     pool, benchmark, models = ctx.samples("pool"), ctx.samples("benchmark"), _models(ctx, plan)
+    by_suite = plan.params.evaluate.suite is not None
 
     def examples(end: np.ndarray) -> list[Example]:
         known = [None if wrong is None else bool(wrong[row]) for row in end]
@@ -114,7 +115,7 @@ def _page(
         signal=signal_of(scores),
         selections={one.label: f"selections/{one.key}.parquet" for one in [main, *plan.subsets]},
         parted=_parted(benchmark, plan, models),
-        never_right=never_right(benchmark, models.values(), plan.params.seed),
+        never_right=never_right(benchmark, () if by_suite else models.values(), plan.params.seed),
     )
 
 
@@ -136,7 +137,12 @@ def _models(ctx: Context, plan: Plan) -> dict[str, Answers]:
 
 
 def _parted(benchmark: Dataset, plan: Plan, models: Mapping[str, Answers]) -> Parted | None:
-    """The main subset's model, of protocol B where that was run, beside Full-SFT's, or the base where none is."""
+    """The main subset's model, of protocol B where that was run, beside Full-SFT's, or the base where none is.
+
+    None where a suite evaluates: its questions are not here to be shown.
+    """
+    if plan.params.evaluate.suite:
+        return None
     keys = sorted((one.key for one in plan.trainings if one.subset == plan.main), reverse=True)
     full = [one.key for one in plan.trainings if one.subset.name == "full"]
     return parted(benchmark, models[keys[0]], models[(full or [BASE])[0]], plan.params.seed) if keys else None

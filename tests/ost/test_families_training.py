@@ -34,7 +34,7 @@ def loss_of(model, batch) -> torch.Tensor:
 def test_a_step_is_taken_and_kept_by_an_adapter_and_by_all_weights(name, tmp_path):
     own = family(name)
     batch = own.encode(FEW[:2])
-    for method in ("lora", "full"):
+    for method in ("lora", "full")[: 2 if SCORED.index(name) % 4 == 0 else 1]:
         model = copy.deepcopy(own.model)
         model.name_or_path = str(tmp_path)
         if method == "lora":
@@ -46,7 +46,7 @@ def test_a_step_is_taken_and_kept_by_an_adapter_and_by_all_weights(name, tmp_pat
         optimizer = torch.optim.AdamW(weights, lr=1e-2)
         model.train()
         losses = []
-        for _ in range(3):
+        for _ in range(2):
             loss = loss_of(model, batch)
             loss.backward()
             optimizer.step()
@@ -55,7 +55,7 @@ def test_a_step_is_taken_and_kept_by_an_adapter_and_by_all_weights(name, tmp_pat
         model.eval()
         with torch.no_grad():
             after = loss_of(model, batch)
-        assert after < losses[0], f"three steps by {method} learn nothing: {losses}, {after}"
+        assert after < losses[0], f"two steps by {method} learn nothing: {losses}, {after}"
         again = copy.deepcopy(own.model)
         if method == "lora":
             save_adapter(model, tmp_path / "adapter", tmp_path / "adapter")
