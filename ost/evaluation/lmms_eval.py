@@ -131,7 +131,7 @@ def _scores(task: _Task) -> tuple[str, list[float]]:
     )
     raise EvaluationError(
         f"the log of {task.name} has no number from 0 to 1 for each sample, nor an answer and a prediction that come "
-        f"to the task's own figure when compared; it has {told or 'no metric'}. Leave the task out of evaluate.suite_tasks"
+        f"to the task's own figure when compared; it has {told or 'no metric'}. Leave it out of evaluate.suite_tasks"
     )
 
 

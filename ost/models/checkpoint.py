@@ -14,7 +14,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from ost.errors import ModelError
 from ost.models.adapter import base_of, has_adapter, load_adapter, save_adapter
-from ost.models.configs import load_config, reads_images
+from ost.models.configs import load_config, reads_images, revision_of
 from ost.models.parts import probe_text
 from ost.models.processor import load_processor
 from ost.store import publish
@@ -64,7 +64,7 @@ class Checkpoint:
 
 
 def load_checkpoint(name: str | Path, device: torch.device | str = "cpu", base: str | Path | None = None) -> Checkpoint:
-    """Load a hub name or a local folder in fp32, safetensors only and no code from the checkpoint.
+    """Load a local folder or a hub name, `NAME@REVISION` where it is pinned, in fp32: safetensors only, and no code.
 
     An adapter's folder gives base and adapter as one model. `base`: what the checkpoint was trained from, for a proxy
     that is scored with. Raises ModelError where nothing loadable is found.
@@ -124,7 +124,8 @@ def _load_weights(name: str | Path, config: PretrainedConfig) -> tuple[PreTraine
 def _read_weights(name: str | Path, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:
     auto = AutoModelForImageTextToText if reads_images(config) else AutoModelForCausalLM
     options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True, "trust_remote_code": False}
-    model, info = auto.from_pretrained(name, config=config, **options)
+    plain, revision = revision_of(name)
+    model, info = auto.from_pretrained(plain, config=config, revision=revision or "main", **options)
     return model, sorted(info["missing_keys"])
 
 

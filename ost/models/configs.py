@@ -4,14 +4,30 @@ from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.utils import cached_file
 
 from ost.errors import ModelError
 
 
+def revision_of(name: str | Path) -> tuple[str | Path, str | None]:
+    """A checkpoint's folder or hub name, and the revision (a commit, tag or branch) that `NAME@REVISION` pins it to."""
+    plain, _, revision = str(name).rpartition("@")
+    return (name, None) if not plain or Path(name).exists() else (plain, revision)
+
+
+def commit_of(name: str | Path) -> str | None:
+    """The commit of the hub that a checkpoint was fetched from; None for a folder."""
+    plain, revision = revision_of(name)
+    if Path(plain).exists():
+        return None
+    return Path(cached_file(plain, "config.json", revision=revision or "main")).parent.name
+
+
 def load_config(name: str | Path) -> PretrainedConfig:
-    """Configuration of a checkpoint; raises ModelError where there is none."""
+    """Configuration of a checkpoint: a folder, or a hub name, pinned or not; raises ModelError where there is none."""
+    plain, revision = revision_of(name)
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+        return AutoConfig.from_pretrained(plain, revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"no model at {str(name)!r}: give a folder with config.json and safetensors, or a hub name ({error})"

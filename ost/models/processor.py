@@ -17,7 +17,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import cached_file, is_torchvision_available
 
 from ost.errors import ModelError
-from ost.models.configs import load_config, reads_images
+from ost.models.configs import load_config, reads_images, revision_of
 
 VIDEO = "video_processor"
 SHARED = ("patch_size", "temporal_patch_size", "merge_size")
@@ -49,14 +49,16 @@ def load_processor(
 
 
 def _load(name: str | Path, config: PretrainedConfig) -> ProcessorMixin | PreTrainedTokenizerBase:
+    name, revision = revision_of(name)
+    options = {"revision": revision or "main", "trust_remote_code": False}
     if not reads_images(config):
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(name, **options)
     known = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(config.model_type) or "", None)
     halved = isinstance(known, type) and VIDEO in _parts(known)
-    if halved and not (is_torchvision_available() and _names_video(name)):
-        return image_only(known).from_pretrained(name, trust_remote_code=False)
+    if halved and not (is_torchvision_available() and _names_video(name, options["revision"])):
+        return image_only(known).from_pretrained(name, **options)
     backend = {"backend": BACKENDS[config.model_type]} if config.model_type in BACKENDS else {}
-    return AutoProcessor.from_pretrained(name, trust_remote_code=False, **backend)
+    return AutoProcessor.from_pretrained(name, **options, **backend)
 
 
 def _parts(known: type) -> list[str]:
@@ -92,7 +94,7 @@ def image_only(known: type[ProcessorMixin]) -> type[ProcessorMixin]:
         def from_pretrained(cls, name: str | Path, **options) -> ProcessorMixin:
             """As the known class does it."""
             processor = super().from_pretrained(name, **options)
-            processor._video_settings = _video_settings(name)
+            processor._video_settings = _video_settings(name, options.get("revision", "main"))
             return processor
 
         def to_dict(self) -> dict:
@@ -106,17 +108,17 @@ def image_only(known: type[ProcessorMixin]) -> type[ProcessorMixin]:
     return ImageOnly
 
 
-def _names_video(name: str | Path) -> bool:
+def _names_video(name: str | Path, revision: str) -> bool:
     """Whether a checkpoint has settings that a video processor can be made of: its own, or the images' of old."""
-    old = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
-    return bool(old or _video_settings(name))
+    options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    return bool(cached_file(name, "preprocessor_config.json", **options) or _video_settings(name, revision))
 
 
-def _video_settings(name: str | Path) -> dict | None:
+def _video_settings(name: str | Path, revision: str) -> dict | None:
     """Settings of a checkpoint's video processor, where it has some."""
     found: dict[str, dict] = {}
     for file in ("processor_config.json", "video_preprocessor_config.json"):
-        path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+        path = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
         found[file] = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     return found["processor_config.json"].get(VIDEO) or found["video_preprocessor_config.json"] or None
 

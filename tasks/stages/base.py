@@ -3,7 +3,7 @@
 from typing import Literal
 
 from ost.cost import Cost, Stopwatch
-from ost.models import Checkpoint, limit_image_tokens, load_checkpoint
+from ost.models import Checkpoint, commit_of, limit_image_tokens, load_checkpoint
 from ost.settings import BUILTIN, LLAVA
 from ost.training import Recipe, train
 from ost.worlds import world_of
@@ -32,8 +32,10 @@ def base(ctx: Context) -> Outcome:
 
 def _fetched(ctx: Context, name: str) -> tuple[Checkpoint, Outcome]:
     watch = Stopwatch()
-    checkpoint = load_checkpoint(ctx.input(name) if (ctx.root / name).is_dir() else name)
-    return checkpoint, Outcome(cost=Cost(watch.seconds), warnings=list(checkpoint.notes))
+    own = (ctx.root / name).is_dir()
+    checkpoint = load_checkpoint(ctx.input(name) if own else name)
+    labels = {"revision": commit} if (commit := commit_of(ctx.root / name if own else name)) else {}
+    return checkpoint, Outcome(cost=Cost(watch.seconds), warnings=list(checkpoint.notes), labels=labels)
 
 
 def _pretrained(ctx: Context, role: Role) -> tuple[Checkpoint, Outcome]:

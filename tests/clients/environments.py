@@ -65,7 +65,7 @@ ENVIRONMENTS = {
         f"{TORCH} transformers==5.24.0 datasets==5.2.0 accelerate==1.15.0 evaluate==0.4.6 pillow==13.0.0 jinja2==3.1.6"
         " filelock==3.32.7 loguru==0.7.3 numexpr==2.14.2 pytablewriter==1.2.1 python-dotenv==1.2.4 pytz==2026.6"
         " requests==2.34.2 sacrebleu==2.6.0 tenacity==9.2.1 tqdm-multiprocess==0.0.11",
-        alone="lmms-eval==0.7.3",
+        alone="lmms-eval==0.7.3 decord==0.6.0",
     ),
     "webdataset": Environment("webdataset==1.0.2 numpy==2.4.6 pillow==13.0.0"),
 }

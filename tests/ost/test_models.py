@@ -2,9 +2,12 @@
 
 import contextlib
 import json
+import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
-from specimens import drawn, other_forms
+from specimens import copy_of, drawn, other_forms
 from transformers import (
     ChameleonConfig,
     CLIPConfig,
@@ -35,6 +38,7 @@ from ost.encoding import Encoder
 from ost.errors import DataError, ModelError
 from ost.evaluation.generate import generate
 from ost.models import Checkpoint, check_pair, family, load_config, load_processor, reads_images, resolve_device
+from ost.models.configs import revision_of
 from ost.models.processor import image_only
 from ost.training import Recipe, train
 from ost.worlds.tiny import PROXY, TARGET, build_llava, build_model, sized
@@ -414,3 +418,28 @@ def test_a_tiny_llava_is_saved_loaded_trained_and_scored_with(processor, tmp_pat
     assert spearmanr(*(column.to_numpy() for column in utility)).statistic > 0.999
     with pytest.raises(ModelError, match="no rule for CLIPVisionEmbeddings"):
         ost.score(lessons, drawn("anchors", 8), llava, method="gradient", checks=0)
+
+
+def test_a_hub_name_may_be_pinned_to_a_revision(proxy, tmp_path):
+    """By a cache as the hub's own client leaves it, in which `main` is another commit than the one that is pinned."""
+    pinned, newest = "a" * 40, "b" * 40
+    cache = tmp_path / "hub/models--org--own"
+    proxy.save(cache / "snapshots" / pinned)
+    other = copy_of(proxy)
+    other.model.lm_head.weight.data.zero_()
+    other.save(cache / "snapshots" / newest)
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text(newest)
+    script = (
+        "from ost.models import commit_of, load_checkpoint\n"
+        "for name in ('org/own', 'org/own@' + 'a' * 40):\n"
+        "    own = load_checkpoint(name)\n"
+        "    print(commit_of(name), bool(own.model.lm_head.weight.any()), own.processor is not None)\n"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    said = subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True)
+    assert said.stdout.splitlines()[-2:] == [f"{newest} False True", f"{pinned} True True"]
+    assert revision_of("org/own") == ("org/own", None) and revision_of("org/own@v2") == ("org/own", "v2")
+    folder = tmp_path / "a@b"
+    folder.mkdir()
+    assert revision_of(folder) == (folder, None), "a folder's name is no pin"
