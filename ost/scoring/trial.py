@@ -68,12 +68,12 @@ class Trial:
                 )
 
     def training_shifts_labels(self) -> None:
-        """The model's own loss, which the Trainer trains with, is that of the next token; on the shortest sample."""
+        """The model's own loss, which trainers use, is that of the next token; on the shortest sample."""
         found, expected = self._pass(self._shortest, labels=self._shortest["labels"]).loss, self._loss_of_whole_logits
         loss = None if found is None else found.item()
         if loss is None or abs(loss - expected) > self.noise * max(self._spread, abs(expected)):
             raise self._refusal(
-                f"its own loss, which training uses, is {loss} where the loss of the next token is {expected:.4f}"
+                f"its own loss, which trainers use, is {loss} where the loss of the next token is {expected:.4f}"
             )
 
     def images_are_seen(self) -> None:

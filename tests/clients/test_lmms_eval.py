@@ -63,7 +63,7 @@ DOCUMENTS = {
         OPEN | {"id": "validation_Music_2", "answer": "(a)"},
     ],
     "pope": [{"answer": answer} for answer in ("yes", "no", "no")],
-    "seed": [{"answer": answer, "data_type": "image"} for answer in ("Yes", "B")],
+    "seed": [{"answer": answer, "data_type": "image"} for answer in ("Y", "B")],
 }
 SCORES = {"yes": {"mme": [1, 0], "pope": [1, 0, 0], "seed": [1, 0]}, "(A)": {"mmmu": [1, 0, 0, 1]}}
 """Answer to every question → the samples' scores."""

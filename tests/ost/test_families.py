@@ -45,7 +45,7 @@ TEXTS = {
     "zaya": None,
     "bert": "answer tokens that come later",
     "cpmant": "answer tokens that come later",
-    "bart": "its own loss, which training uses",
+    "bart": "its own loss, which trainers use",
     "xlm": "answer tokens that come later",
     "prophetnet": "states of another form",
 }

@@ -128,8 +128,8 @@ def broken(own: Family) -> None:
         (placed, "differ from those of its whole logits"),
         (short, "rows of logits for"),
         (flat, "states of another form"),
-        (unshifted, "its own loss, which training uses, is [0-9.]+ where"),
-        (lossless, "its own loss, which training uses, is None"),
+        (unshifted, "its own loss, which trainers use, is [0-9.]+ where"),
+        (lossless, "its own loss, which trainers use, is None"),
         (broken, "losses of some samples are not finite; check its weights"),
     ],
 )

@@ -11,7 +11,7 @@ from ost.data import write_samples
 from ost.selection import by_utility
 from ost.selection.signal import Signal
 from ost.settings import Select
-from ost.store import read_json, write_json, write_table
+from ost.store import read_json, read_table, write_json, write_table
 from tasks.pipeline import manifest_path, report_reads
 from tasks.plan import Plan
 from tasks.settings import load_params
@@ -81,6 +81,18 @@ def test_without_full_sft_the_base_stands_beside_it(finished):
     execute("report", finished)
     text = shown_by(finished / "report/index.html")
     assert "Lookahead 20 % alone answers 0 rightly, and Base model\nalone 0." in text
+
+
+def test_a_suites_answers_count_and_its_questions_are_not_looked_for_in_the_benchmark(finished):
+    set_params(finished / "params.yaml", ["evaluate.suite=lmms-eval", "evaluate.suite_tasks=[pope]"])
+    for key in RIGHT:
+        file = finished / f"evaluations/{key}.parquet"
+        answers = read_table(file)
+        write_table(file, answers.set_column(0, "id", pa.array([f"pope/{at}" for at in range(len(answers))])))
+    execute("report", finished)
+    text = shown_by(finished / "report/index.html")
+    assert "alone answers" not in text and "answers no question rightly" not in text
+    assert {row["accuracy"] for row in read_json(finished / "metrics/arms.json")} >= {0.0, 0.5}
 
 
 def test_it_says_what_ranked_where_the_kept_are_and_that_the_scores_cannot_tell(finished):
