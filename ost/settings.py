@@ -267,9 +267,10 @@ class SFT(Section):
 class Evaluate(Section):
     """Benchmark evaluation by greedy generation."""
 
-    metric: str = "auto"
+    metric: str | dict[str, str] = "auto"
     """How answers are compared with references (docs/evaluation.md): exact, choice, number, anls, vqa, contains, math,
-    final, or python:MODULE.FUNCTION for your own. auto: for each task what its references ask for."""
+    final, or python:MODULE.FUNCTION for your own; or by task, such as {docvqa: anls}. auto: for each task what its
+    references ask for, also for those that are not named."""
     max_new_tokens: Count | None = None
     """Longest answer in tokens. Null: twice the longest reference, at least 16, at most 1,024; more for a model that
     reasons first."""

@@ -66,15 +66,15 @@ def evaluate(
     checkpoint: Checkpoint,
     benchmark: Sequence[Sample],
     *,
-    metric: str = AUTO,
+    metric: str | Mapping[str, str] = AUTO,
     max_new_tokens: int | None = None,
     execution: Execution | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Answer every benchmark sample greedily and compare with its last message, or the references that this holds.
 
-    `metric`: for all tasks, or `auto` for what each task's references ask for. `max_new_tokens`: None for what suits
-    the references; see `answer_limit`. Raises ConfigError for a metric that there is not.
+    `metric`: for all tasks or by task, or `auto` for what each task's references ask for. `max_new_tokens`: None for
+    what suits the references; see `answer_limit`. Raises ConfigError for a metric that there is not.
     """
     images, references = [], []
     for sample in benchmark:

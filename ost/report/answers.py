@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from ost.data import Dataset, Sample
+from ost.evaluation.benchmarks import benchmark_tasks
 from ost.selection import shuffled
 
 PER_TASK = 3
@@ -152,5 +153,4 @@ def _answered(benchmark: Dataset, names: Sequence[str], *models: Answers) -> lis
 
 def _tasks(benchmark: Dataset) -> dict[str, str]:
     """Id → kind of question."""
-    table = benchmark.table(["id", "task"])
-    return dict(zip(table["id"].to_pylist(), table["task"].to_pylist(), strict=True))
+    return dict(zip(benchmark.ids(), benchmark_tasks(benchmark), strict=True))

@@ -7,6 +7,7 @@ import pyarrow as pa
 from ost.arms.plan import BASE
 from ost.cost import Cost, Stopwatch
 from ost.data import content_digest
+from ost.evaluation.benchmarks import by_file
 from ost.evaluation.evaluate import Evaluation, metrics_told
 from ost.evaluation.evaluate import evaluate as run_benchmark
 from ost.evaluation.metrics import AUTO
@@ -65,7 +66,7 @@ def evaluate_model(ctx: Context, model: Checkpoint | Path, training: dict) -> Ou
 
 def _on_benchmark(ctx: Context, model: Checkpoint) -> tuple[list[str], Evaluation]:
     """The samples' names, and how a model answers the workspace's own benchmark."""
-    benchmark, settings = ctx.samples("benchmark"), ctx.params.evaluate
+    benchmark, settings = by_file(ctx.samples("benchmark")), ctx.params.evaluate
     how = {"metric": settings.metric, "max_new_tokens": settings.max_new_tokens}
     return benchmark.ids(), run_benchmark(model, benchmark, **how, execution=ctx.params.compute, progress=ctx.progress)
 

@@ -1,10 +1,15 @@
 """The stage `evaluate`: what it leaves, and what it tells."""
 
+from dataclasses import replace
+
 import pytest
 from specimens import drawn
 
 from flows.parameters import set_params
-from ost.data import write_samples
+from ost.data import Facts, ShardWriter, write_samples
+from ost.data.dataset import write_listing
+from ost.data.picture import size_of
+from ost.errors import ConfigError
 from ost.store import read_json, read_table, write_json
 from tasks.stages.run import execute
 
@@ -42,3 +47,23 @@ def test_what_auto_took_is_said_with_the_base_model_and_cut_answers_with_every_o
     assert base[0].startswith("evaluate.metric is auto, and took exact (difference, maximum, product, sum): set it")
     assert base[1:] == trained and "100% of the answers were cut at 2 tokens" in trained[0]
     assert read_json(workspace / "evaluations/base.json")["metrics"]["sum"] == "exact"
+
+
+def test_a_folder_of_benchmarks_is_judged_file_by_file(workspace):
+    """Each with a metric of its own; a sample that names its task keeps it."""
+    samples = [replace(sample, task="") for sample in drawn("benchmark", 6)] + drawn("benchmark", 8)[6:]
+    files = ["docvqa.jsonl", "chartqa.jsonl.gz"]
+    with ShardWriter(workspace / "data/sets") as writer:
+        for at, sample in enumerate(samples):
+            writer.add(sample, Facts(40, 3, tuple(map(size_of, sample.images)), files[at % 2], at, None))
+    write_listing(workspace / "data/sets", writer.shards, {})
+    (workspace / "data/benchmark").unlink()
+    (workspace / "data/sets").rename(workspace / "data/benchmark")
+    set_params(workspace / "params.yaml", ["evaluate.metric={docvqa: anls, chartqa: number}"])
+    execute("evaluate-full-B", workspace)
+    record = read_json(workspace / "evaluations/full-B.json")
+    own = {sample.task: "exact" for sample in samples[6:]}
+    assert record["metrics"] == {"docvqa": "anls", "chartqa": "number"} | own
+    assert record["by_task"].keys() == record["metrics"].keys()
+    with pytest.raises(ConfigError, match="no metric is named 'f1'"):
+        set_params(workspace / "params.yaml", ["evaluate.metric={docvqa: f1}"])

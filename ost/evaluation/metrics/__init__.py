@@ -52,21 +52,24 @@ def metric_of(name: str) -> Metric:
     return METRICS[name]
 
 
-def check_metric(name: str) -> None:
-    """Raise ConfigError where `evaluate.metric` names nothing that can be had."""
-    if name != AUTO:
-        metric_of(name)
+def check_metric(asked: str | Mapping[str, str]) -> None:
+    """Raise ConfigError where `evaluate.metric` names something that cannot be had."""
+    for name in asked.values() if isinstance(asked, Mapping) else (asked,):
+        if name != AUTO:
+            metric_of(name)
 
 
-def metrics_by_task(name: str, references: Iterable[tuple[str, str]]) -> dict[str, str]:
+def metrics_by_task(asked: str | Mapping[str, str], references: Iterable[tuple[str, str]]) -> dict[str, str]:
     """The name of the metric of each task, in the tasks' order; `auto` is decided for each by all of its references.
 
-    `references`: of each sample, its task and its reference as it stands in the data (see `references_of`).
+    `asked`: for all tasks, or by task, and `auto` for those that are not named. `references`: of each sample, its task
+    and its reference as it stands in the data (see `references_of`).
     """
     found: dict[str, list[Sequence[str]]] = {}
     for task, reference in references:
         found.setdefault(task, []).append(references_of(reference))
-    return {task: choose(own) if name == AUTO else name for task, own in sorted(found.items())}
+    names = {task: asked.get(task, AUTO) if isinstance(asked, Mapping) else asked for task in sorted(found)}
+    return {task: choose(found[task]) if name == AUTO else name for task, name in names.items()}
 
 
 def metrics_named(names: Mapping[str, str]) -> dict[str, Metric]:
