@@ -5,7 +5,7 @@ conversation the last answer is judged; what comes before it is shown.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -64,7 +64,11 @@ class Verdicts:
 
 
 def judge(
-    samples: Sequence[Sample], model: Chat, mode: JudgeMode, metric: str = AUTO, progress: Progress = silent
+    samples: Sequence[Sample],
+    model: Chat,
+    mode: JudgeMode,
+    metric: str | Mapping[str, str] = AUTO,
+    progress: Progress = silent,
 ) -> Verdicts:
     """Whether the model agrees with each sample's answer; no more samples are held than the model asks for at a time.
 
