@@ -61,9 +61,9 @@ def ready(folder, proxy, monkeypatch):
     set_params(folder / "params.yaml", ["sft.steps=10", "sft.batch_size=4", "evaluate.max_new_tokens=2"])
     seen: list[list[str]] = []
 
-    def spied(checkpoint, samples, *rest):
+    def spied(checkpoint, samples, *rest, **options):
         seen.append([sample.id for sample in samples])
-        return train(checkpoint, samples, *rest)
+        return train(checkpoint, samples, *rest, **options)
 
     monkeypatch.setattr(tasks.stages.sft, "train", spied)
 
