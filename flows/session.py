@@ -44,7 +44,7 @@ class Session:
 
     def __enter__(self) -> "Session":
         with ExitStack() as opened:  # what is open is closed again where a later step fails
-            opened.enter_context(_claim(self.root / ".ost/lock"))
+            opened.enter_context(claim(self.root / ".ost/lock"))
             opened.enter_context(chdir(self.root))  # as for `dvc repro`: a relative path in params.yaml starts there
             write_pipeline(self.root)
             self._stale = versioning.stale_stages(self.root)
@@ -133,8 +133,8 @@ class Session:
         return versioning.is_current(self.root, stage) if self.ran else stage not in self._stale
 
 
-def _claim(path: Path) -> IO[str]:
-    """An open file that this process alone holds until it is closed, or the process ends in whatever way."""
+def claim(path: Path) -> IO[str]:
+    """A workspace's .ost/lock, opened, which this process alone holds until it is closed, or the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+")
     try:

@@ -90,10 +90,8 @@ def curate(
     workspace first: ost init. What is chosen and trained: curate.subsets in params.yaml, such as lookahead-20.
     """
     quiet()
-    from flows.parameters import set_params
-
     if assignments:
-        set_params(workspace / "params.yaml", assignments)
+        _set(workspace, assignments)
     params = load_params(workspace / "params.yaml")
     from flows.cli.summary import show_curation, show_stage
     from flows.curate import curate as run  # slow to load: what is wrong with the parameters is told before
@@ -231,6 +229,16 @@ def lineage(
     from flows.cli.summary import show_lineage
 
     show_lineage(name, workspace)
+
+
+def _set(workspace: Path, assignments: list[str]) -> None:
+    """Change a workspace's params.yaml; raises WorkspaceError while a run is at work there, which would read it."""
+    from flows.parameters import set_params
+    from flows.session import claim
+
+    load_params(workspace / "params.yaml")
+    with claim(workspace / ".ost/lock"):
+        set_params(workspace / "params.yaml", assignments)
 
 
 def main() -> None:

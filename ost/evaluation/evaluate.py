@@ -9,6 +9,7 @@ import numpy as np
 
 from ost.data import Sample
 from ost.data.sample import image_digest
+from ost.errors import ConfigError
 from ost.evaluation.generate import LEAST_TOKENS, answer_limit, generate
 from ost.evaluation.metrics import AUTO, metrics_by_task, metrics_named, references_of
 from ost.evaluation.uncertainty import clusters_of, mean_interval
@@ -81,6 +82,10 @@ def evaluate(
         images.append([image_digest(image) for image in sample.images])
         references.append((sample.task, sample.answer))
     names = metrics_by_task(metric, references)
+    if not isinstance(metric, str) and (unknown := sorted(metric.keys() - names)):
+        raise ConfigError(
+            f"evaluate.metric names the task {unknown[0]!r}, and the benchmark's are {', '.join(map(repr, names))}"
+        )
     metrics, split = metrics_named(names), [references_of(reference) for _, reference in references]
     if max_new_tokens is None:
         least = LEAST_WORKED if "math" in names.values() else LEAST_TOKENS

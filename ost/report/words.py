@@ -121,8 +121,11 @@ def _noise(ours: Mapping, full: Mapping, questions: int | None) -> str:
     text = "One seed." if seeds == 1 else f"Mean of {seeds} seeds."
     if not questions:
         return text
-    variance = sum(one["accuracy"] * (1 - one["accuracy"]) for one in (ours, full)) / (questions * seeds)
-    bound = 196 * math.sqrt(variance)
+    asked = questions * seeds
+    shares = [
+        (one["accuracy"] * asked + 1) / (asked + 2) for one in (ours, full)
+    ]  # Agresti and Caffo, 2000: not 0 at 0
+    bound = 196 * math.sqrt(sum(share * (1 - share) for share in shares) / (asked + 2))
     return (
         f"{text} With {count(questions)} benchmark questions, up to ±{bound:.1f} points could be chance alone (95 %)."
     )

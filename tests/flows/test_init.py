@@ -10,6 +10,7 @@ from tiny_workspace import Shell, shell_in
 
 from flows.cli.init import init_workspace
 from flows.parameters import set_params
+from flows.session import claim
 from ost.data import Dataset
 from ost.errors import ConfigError, DataError
 from ost.models import Checkpoint
@@ -117,11 +118,20 @@ def test_a_plan_outside_a_workspace_is_an_error_without_a_traceback(tmp_path, pr
 
 def test_a_workspace_of_a_built_in_world_is_made_by_its_name(tmp_path, prefect_home):
     shell = shell_in(tmp_path / "words", prefect_home)
-    (shell.root / "params.yaml").unlink(missing_ok=True)
     assert "ost curate" in shell.ost("init", "--world", "wordmath")
     assert load_params(shell.root / "params.yaml").world.name == "wordmath"
     assert "to run" in shell.ost("plan") and (shell.root / ".gitignore").read_text().startswith("/data/\n/world/")
     assert "is there already" in shell.ost("init", "--world", "wordmath", ok=False)
+
+
+def test_params_yaml_is_left_alone_while_a_run_is_at_work(tmp_path, prefect_home):
+    shell = shell_in(tmp_path / "words", prefect_home)
+    shell.ost("init", "--world", "wordmath")
+    before = (shell.root / "params.yaml").read_text()
+    with claim(shell.root / ".ost/lock"):
+        said = shell.ost("curate", "--set", "sft.steps=7", ok=False)
+    assert "is at work in" in said and "Traceback" not in said
+    assert (shell.root / "params.yaml").read_text() == before
 
 
 def test_what_cannot_be_had_is_refused_before_params_yaml_changes_and_null_stays_null(tmp_path):

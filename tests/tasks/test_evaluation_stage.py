@@ -65,5 +65,8 @@ def test_a_folder_of_benchmarks_is_judged_file_by_file(workspace):
     own = {sample.task: "exact" for sample in samples[6:]}
     assert record["metrics"] == {"docvqa": "anls", "chartqa": "number"} | own
     assert record["by_task"].keys() == record["metrics"].keys()
+    set_params(workspace / "params.yaml", ["evaluate.metric={docz: anls}"])
+    with pytest.raises(ConfigError, match="names the task 'docz', and the benchmark's are 'chartqa', 'docvqa'"):
+        execute("evaluate-full-B", workspace)
     with pytest.raises(ConfigError, match="no metric is named 'f1'"):
         set_params(workspace / "params.yaml", ["evaluate.metric={docvqa: f1}"])
