@@ -20,22 +20,32 @@ _Representer.add_representer(type(None), lambda self, _: self.represent_scalar("
 
 
 def set_params(path: Path, assignments: list[str]) -> None:
-    """Write assignments such as `select.purity=0.9` into params.yaml, once all of them together are valid
-    and what they plan can be had.
+    """Write assignments such as `select.purity=0.9` into params.yaml, once all of them together are valid and what
+    they plan can be had.
 
     Raises ConfigError, and leaves the file alone, where one is not.
     """
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.Representer, yaml.width = True, _Representer, 4096
-    document = _parse(yaml, params_text(path), str(path)) or {}
+    document, yaml = changed_params(path, assignments), _yaml()
+    with publish(path) as part, part.open("w") as stream:
+        yaml.dump(document, stream)
+
+
+def changed_params(path: Path, assignments: list[str]) -> dict:
+    """A params.yaml with assignments made, comments kept; raises ConfigError as `set_params` does."""
+    document = _parse(_yaml(), params_text(path), str(path)) or {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set takes NAME=VALUE, such as select.purity=0.9; found {assignment!r}")
         _assign(document, name.strip(), _parse(YAML(typ="safe"), value, repr(value)))
     Plan(parse_params(document, source="--set")).check()
-    with publish(path) as part, part.open("w") as stream:
-        yaml.dump(document, stream)
+    return document
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.Representer, yaml.width = True, _Representer, 4096
+    return yaml
 
 
 def _assign(document: dict, name: str, value: object) -> None:

@@ -233,12 +233,13 @@ def lineage(
 
 def _set(workspace: Path, assignments: list[str]) -> None:
     """Change a workspace's params.yaml; raises WorkspaceError while a run is at work there, which would read it."""
-    from flows.parameters import set_params
+    from flows.parameters import changed_params, set_params
     from flows.session import claim
 
-    load_params(workspace / "params.yaml")
+    file = workspace / "params.yaml"
+    changed_params(file, assignments)  # what cannot be had leaves nothing behind, not even a lock
     with claim(workspace / ".ost/lock"):
-        set_params(workspace / "params.yaml", assignments)
+        set_params(file, assignments)
 
 
 def main() -> None:
