@@ -10,6 +10,7 @@ import typer
 
 from flows.cli import files
 from ost.errors import OSTError
+from ost.worlds.settings import WorldName
 from tasks.quiet import quiet
 from tasks.settings import load_params
 
@@ -28,7 +29,6 @@ for command in (files.check, files.score, files.select, files.export):
 Workspace = Annotated[
     Path, typer.Option("--workspace", "-w", resolve_path=True, help="Folder that holds params.yaml and dvc.yaml.")
 ]
-WorldName = Literal["handmath", "easy-vqa", "wordmath", "multi-turn"]
 Until = Literal["ingest", "warmup", "score", "select", "sft", "evaluate", "report"]
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ost.errors import ModelError
-from ost.models.parts import output_head, text_decoder
+from ost.models.parts import language_modules, text_decoder
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -43,7 +43,7 @@ def add_adapter(model: PreTrainedModel, rank: int, seed: int, layers: Literal["l
     from peft import LoraConfig
 
     wanted = set(_linear_layers(model, layers))
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=_targets(model, layers))
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=_targets(model, wanted))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _inject(model, config)
@@ -57,8 +57,7 @@ def add_adapter(model: PreTrainedModel, rank: int, seed: int, layers: Literal["l
 
 def freeze_but_language(model: PreTrainedModel) -> None:
     """Let the text decoder, the input embedding and the output head alone be trained, in place."""
-    parts = (text_decoder(model), model.get_input_embeddings(), output_head(model))
-    language = {id(weight) for part in parts for weight in part.parameters()}
+    language = {id(weight) for module in language_modules(model) for weight in module.parameters(recurse=False)}
     for weight in model.parameters():
         weight.requires_grad_(id(weight) in language)
 
@@ -149,14 +148,14 @@ def _loaded_as_named(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> b
     return True
 
 
-def _targets(model: PreTrainedModel, layers: str) -> list[str] | str:
-    """What tells PEFT the linear layers: last parts of their names, else a pattern, else whole names.
+def _targets(model: PreTrainedModel, wanted: set[str]) -> list[str] | str:
+    """What tells PEFT these linear layers: last parts of their names, else a pattern, else whole names.
 
     PEFT's own `all-linear` also takes what is called like one of them, be it a block of another part. Of a model with
     fused experts it keeps the last parts of a pattern alone, and takes the layers called like a part of an expert for
     the experts: there whole names are given, and no such layer is adapted.
     """
-    modules, wanted = dict(model.named_modules()), set(_linear_layers(model, layers))
+    modules = dict(model.named_modules())
     if _has_experts(model):
         return sorted(wanted)
     last = sorted({name.rpartition(".")[2] for name in wanted})

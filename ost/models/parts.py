@@ -42,6 +42,12 @@ def text_decoder(model: PreTrainedModel) -> PreTrainedModel:
     return decoder
 
 
+def language_modules(model: PreTrainedModel) -> set[nn.Module]:
+    """Text decoder, input embedding and output head: the modules whose activations are (B, T, …), a row a sample."""
+    parts = (text_decoder(model), model.get_input_embeddings(), output_head(model))
+    return {module for part in parts for module in part.modules()}
+
+
 def probe_text(model: PreTrainedModel) -> dict[str, Tensor]:
     """A few ordinary tokens, (1, PROBE): none that the configuration gives a meaning, such as an image's place."""
     meant = set(_token_ids(model.config.to_dict()))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from ost.cost import Cost, Stopwatch
-from ost.data import Sample
+from ost.data import Sample, Samples
 from ost.encoding import Batch
 from ost.errors import TrainingError
 from ost.execution.arithmetic import computing
@@ -160,7 +160,9 @@ class _Loop:
             own = places[state.process_index :: state.num_processes]
             self._shares.append(bool(own))
             own = own or places[:1]  # a pass of which nothing counts
-            found = self.samples.at(own) if hasattr(self.samples, "at") else [self.samples[place] for place in own]
+            found = (
+                self.samples.at(own) if isinstance(self.samples, Samples) else [self.samples[place] for place in own]
+            )
             yield sorted(found, key=approximate_tokens)
 
     def _gradient(self, samples: list[Sample], batch: Batch) -> tuple[float, int, int]:

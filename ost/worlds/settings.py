@@ -6,13 +6,14 @@ from pydantic import Field
 
 from ost.settings import Count, Rate, Section, Share
 
+WorldName = Literal["handmath", "easy-vqa", "wordmath", "multi-turn"]
 Width = Annotated[int, Field(ge=32, multiple_of=32)]
 
 
 class World(Section):
     """The built-in world: samples whose pool was answered by a faulty teacher."""
 
-    name: Literal["handmath", "easy-vqa", "wordmath", "multi-turn"] = "handmath"
+    name: WorldName = "handmath"
     """handmath: arithmetic on handwritten digits; easy-vqa: a third party's questions about shapes and colours;
     wordmath: arithmetic in words, text only; multi-turn: conversations of two to four of handmath's questions."""
     pool: Count = 8000

@@ -18,10 +18,11 @@ from ost.encoding import IGNORE
 from ost.errors import ModelError
 from ost.execution.losses import sample_losses
 from ost.models import Checkpoint, in_float64
+from ost.models.parts import language_modules
 from ost.scoring.gradients.hooks import GradientHooks
 from ost.scoring.gradients.layers import rule_for
 from ost.scoring.passes.reuse import PassCache, PassReuse
-from ost.scoring.passes.weights import language_modules, moved_copy, scored_weights, untied
+from ost.scoring.passes.weights import moved_copy, scored_weights, untied
 from ost.scoring.self_test import SelfTest, few_of, try_proxy
 
 FAMILIES = sorted(set(INPUTS) - {"glm5_next"})

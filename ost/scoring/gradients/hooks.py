@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 from ost.data import Sample
 from ost.encoding import IGNORE, Batch
 from ost.errors import ModelError
+from ost.models.parts import language_modules
 from ost.scoring.gradients.layers import BySample, LayerGradient, rule_for
 from ost.scoring.gradients.pieces import image_token, pieces_by_sample
-from ost.scoring.passes.weights import language_modules
 
 OnGradient = Callable[[str, LayerGradient], None]
 """Called with the name of a weight and its B per-sample gradients, once for each use of the weight."""

@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 
 from ost.data import Sample
 from ost.errors import ModelError
-from ost.models.parts import decoder_blocks, execution_order, output_head, probe_text, recorded
+from ost.models.parts import decoder_blocks, execution_order, language_modules, output_head, probe_text, recorded
 from ost.scoring.passes.images import encode_distinct
-from ost.scoring.passes.weights import language_modules, weights_of
+from ost.scoring.passes.weights import weights_of
 
 IMAGE_ENCODER = "get_image_features"
 """The method by which transformers' vision-language models encode images."""

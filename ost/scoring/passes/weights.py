@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ost.errors import ModelError
 from ost.models import Checkpoint
-from ost.models.parts import decoder_blocks, execution_order, output_head, text_decoder
+from ost.models.parts import decoder_blocks, execution_order, language_modules, output_head, text_decoder
 from ost.types import Optimizer
 
 DAMPING = 1e-2
@@ -70,12 +70,6 @@ def moved_copy(model: PreTrainedModel, moved: Collection[str]) -> PreTrainedMode
     """A copy of a model with weights of its own where they are to be moved; the others are the very same tensors."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return copy.deepcopy(model, {id(tensor): tensor for name, tensor in tensors.items() if name not in moved})
-
-
-def language_modules(model: PreTrainedModel) -> set[nn.Module]:
-    """Text decoder, input embedding and output head: the modules whose activations are (B, T, …), a row a sample."""
-    parts = (text_decoder(model), model.get_input_embeddings(), output_head(model))
-    return {module for part in parts for module in part.modules()}
 
 
 def weights_of(modules: Iterable[nn.Module]) -> set[int]:
