@@ -18,12 +18,16 @@ def process_pool(count: int, preloaded: str, prepare: Callable[..., None] | None
 
 
 def _begin(prepare: Callable[..., None] | None, args: tuple) -> None:
-    """Let the process end with the one that asked for it, however that ends."""
+    end_with_parent()
+    if prepare:
+        prepare(*args)
+
+
+def end_with_parent() -> None:
+    """Let this process, which `multiprocessing` started, end with the one that asked for it, however that ends."""
 
     def watch() -> None:
         multiprocessing.parent_process().join()  # not the fork server, which goes on as long as its children do
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    if prepare:
-        prepare(*args)

@@ -77,6 +77,9 @@ class Compute(Execution):
     """How many accelerators, or which by their numbers: each is one stage's at a time, or some shards', and no process
     sees a second one. Null: all that are visible. Without an accelerator: how many stages that would use one run at a
     time; null: `workers`."""
+    devices_per_training: Count = 1
+    """Devices that share the steps of one training of the target. More of them leave fewer for other arms, so this is
+    for runs of fewer arms than devices."""
     threads: Count = 1
     """CPU threads of one stage. Scores are reproducible bit by bit at the same number."""
     workers: Count = 2

@@ -12,12 +12,11 @@ from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_byte
 from pathlib import Path
 
-from ost.execution.device import Devices, confine, find_devices
+from ost.execution.device import Devices, confine
 from ost.processes import process_pool
 from tasks.forecast import Forecast
-from tasks.pipeline import ON_ACCELERATOR
 from tasks.settings import Compute
-from tasks.slots import Slots
+from tasks.slots import Slots, devices_for, devices_of
 
 Listener = Callable[[str, int, int, str], None]
 """Told (stage, done, total, note) as stages advance."""
@@ -67,16 +66,15 @@ class Workers:
     @functools.cached_property
     def slots(self) -> Slots:
         """The run's devices, which a worker has looked for: a flow needs no torch."""
-        compute, processes = self._compute, self._compute.workers
-        return Slots(self._root, self.call(find_devices, compute.device, compute.devices, processes))
+        return Slots(self._root, self.call(devices_of, self._compute))
 
     def run(self, stage: str) -> dict:
         """Run a stage in the next free process, and on the next free device if it needs one; returns its manifest."""
-        if stage.partition("-")[0] not in ON_ACCELERATOR:
+        if not (count := devices_for(stage, self._compute)):
             return self.call(_execute, stage, self._root)
         devices = self.devices
-        with self.slots.taken() as name:
-            return self.on_device(name, _execute, stage, self._root, devices)
+        with self.slots.taken(count) as own:
+            return self.on_device(own[0], _execute, stage, self._root, devices, own)
 
     @property
     def devices(self) -> Devices:
@@ -87,7 +85,7 @@ class Workers:
     def forecast(self, stages: Sequence[str]) -> Forecast:
         """What these stages will take, tried on the next free device."""
         count = len(self.devices.names)
-        with self.slots.taken() as name:
+        with self.slots.taken() as (name,):
             return self.on_device(name, _forecast, stages, self._root, count)
 
     def on_device(self, name: str, function: Callable, *args):
@@ -164,7 +162,7 @@ def _forecast(stages: Sequence[str], root: Path, devices: int) -> Forecast:
     return probe(root, stages, devices)
 
 
-def _execute(stage: str, root: Path, devices: Devices | None = None) -> dict:
+def _execute(stage: str, root: Path, devices: Devices | None = None, own: tuple[str, ...] = ()) -> dict:
     from tasks.stages.run import execute  # torch is loaded here, in the worker, and not by the flow
 
     last = 0.0
@@ -175,4 +173,4 @@ def _execute(stage: str, root: Path, devices: Devices | None = None) -> dict:
             last = time.monotonic()
             _queue.put((stage, done, total, note))
 
-    return execute(stage, root, progress, Slots(root, devices) if devices else None)
+    return execute(stage, root, progress, Slots(root, devices, own) if devices else None)

@@ -172,20 +172,19 @@ class _Loop:
                 losses = self._answer_losses(self.model, batch).values
             counts = self._shares[0]
             total = losses.sum() * counts
-            value = total.item()
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the training loss is {value} at step {self.done + 1}; lower the learning rate, "
-                    "or look for samples that the scoring quarantined"
-                )
             total.backward()
         except torch.OutOfMemoryError:
             raise _OutOfMemory(samples) from None
-        return value, counts * len(losses), counts * len(samples)
+        return total.item(), counts * len(losses), counts * len(samples)
 
     def _step(self, parts: Sequence[tuple[float, int, int]]) -> None:
         """Step along the mean over all the parts' tokens, of all processes."""
         total, tokens, count = self._summed(torch.tensor(parts, dtype=torch.float64).sum(dim=0)).tolist()
+        if not math.isfinite(total):  # of all processes, so that all of them end
+            raise TrainingError(
+                f"the training loss is {total} at step {self.done + 1}; lower the learning rate, "
+                "or look for samples that the scoring quarantined"
+            )
         moved = [weight for weight in self.weights.values() if weight.grad is not None]
         if self._processes.num_processes > 1:
             moved = list(self.weights.values())

@@ -4,6 +4,8 @@ import json
 import shutil
 from dataclasses import dataclass, replace
 
+import torch
+
 from ost.arms.plan import Training
 from ost.cost import Cost, Stopwatch
 from ost.data import Joined, Masked, Samples, content_digest
@@ -13,15 +15,17 @@ from ost.models import Checkpoint, add_adapter, freeze_but_language, load_checkp
 from ost.selection import kept_ids, masks_of
 from ost.settings import SFT
 from ost.store import md5, publish, read_json, read_table
-from ost.training import Recipe, train, usual_rate
-from ost.types import TrainingProtocol
+from ost.training import Recipe, Trained, train, usual_rate
+from ost.types import TrainingProtocol, silent
 from tasks.coinciding import coinciding
 from tasks.pipeline import manifest_path
 from tasks.settings import Params
 from tasks.stages.context import Context, Outcome
 from tasks.stages.evaluate import evaluate_model
 from tasks.stages.own_trainer import train_by_command
+from tasks.stages.reproducible import make_reproducible
 from tasks.stages.rows import choosing_cost, whole_cost
+from tasks.stages.shared import shared
 
 TARGET = "models/target"
 
@@ -145,11 +149,22 @@ def _train(ctx: Context, setup: Setup) -> tuple[Checkpoint, dict[str, float], Co
         selection = f"selections/{setup.training.subset.key}.parquet"
         target, cost = train_by_command(ctx, selection, TARGET, setup.recipe, device)
         return target, {}, cost
-    target = load_checkpoint(ctx.root / TARGET, device)
-    prepare(target, settings, ctx.params.seed)
-    saved = ctx.saved_training([setup.fingerprint])
-    trained = train(target, setup.samples, setup.recipe, ctx.progress, execution=ctx.params.compute, saved=saved)
+    with shared(ctx.slots, _share, replace(ctx, progress=silent, slots=None)):
+        target, trained = _fit(ctx, setup, device)
     return target, {"loss": trained.loss}, trained.cost
+
+
+def _fit(ctx: Context, setup: Setup, device: torch.device) -> tuple[Checkpoint, Trained]:
+    target = load_checkpoint(ctx.root / TARGET, device)
+    prepare(target, ctx.params.sft, ctx.params.seed)
+    saved = ctx.saved_training([setup.fingerprint])
+    return target, train(target, setup.samples, setup.recipe, ctx.progress, execution=ctx.params.compute, saved=saved)
+
+
+def _share(ctx: Context) -> None:
+    """In a process on another device: the stage's training, for its part of each step."""
+    make_reproducible(ctx.params.compute.threads)
+    _fit(ctx, Setup.of(ctx), resolve_device(ctx.params.compute.device))
 
 
 def _twin(ctx: Context, setup: Setup) -> dict | None:

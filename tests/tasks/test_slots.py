@@ -17,7 +17,7 @@ from ost.errors import ConfigError, ModelError
 from ost.execution import device as device_room
 from ost.execution.device import Devices, find_devices
 from tasks.settings import Compute, parse_params
-from tasks.slots import Slots, own_device
+from tasks.slots import Slots, devices_of, own_device
 
 SPAWN = multiprocessing.get_context("spawn")
 TWO = Devices(("cpu-0", "cpu-1"), False)
@@ -104,7 +104,7 @@ def test_no_two_threads_ever_hold_one_slot(tmp_path_factory, count, holders):
     held, most, guard = [], [], threading.Lock()
 
     def hold(_: int) -> None:
-        with slots.taken() as name:
+        with slots.taken() as (name,):
             with guard:
                 assert name not in held
                 held.append(name)
@@ -118,6 +118,26 @@ def test_no_two_threads_ever_hold_one_slot(tmp_path_factory, count, holders):
     assert max(most) <= count and not held
     assert [slots.take_free() for _ in range(count)] == list(slots.devices.names), "a slot was not given back"
     assert slots.take_free() is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(wanted=st.lists(st.integers(1, 3), min_size=1, max_size=8))
+def test_who_waits_for_several_slots_gets_them_all_and_nobody_waits_for_ever(tmp_path_factory, wanted):
+    slots = Slots(tmp_path_factory.mktemp("slots"), Devices(("0", "1", "2"), True))
+    held, guard = set(), threading.Lock()
+
+    def hold(count: int) -> None:
+        with slots.taken(count) as names:
+            assert len(set(names)) == count
+            with guard:
+                assert not held.intersection(names)
+                held.update(names)
+            time.sleep(0.001)
+            with guard:
+                held.difference_update(names)
+
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        list(pool.map(hold, wanted, timeout=30))
 
 
 def test_a_slot_comes_back_from_a_block_that_fails(tmp_path):
@@ -148,11 +168,11 @@ def test_a_slot_never_outlives_its_process(tmp_path):
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
     with slots.taken() as again:
-        assert again == name
+        assert again == (name,)
 
 
 def _hold(root: Path, told) -> None:
-    with Slots(root, TWO).taken() as name:
+    with Slots(root, TWO).taken() as (name,):
         told.put(name)
         time.sleep(60)
 
@@ -163,6 +183,10 @@ def test_a_stage_by_itself_takes_a_device_only_if_it_needs_one(tmp_path, acceler
         assert slots is None
     with own_device("sft-full-B", tmp_path, Compute(devices=2)) as slots:
         assert slots.take_free() == "cpu-1" and slots.take_free() is None
+    with own_device("sft-full-B", tmp_path / "several", Compute(devices=3, devices_per_training=2)) as slots:
+        assert slots.own == ("cpu-0", "cpu-1") and slots.take_free() == "cpu-2"
+    with pytest.raises(ConfigError, match=r"devices_per_training is 3, and a run here has 2 .*raise compute.workers"):
+        devices_of(Compute(workers=2, devices_per_training=3))
     accelerators(2)
     confined = []
     monkeypatch.setattr("tasks.slots.confine", confined.append)

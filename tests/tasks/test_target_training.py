@@ -1,6 +1,9 @@
 """How the target is trained: by all weights or an adapter, by ours or the user's own trainer, killed or not."""
 
 import json
+import multiprocessing
+import os
+import signal
 import sys
 
 import pytest
@@ -8,14 +11,18 @@ import torch
 from export_pools import pool_of
 from safetensors.torch import load_file
 from specimens import drawn
+from torch import distributed
 
 from flows.parameters import set_params
 from ost.data import write_samples
 from ost.errors import ConfigError, TrainingError
+from ost.execution.device import Devices
 from ost.models import load_checkpoint
 from ost.selection import selection_table
 from ost.store import read_json, write_json, write_table
+from tasks.slots import Slots
 from tasks.stages.run import execute
+from tasks.stages.shared import shared
 
 POOL = drawn("pool", 8)
 SETTINGS = ["sft.steps=2", "sft.batch_size=4", "evaluate.max_new_tokens=2", "curate.subsets=[full, lookahead-50]"]
@@ -81,6 +88,38 @@ def test_a_finished_training_leaves_nothing_that_was_saved_for_a_kill(workspace,
     monkeypatch.setattr("ost.training.saved.SHARE", 1e9)
     execute("sft-full-B", workspace)
     assert not list((workspace / ".ost/training").glob("*.safetensors"))
+
+
+TWO = Devices(("cpu-0", "cpu-1"), False)
+
+
+def test_a_training_that_two_devices_share_comes_to_what_one_comes_to(workspace):
+    """With a last batch of an epoch that is smaller than the others."""
+    told(workspace, "sft.batch_size=3", "sft.steps=4")
+    alone, file = execute("sft-full-B", workspace), workspace / f"models/sft/full-B/{WEIGHTS}"
+    before = load_file(file)
+    shared = execute("sft-full-B", workspace, slots=Slots(workspace, TWO, TWO.names))
+    assert shared["metrics"] == pytest.approx(alone["metrics"], rel=1e-4)
+    assert all((weight - before[name]).abs().max() < 1e-4 for name, weight in load_file(file).items())
+    assert not distributed.is_initialized() and "RANK" not in os.environ
+
+
+def fail(said: str) -> None:
+    raise TrainingError(said)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("join", "args", "said"),
+    [(fail, ("the loss is nan",), "the loss is nan"), (die, (), "ended from outside, most likely for want of memory")],
+)
+def test_what_ends_a_process_that_shares_a_training_ends_the_training(join, args, said, folder):
+    with pytest.raises(TrainingError, match=said), shared(Slots(folder, TWO, TWO.names), join, *args):
+        distributed.all_reduce(torch.ones(1))
+    assert not distributed.is_initialized() and not multiprocessing.active_children()
 
 
 TRAINER = """

@@ -14,22 +14,25 @@ VOTES = 4
 SHORT = 60
 """Characters of the median reference up to which an answer is a name or a phrase, and not free text."""
 
-_LETTER = re.compile(r"\s*(?:[A-J]|\(?[A-Ja-j]\)|[A-J])[.:]?\s*")
+_LETTER = re.compile(r"\s*(?:\(?[A-Ja-j]\)|[A-J])[.:]?\s*")
+_SMALL = re.compile(r"\s*[a-j]\s*")
+_OPTION = re.compile(r"\s*(?:[(\[]?[A-Ja-j][)\]]|[A-Ja-j][.:](?=\s))\s*\S.*", re.DOTALL)
+"""A letter with the option's text behind it: D. red, (B) a cat, b) blue."""
 _LATEX = re.compile(r"\\[A-Za-z]{2}|\\\(|\^\{|\A\s*\$[^$]{1,200}\$[\s.]*\Z")
 
 
 def choose(references: Sequence[Sequence[str]]) -> str:
     """The name of the metric for a task, from the references of all of its samples. The first that holds of:
 
-    `vqa`: half of the samples have four references or more. `choice`: nearly all are a letter, A to J. `math`: half are
-    LaTeX, or some are and nearly all others are numbers. `number`: half are numbers, and of these some have a fraction
+    `vqa`: half of the samples have four references or more. `choice`: nearly all name an option, see `_name_options`.
+    `math`: half are LaTeX, or some are and nearly all others are numbers. `number`: half are numbers, and of these some have a fraction
     or a percent sign; counts, which have to be right, are not among them. `anls`: the median is longer than SHORT
     characters. Else `exact`.
     """
     if _share(references, lambda own: len(own) >= VOTES) >= 0.5:
         return "vqa"
     texts = [text for own in references for text in own]
-    if _share(texts, _LETTER.fullmatch) >= NEARLY_ALL:
+    if _name_options(texts):
         return "choice"
     latex, numbers = _share(texts, _LATEX.search), [text for text in texts if quantity(text) is not None]
     if latex >= 0.5 or (latex >= SOME and latex + len(numbers) / len(texts) >= NEARLY_ALL):
@@ -37,6 +40,20 @@ def choose(references: Sequence[Sequence[str]]) -> str:
     if len(numbers) >= 0.5 * len(texts) and _share(numbers, _is_measured) >= SOME:
         return "number"
     return "anls" if median(map(len, texts)) > SHORT else "exact"
+
+
+def _name_options(texts: Sequence[str]) -> bool:
+    """Whether nearly all texts are a letter from A to J.
+
+    With the option's text behind it too, where there are two different letters: an abbreviation or a speaker's mark
+    would be the same again. A small letter without any mark may be a word, so it counts only where all are letters.
+    """
+    if _share(texts, _LETTER.fullmatch) >= NEARLY_ALL:
+        return True
+    marked = [text for text in texts if _LETTER.fullmatch(text) or _OPTION.fullmatch(text)]
+    small = [text for text in texts if _SMALL.fullmatch(text)]
+    letters = {re.search(r"[a-j]", text.lower())[0] for text in (*marked, *small)}
+    return len(letters) > 1 and (len(marked) >= NEARLY_ALL * len(texts) or len(marked) + len(small) == len(texts))
 
 
 def _share(values: Sequence, holds: Callable) -> float:
