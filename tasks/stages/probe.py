@@ -55,7 +55,8 @@ class _Probe:
         if not known and not refusals:
             self.notes.append(MORE)
         rows = tuple(self._row(what, own, least[what], known) for what, own in kinds.items())
-        disk = sum(COPIES * FP32 * (self.weights["target"] or 0) for name in names if name.startswith("sft-"))
+        whole = 0 if self.params.sft.method == "lora" else self.weights["target"] or 0  # an adapter is small
+        disk = sum(COPIES * FP32 * whole for name in names if name.startswith("sft-"))
         if "warmup" in names:
             disk += COPIES * 2 * FP32 * (self.weights["proxy"] or 0)  # its second moment lies beside it
         if disk > (free := free_disk(self.root)):
@@ -175,6 +176,8 @@ class _Probe:
 
     def _train(self, own: Sequence[str], key: str) -> tuple[int, float | None, float, str]:
         pool = len(Dataset(self.root / "data/pool"))
+        if self.params.sft.command:
+            return pool, None, 0.0, "by sft.command, not tried beforehand"
         trainings = [Training.parse(name.partition("-")[2]) for name in own]
         recipes = [
             sft_recipe(self.params, one.protocol, pool, one.subset.share or 1.0, self.weights["target"] or 0)
@@ -194,6 +197,8 @@ class _Probe:
         return steps * size, size * seen.rate("training"), 0.0, ""
 
     def _evaluate(self, own: Sequence[str], key: str) -> tuple[int, float | None, float, str]:
+        if suite := self.params.evaluate.suite:
+            return 0, None, 0.0, f"by {suite}, not tried beforehand"
         benchmark, model = Dataset(self.root / "data/benchmark"), self._load("target")
         prompts, most = _spread(benchmark, ANSWERED), self.params.evaluate.max_new_tokens
         most = most or answer_limit(model, (text for one in prompts for text in references_of(one.answer)))

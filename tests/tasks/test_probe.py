@@ -131,3 +131,17 @@ def test_a_forecast_is_about_what_is_still_to_run_on_the_accelerator(tmp_path):
 @pytest.mark.parametrize(("seconds", "told"), [(40, "40 s"), (720, "12 min"), (12600, "3.5 h")])
 def test_a_time_is_told_as_a_person_says_it(seconds, told):
     assert duration(seconds) == told
+
+
+def test_what_others_run_is_not_tried_and_an_adapter_takes_no_disk(place):
+    command = "sft.command=train {data} {model} {out} {steps}"
+    suite = ["evaluate.suite=lmms-eval", "evaluate.suite_tasks=[mmmu_val]"]
+    set_params(place / "params.yaml", [command, *suite, "sft.method=full"])
+    told = probe(place, NAMES[2:], 1)
+    assert [(row.rate, row.note) for row in told.rows] == [
+        (None, "by sft.command, not tried beforehand"),
+        (None, "by lmms-eval, not tried beforehand"),
+    ]
+    assert told.disk > 0
+    set_params(place / "params.yaml", ["sft.method=lora"])
+    assert probe(place, NAMES[2:], 1).disk == 0
