@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from flows.cli import files
+from flows.descendants import end_descendants_with_this_process
 from ost.errors import OSTError
 from ost.worlds.settings import WorldName
 from tasks.quiet import quiet
@@ -90,6 +91,7 @@ def curate(
     workspace first: ost init. What is chosen and trained: curate.subsets in params.yaml, such as lookahead-20.
     """
     quiet()
+    end_descendants_with_this_process()
     if assignments:
         _set(workspace, assignments)
     params = load_params(workspace / "params.yaml")
@@ -112,6 +114,7 @@ def recurate(workspace: Workspace = Path()) -> None:
     registry only where the benchmark proves a gain.
     """
     quiet()
+    end_descendants_with_this_process()
     from flows.cli.summary import show_recuration
     from tasks.record.recuration import Recuration
 
@@ -174,6 +177,7 @@ def compare(
     with more arms, fractions or seeds to add to it. It holds metrics/arms.json, summary.json, charts and index.html.
     """
     quiet()
+    end_descendants_with_this_process()
     from flows.cli.summary import show_comparison
     from flows.compare import FOLDER
     from flows.compare import compare as run
@@ -197,6 +201,7 @@ def study(
 ) -> None:
     """Vary one thing and compare the arms at each of its values; the result goes to docs/studies, with a chart."""
     quiet()
+    end_descendants_with_this_process()
     from flows.display import say
     from flows.study import STUDIES
     from flows.study import study as run
