@@ -1,7 +1,8 @@
 """Benchmark evaluation: greedy generation, then a metric of each task's own kind of answer."""
 
+import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -10,7 +11,7 @@ import numpy as np
 from ost.data import Sample
 from ost.data.sample import image_digest
 from ost.errors import ConfigError
-from ost.evaluation.generate import LEAST_TOKENS, answer_limit, generate
+from ost.evaluation.generate import LEAST_TOKENS, MARGIN, Generated, generate, limit_for, token_counts
 from ost.evaluation.metrics import AUTO, metrics_by_task, metrics_named, references_of
 from ost.evaluation.uncertainty import clusters_of, mean_interval
 from ost.models import Checkpoint
@@ -38,6 +39,8 @@ class Evaluation:
     """Task → name of its metric."""
     max_new_tokens: int | None
     """The limit of an answer that was in force; None where a suite's tasks have limits of their own."""
+    longer: float | None
+    """Share of the samples whose references are all longer than that limit; None where there is none."""
     predictions: list[str]
     """One text a sample, in the benchmark's order, as are scores, cut and clusters."""
     scores: list[float]
@@ -46,6 +49,27 @@ class Evaluation:
     clusters: np.ndarray
     """(N,) int32; samples of one number share images."""
     warnings: list[str]
+
+    @classmethod
+    def of_scores(
+        cls, tasks: Sequence[str], scores: Sequence[float], images: Sequence[Sequence[Hashable]], **told
+    ) -> "Evaluation":
+        """The evaluation that samples' scores come to; `told`: all that does not follow from them.
+
+        `tasks`: of each sample, as are the scores, and `images`, what tells its images from others.
+        """
+        by_task: dict[str, list[float]] = defaultdict(list)
+        for task, score in zip(tasks, scores, strict=True):
+            by_task[task].append(score)
+        clusters = clusters_of(images)
+        return cls(
+            accuracy=fmean(scores),
+            interval=mean_interval(scores, clusters),
+            by_task={task: fmean(own) for task, own in sorted(by_task.items())},
+            scores=list(scores),
+            clusters=clusters,
+            **told,
+        )
 
     @property
     def correct(self) -> list[bool]:
@@ -87,29 +111,25 @@ def evaluate(
             f"evaluate.metric names the task {unknown[0]!r}, and the benchmark's are {', '.join(map(repr, names))}"
         )
     metrics, split = metrics_named(names), [references_of(reference) for _, reference in references]
-    if max_new_tokens is None:
-        least = LEAST_WORKED if "math" in names.values() else LEAST_TOKENS
-        max_new_tokens = answer_limit(checkpoint, (text for own in split for text in own), least)
-    said = generate(checkpoint, benchmark, max_new_tokens=max_new_tokens, execution=execution, progress=progress)
+    lengths = token_counts(checkpoint, itertools.chain.from_iterable(split))
+    each = iter(lengths)
+    shortest = [min(itertools.islice(each, len(own))) for own in split]
+    suited = limit_for(checkpoint, lengths, LEAST_WORKED if "math" in names.values() else LEAST_TOKENS)
+    limit = suited if max_new_tokens is None else max_new_tokens
+    said = generate(checkpoint, benchmark, max_new_tokens=limit, execution=execution, progress=progress)
     tasks = [task for task, _ in references]
-    scores = [metrics[task](text, own) for task, text, own in zip(tasks, said.texts, split, strict=True)]
-    by_task: dict[str, list[float]] = defaultdict(list)
-    for task, score in zip(tasks, scores, strict=True):
-        by_task[task].append(score)
-    clusters = clusters_of(images)
-    found = Evaluation(
-        accuracy=fmean(scores),
-        interval=mean_interval(scores, clusters),
-        by_task={task: fmean(own) for task, own in sorted(by_task.items())},
+    found = Evaluation.of_scores(
+        tasks,
+        [metrics[task](text, own) for task, text, own in zip(tasks, said.texts, split, strict=True)],
+        images,
         metrics=names,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=limit,
+        longer=fmean(length > limit for length in shortest),
         predictions=said.texts,
-        scores=scores,
         cut=said.cut,
-        clusters=clusters,
         warnings=[],
     )
-    found.warnings.extend(_warnings(found, split))
+    found.warnings.extend([*_limit_warnings(found, suited, max(lengths)), *_warnings(found, said, split)])
     return found
 
 
@@ -121,7 +141,23 @@ def metrics_told(metrics: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({', '.join(own)})" for name, own in sorted(tasks.items()))
 
 
-def _warnings(found: Evaluation, references: Sequence[Sequence[str]]) -> list[str]:
+def _limit_warnings(found: Evaluation, suited: int, longest: int) -> list[str]:
+    """That the limit leaves no room for the references, or for what comes before an answer.
+
+    `suited`: the limit that follows from the references; `longest`: tokens of the longest.
+    """
+    works_first = suited > max(LEAST_TOKENS, MARGIN * longest)
+    if found.longer:
+        why = f"the references of {found.longer:.1%} of the samples are longer, up to {longest:,}"
+    elif works_first and found.max_new_tokens < suited:
+        why = "answers are worked out here before they are given"
+    else:
+        return []
+    remedy = f"to null, which takes {suited:,}" if found.max_new_tokens < suited else "higher"
+    return [f"an answer may take {found.max_new_tokens:,} tokens, and {why}: set evaluate.max_new_tokens {remedy}"]
+
+
+def _warnings(found: Evaluation, said: Generated, references: Sequence[Sequence[str]]) -> list[str]:
     """What a person should know of the answers before believing the accuracy."""
     told, limit = [], f"{found.max_new_tokens} tokens"
     if found.cut_share > MANY:
@@ -130,7 +166,10 @@ def _warnings(found: Evaluation, references: Sequence[Sequence[str]]) -> list[st
             "model does not know yet when to stop"
         )
     if found.empty_share > MANY:
-        told.append(f"{found.empty_share:.0%} of the answers are empty")
+        special = fmean(said.special)
+        whose = "" if special == found.empty_share else f"in {special:.0%} "
+        why = f": {whose}the model wrote special tokens alone, which are no text" if special else ""
+        told.append(f"{found.empty_share:.0%} of the answers are empty{why}")
     if max(found.scores) == 0:
         first = f"{found.predictions[0]!r:.80} where {references[0][0]!r:.80} is right"
         told.append(

@@ -39,6 +39,8 @@ class Generated:
     completion_tokens: int
     cut: list[bool]
     """Of each text, whether the limit ended it and not the model."""
+    special: list[bool]
+    """Of each text, whether it is empty because all that the model wrote are special tokens, which are no text."""
 
 
 @torch.no_grad()
@@ -68,21 +70,25 @@ def generate(
         **sampling,
     )
 
-    def answer(_: list[Sample], batch: Batch) -> list[tuple[str, int, int, bool]]:
+    unspoken = {token for token, own in encoder.tokenizer.added_tokens_decoder.items() if own.special}
+
+    def answer(_: list[Sample], batch: Batch) -> list[tuple[str, int, int, bool, bool]]:
         tokens = model.generate(**batch, generation_config=settings)
         fresh = tokens[:, batch["input_ids"].shape[1] :]
         read, written = batch["attention_mask"].sum(dim=1), (fresh != encoder.pad_token_id).sum(dim=1)
         cut = ~torch.isin(fresh, torch.tensor(ends, device=fresh.device)).any(dim=1)
-        texts = encoder.answers(fresh.tolist())
-        return list(zip(texts, read.tolist(), written.tolist(), cut.tolist(), strict=True))
+        rows = fresh.tolist()
+        said = (list(itertools.takewhile(lambda token: token not in ends, row)) for row in rows)
+        special = [bool(own) and unspoken.issuperset(own) for own in said]
+        return list(zip(encoder.answers(rows), read.tolist(), written.tolist(), cut.tolist(), special, strict=True))
 
     torch.manual_seed(seed)
     run = batches.run_sorted if temperature is None else batches.run  # what is drawn hangs on the samples' order
     with searched_as_told(model):
         found = run(samples, answer, lambda done: progress(done, len(samples), "generating"))
     rows = found if temperature is None else itertools.chain.from_iterable(found)
-    texts, read, written, cut = zip(*rows, strict=True)
-    return Generated(list(texts), sum(read), sum(written), list(cut))
+    texts, read, written, cut, special = zip(*rows, strict=True)
+    return Generated(list(texts), sum(read), sum(written), list(cut), list(special))
 
 
 @contextlib.contextmanager
@@ -108,10 +114,19 @@ def answer_limit(checkpoint: Checkpoint, references: Iterable[str], least: int =
 
     A model whose chat template leaves it to reason first may take REASONING_TOKENS more.
     """
-    listed = list(references)
-    tokens = checkpoint.tokenizer(listed, add_special_tokens=False)["input_ids"] if listed else []
-    answer = min(MOST_TOKENS, max(least, MARGIN * max(map(len, tokens), default=0)))
+    return limit_for(checkpoint, token_counts(checkpoint, references), least)
+
+
+def limit_for(checkpoint: Checkpoint, lengths: Iterable[int], least: int = LEAST_TOKENS) -> int:
+    """`answer_limit`, from the references' lengths in tokens."""
+    answer = min(MOST_TOKENS, max(least, MARGIN * max(lengths, default=0)))
     return answer + (REASONING_TOKENS if Encoder(checkpoint.processor).reasons else 0)
+
+
+def token_counts(checkpoint: Checkpoint, texts: Iterable[str]) -> list[int]:
+    """Length of each text in the model's own tokens."""
+    listed = list(texts)
+    return list(map(len, checkpoint.tokenizer(listed, add_special_tokens=False)["input_ids"])) if listed else []
 
 
 def _listed(tokens: int | list[int] | None) -> list[int]:

@@ -14,7 +14,6 @@ from statistics import fmean
 
 from ost.errors import EvaluationError
 from ost.evaluation.evaluate import Evaluation
-from ost.evaluation.uncertainty import clusters_of, mean_interval
 
 ABOUT = {"doc_id", "doc", "doc_hash", "target", "input", "input_media", "resps", "filtered_resps", "token_counts"}
 """Entries of a line that are no metrics."""
@@ -54,27 +53,26 @@ def read_logs(folder: Path) -> tuple[list[str], Evaluation]:
         raise EvaluationError(
             "lmms-eval left no log of samples (*_samples_TASK.jsonl): it failed, or --log_samples is missing"
         )
-    ids, predictions, images, warnings = [], [], [], []
-    scores: dict[str, list[float]] = {}
+    ids, names, scores, predictions, images, warnings = [], [], [], [], [], []
     metrics: dict[str, str] = {}
     for task in tasks:
-        metrics[task.name], scores[task.name] = _scores(task)
-        warnings += _warnings(task, metrics[task.name], scores[task.name])
+        metrics[task.name], own = _scores(task)
+        warnings += _warnings(task, metrics[task.name], own)
+        scores += own
         for row in task.rows:
             ids.append(f"{task.name}/{row['doc_id']}")
+            names.append(task.name)
             predictions.append(_text(row.get("filtered_resps", "")))
             images.append([(task.name, image) for image in row.get("input_media", [])])
-    every, clusters = [score for own in scores.values() for score in own], clusters_of(images)
-    return ids, Evaluation(
-        accuracy=fmean(every),
-        interval=mean_interval(every, clusters),
-        by_task={name: fmean(own) for name, own in scores.items()},
+    return ids, Evaluation.of_scores(
+        names,
+        scores,
+        images,
         metrics=metrics,
         max_new_tokens=None,
+        longer=None,
         predictions=predictions,
-        scores=every,
-        cut=[False] * len(every),
-        clusters=clusters,
+        cut=[False] * len(scores),
         warnings=warnings,
     )
 

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -56,28 +56,35 @@ class Answers:
     accuracy: float
     tells_cuts: bool
     """Whether it was recorded which answers were cut."""
+    asked: str | Mapping[str, str] | None = None
+    """`evaluate.metric`, by which the metrics were named or left to `auto`; None where that is not known."""
+    limit: int | None = None
+    """Tokens that an answer could take; None where that is not known."""
+    longer: float | None = None
+    """Share of the questions whose references are all longer; None where that is not known."""
 
     @classmethod
     def read(cls, label: str, table: pa.Table, record: Mapping) -> "Answers":
         """From an evaluation's table `id, prediction, correct` and its record.
 
-        Evaluations of an older version do not tell which answers were `cut`, nor by which `metrics` they were compared.
+        Evaluations of an older version do not tell which answers were `cut`, nor how they were compared.
         """
         tells_cuts = "cut" in table.column_names
         cuts = table["cut"].to_pylist() if tells_cuts else [False] * len(table)
         rows = zip(*(table[name].to_pylist() for name in ("id", "prediction", "correct")), cuts, strict=True)
         told = {name: Answer(*own) for name, *own in rows}
-        return cls(label, told, record.get("metrics", {}), record["accuracy"], tells_cuts)
+        how = (record.get(name) for name in ("metric", "max_new_tokens", "longer"))
+        return cls(label, told, record.get("metrics", {}), record["accuracy"], tells_cuts, *how)
 
     @property
     def cut(self) -> float | None:
         """Share of the answers that were cut; None where that is not known."""
-        return sum(one.cut for one in self.by_id.values()) / len(self.by_id) if self.tells_cuts else None
+        return sum(one.cut for one in self.by_id.values()) / max(1, len(self.by_id)) if self.tells_cuts else None
 
     @property
     def empty(self) -> float:
         """Share of the answers that are empty."""
-        return sum(one.empty for one in self.by_id.values()) / len(self.by_id)
+        return sum(one.empty for one in self.by_id.values()) / max(1, len(self.by_id))
 
 
 @dataclass(frozen=True)
@@ -145,12 +152,14 @@ def never_right(benchmark: Dataset, models: Iterable[Answers], seed: int) -> lis
 
 
 def _answered(benchmark: Dataset, names: Sequence[str], *models: Answers) -> list[Answered]:
-    return [
-        Answered(sample, {one.label: one.by_id[sample.id] for one in models}, models[0].metrics.get(sample.task, ""))
-        for sample in benchmark.take(names)
-    ]
+    tasks, found = _tasks(benchmark), []
+    for sample in benchmark.take(names):
+        judged = replace(sample, task=tasks[sample.id])
+        told = {one.label: one.by_id[sample.id] for one in models}
+        found.append(Answered(judged, told, models[0].metrics.get(judged.task, "")))
+    return found
 
 
 def _tasks(benchmark: Dataset) -> dict[str, str]:
-    """Id → kind of question."""
+    """Id → the task that its answers are judged by."""
     return dict(zip(benchmark.ids(), benchmark_tasks(benchmark), strict=True))

@@ -117,8 +117,10 @@ def _draw_front(axes: Axes, points: Collection[tuple[float, float]]) -> None:
     axes.plot(*zip(*sorted(best), strict=True), color=LIGHT["line"], linewidth=6, zorder=0)
 
 
-def utility_chart(utility: np.ndarray, wrong: np.ndarray | None = None) -> Figure:
+def utility_chart(utility: np.ndarray, wrong: np.ndarray | None = None, claims: bool = True) -> Figure:
     """Histogram of utility (N,), some of it finite, split by the truth `wrong` (N,) where it is known.
+
+    `claims`: what lies below zero may be called the toxic side.
 
     Values beyond the 0.5 and 99.5 percentiles are counted in the outermost bars; zero is always an edge between bars.
     """
@@ -134,7 +136,8 @@ def utility_chart(utility: np.ndarray, wrong: np.ndarray | None = None) -> Figur
     axes.axvline(0, color=LIGHT["ink"], linewidth=1)
     axes.set(xlim=(edges[0], edges[-1]), xlabel="utility Δ", ylabel="samples")
     axes.ticklabel_format(axis="x", scilimits=(-3, 4), useMathText=False)
-    handles = [Patch(color=LIGHT["wrong"], alpha=0.14, linewidth=0, label="toxic side, Δ < 0")] if edges[0] < 0 else []
+    below = "toxic side, Δ < 0" if claims else "Δ < 0"
+    handles = [Patch(color=LIGHT["wrong"], alpha=0.14, linewidth=0, label=below)] if edges[0] < 0 else []
     if wrong is not None:
         pairs = zip(("right answer", "wrong answer"), colours, strict=True)
         handles = [Patch(color=colour, linewidth=0, label=name) for name, colour in pairs] + handles

@@ -10,10 +10,10 @@ from ost.audit.breadth import Breadth
 from ost.comparison import entries_of
 from ost.data import Sample
 from ost.report import charts
-from ost.report.answers import NeverRight, Parted
+from ost.report.answers import Answers, NeverRight, Parted
 from ost.report.kept import kept_labels, kinds_of
 from ost.report.template import fill
-from ost.report.words import headline, ranking_words, remarks, utility_words
+from ost.report.words import below_zero_words, headline, judged_words, ranking_words, remarks, utility_words
 from ost.selection import KEPT
 from ost.selection.signal import Signal
 from ost.types import Ranking
@@ -78,6 +78,13 @@ class ReportData:
     parted: Parted | None = None
     """Where the main subset's model and Full-SFT, or the base, part."""
     never_right: Sequence[NeverRight] = ()
+    answers: Sequence[Answers] = ()
+    """What each evaluated model said, and how that was judged."""
+
+    @property
+    def claims(self) -> bool:
+        """Whether the scores may say anything of harm: they tell right from wrong, or nobody looked."""
+        return self.signal is None or self.signal.tells
 
 
 def render(data: ReportData) -> str:
@@ -95,7 +102,9 @@ def render(data: ReportData) -> str:
         finite=int(np.isfinite(data.utility).sum()),
         negative=int((data.utility < 0).sum()),
         examples={"highest": data.highest, "lowest": data.lowest},
-        utility_words=utility_words(data.steps, data.has_errors),
+        utility_words=utility_words(data.steps, data.has_errors, data.claims),
+        below_zero=below_zero_words(data.toxic, data.claims),
+        judged=judged_words(data.answers),
         ranking_words=ranking_words(data.ranking),
         purity=purity,
         kept=kept_labels(purity, data.breadth, [entry["label"] for entry in entries]),
@@ -107,7 +116,7 @@ def _charts(data: ReportData, entries: list[dict]) -> dict[str, Markup]:
     """Inline SVG by name, of what there is to show."""
     drawn = {}
     if np.isfinite(data.utility).any():
-        histogram = charts.utility_chart(data.utility, data.wrong)
+        histogram = charts.utility_chart(data.utility, data.wrong, data.claims)
         drawn["utility"] = charts.svg(histogram, "utility", "Histogram of utility")
     if entries:
         drawn["accuracy"] = charts.svg(charts.accuracy_chart(entries), "accuracy", "Accuracy by arm and protocol")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ost.data.picture import picture, size_of
 from ost.report.charts import DARK, LIGHT, PROTOCOLS
-from ost.report.words import count, duration, flops, percent, points, tied
+from ost.report.words import count, duration, fate_words, flops, percent, points, tied
 
 THUMBNAIL = 256
 """Longest edge of an image in the page, in pixels."""
@@ -29,7 +29,8 @@ def fill(template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {one.__name__: one for one in (percent, tied, count, duration, flops, thumbnail, clip)}
+    filters = (percent, tied, count, duration, flops, fate_words, thumbnail, clip)
+    environment.filters |= {one.__name__: one for one in filters}
     environment.globals |= {"palettes": {"light": LIGHT, "dark": DARK}, "protocols": PROTOCOLS, "points": points}
     page = environment.get_template(template).render(**values)
     # A text may hold half a surrogate pair, which no file can.

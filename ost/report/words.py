@@ -8,7 +8,15 @@ from markupsafe import Markup, escape
 from matplotlib.ticker import EngFormatter
 
 from ost.arms.plan import BASE, Training
+from ost.evaluation.metrics import AUTO
+from ost.report.answers import Answers
+from ost.selection.by_utility import TOXIC
 from ost.types import Ranking
+
+MANY = 0.05
+"""Share of answers that may be cut, or empty, without a word, as in `ost.evaluation.evaluate`, which loads torch."""
+LISTED = 6
+"""Tasks of a metric that are named; the others are counted."""
 
 Entries = Sequence[Mapping]
 """Of a summary, see `ost.comparison.entries_of`."""
@@ -20,7 +28,10 @@ def headline(entries: Entries) -> str:
         return "No arm has been trained and evaluated yet."
     ours, full = _compared(entries)
     if not ours or not full:
-        best = max(entries, key=lambda entry: entry["accuracy"])
+        trained = [entry for entry in entries if entry["subset"] != BASE]
+        if not trained:
+            return f"No arm has been trained yet; the untrained base model has {percent(entries[0]['accuracy'])}."
+        best = max(trained, key=lambda entry: entry["accuracy"])
         reached = f"{best['label']} reaches {percent(best['accuracy'])}"
         return f"{reached}; there is no arm by utility beside a Full-SFT arm to compare."
     gain = points(ours["accuracy"], full["accuracy"])
@@ -42,9 +53,7 @@ def remarks(entries: Entries, questions: int | None) -> list[str]:
         gain = points(ours["accuracy"], lot["accuracy"])
         found.append(f"Against {lot['label']}, drawn by lot, it is {gain} points ({percent(lot['accuracy'])}).")
     if base := _under(ours["protocol"], entries, arm=BASE):
-        known, reference = base["accuracy"], full["accuracy"]
-        verb = "is above" if known > reference else "is below" if known < reference else "equals"
-        found.append(f"The base model, without any training, has {percent(known)}, which {verb} Full-SFT.")
+        found.append(f"The base model, without any training, has {percent(base['accuracy'])}{_beside(base, full)}.")
     saving, whole = _under("A", entries, subset=ours["subset"]), _under("A", entries, arm="full")
     if saving and whole:
         found.append(_saving(saving, whole))
@@ -63,10 +72,56 @@ def coincidences(entries: Entries) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def utility_words(steps: int | None, has_errors: bool) -> str:
+def judged_words(models: Sequence[Answers]) -> list[str]:
+    """How models' answers were judged, a sentence each: by which metrics, within which limit, and what was no answer.
+
+    What is not known is left out, as are shares of cut and empty answers up to MANY.
+    """
+    metrics = {task: name for one in models for task, name in one.metrics.items()}
+    limits = sorted({one.limit for one in models if one.limit})
+    found = [f"Answers are compared with the references by {_metrics(metrics, models[0].asked)}."] if metrics else []
+    if limits:
+        longer = max(one.longer or 0.0 for one in models)
+        beyond = f", and the references of {percent(longer)} of the questions are longer" if longer else ""
+        remedy = ": set evaluate.max_new_tokens to null, or higher" if longer else ""
+        found.append(f"An answer may have up to {' or '.join(map(count, limits))} tokens{beyond}{remedy}.")
+    for what, shares in {
+        "cut at the limit": {one.label: one.cut for one in models},
+        "that are empty": {one.label: one.empty for one in models},
+    }.items():
+        if many := [f"{label} {percent(share)}" for label, share in shares.items() if share and share > MANY]:
+            found.append(f"Answers {what}: {', '.join(many)}.")
+    return found
+
+
+def _metrics(metrics: Mapping[str, str], asked: str | Mapping[str, str] | None) -> str:
+    """Metrics with their tasks, and which of them `auto` took; `metrics`: task → name."""
+    tasks: dict[str, list[str]] = {}
+    for task, name in sorted(metrics.items()):
+        tasks.setdefault(name, []).append(task)
+    *first, last = (f"{name} ({_some(own)})" for name, own in sorted(tasks.items()))
+    told = f"{', '.join(first)} and {last}"
+    if len(tasks) == 1:
+        told = f"{next(iter(tasks))}{', whatever the task' if len(metrics) > 1 else ''}"
+    left = [
+        task for task in sorted(metrics) if (asked.get(task, AUTO) if isinstance(asked, Mapping) else asked) == AUTO
+    ]
+    if len(left) == len(metrics):
+        return f"{told}, chosen by auto"
+    return f"{told}; auto chose it for {_some(left)}" if left else told
+
+
+def _some(tasks: Sequence[str]) -> str:
+    """The first LISTED of some tasks, and how many more there are."""
+    more = [f"{len(tasks) - LISTED} more"] if len(tasks) > LISTED else []
+    return ", ".join([*(task or "unnamed" for task in tasks[:LISTED]), *more])
+
+
+def utility_words(steps: int | None, has_errors: bool, claims: bool = True) -> str:
     """What the utility and its sign mean, and what toxic is.
 
     `steps`: on the anchors, of a walk; None for one step on the sample. `has_errors`: it has standard errors.
+    `claims`: the scores tell enough for anything to be called toxic.
     """
     if steps is None:
         what = (
@@ -79,11 +134,27 @@ def utility_words(steps: int | None, has_errors: bool) -> str:
             f"{'step' if steps == 1 else 'steps'} on the trusted anchors than by the proxy that was warmed up on the "
             "pool. Below zero, what the anchors teach speaks against it."
         )
+    if not claims:
+        return f"{what} This proxy cannot tell whether what lies below zero does harm."
     if has_errors:
         return f"{what} Toxic is what lies below zero by more than the anchors disagree."
     return (
         f"{what} Toxic is what lies below zero, and by more than chance below the anchors, each judged by the others."
     )
+
+
+def below_zero_words(beyond_chance: int, claims: bool) -> str:
+    """How many samples lie below zero beyond chance, and what is claimed of them: that they are toxic, or nothing."""
+    if not beyond_chance:
+        return "none is toxic beyond chance" if claims else "none of them beyond chance"
+    if claims:
+        return f"{count(beyond_chance)} {'is' if beyond_chance == 1 else 'are'} toxic beyond chance"
+    return f"{count(beyond_chance)} of them beyond chance, but this proxy cannot tell whether they harm"
+
+
+def fate_words(fate: str, claims: bool) -> str:
+    """What became of a sample in the choice; not that it does harm, where that cannot be told."""
+    return "left out: its utility is below zero" if fate == TOXIC and not claims else fate
 
 
 def ranking_words(ranking: Ranking) -> str:
@@ -104,6 +175,14 @@ def _compared(entries: Entries) -> tuple[Mapping | None, Mapping | None]:
 def _under(protocol: str, entries: Entries, **told: object) -> Mapping | None:
     """The first entry under a protocol of which this is told."""
     return next((one for one in entries if one["protocol"] == protocol and told.items() <= one.items()), None)
+
+
+def _beside(base: Mapping, full: Mapping) -> str:
+    """How the untrained base stands to Full-SFT, as the page shows both."""
+    gain = points(base["accuracy"], full["accuracy"])
+    if gain == "±0.0":
+        return ": training on everything gained nothing on this benchmark"
+    return f", which is {'below' if gain.startswith('−') else 'above'} Full-SFT"
 
 
 def _saving(ours: Mapping, full: Mapping) -> str:

@@ -50,8 +50,10 @@ def evaluate_model(ctx: Context, model: Checkpoint | Path, training: dict) -> Ou
         "accuracy": result.accuracy,
         "interval": list(result.interval),
         "by_task": result.by_task,
+        "metric": None if settings.suite else settings.metric,
         "metrics": result.metrics,
         "max_new_tokens": result.max_new_tokens,
+        "longer": result.longer,
         "cut": result.cut_share,
         "empty": result.empty_share,
     }

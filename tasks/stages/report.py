@@ -116,6 +116,7 @@ def _page(
         selections={one.label: f"selections/{one.key}.parquet" for one in [main, *plan.subsets]},
         parted=_parted(benchmark, plan, models),
         never_right=never_right(benchmark, () if by_suite else models.values(), plan.params.seed),
+        answers=list(models.values()),
     )
 
 

@@ -14,10 +14,12 @@ from ost.encoding import Encoder, to_device
 from ost.errors import ConfigError
 from ost.evaluation import evaluate as evaluation
 from ost.evaluation.evaluate import Evaluation, evaluate
-from ost.evaluation.generate import MOST_TOKENS, REASONING_TOKENS, Generated, answer_limit, generate
+from ost.evaluation.generate import MOST_TOKENS, REASONING_TOKENS, Generated, answer_limit, generate, token_counts
 from ost.evaluation.uncertainty import clusters_of, mean_interval
 from ost.models import Checkpoint
 from ost.settings import Execution
+
+Places = tuple[int, ...]
 
 
 def one(answer: str, task: str = "t", images: tuple[bytes, ...] = ()) -> Sample:
@@ -28,9 +30,10 @@ def one(answer: str, task: str = "t", images: tuple[bytes, ...] = ()) -> Sample:
 def evaluated(fresh, monkeypatch):
     """The evaluation of a model that says what it is told to, with some of its answers cut."""
 
-    def run(benchmark: list[Sample], said: list[str], cut: tuple[int, ...] = (), **options) -> Evaluation:
-        marks = [place in cut for place in range(len(said))]
-        monkeypatch.setattr(evaluation, "generate", lambda *args, **kwargs: Generated(said, 0, 0, marks))
+    def run(benchmark: list[Sample], said: list[str], cut: Places = (), special: Places = (), **options) -> Evaluation:
+        marks = ([place in own for place in range(len(said))] for own in (cut, special))
+        answers = Generated(said, 0, 0, *marks)
+        monkeypatch.setattr(evaluation, "generate", lambda *args, **kwargs: answers)
         return evaluate(fresh, benchmark, **options)
 
     return run
@@ -77,6 +80,42 @@ def test_answers_that_are_cut_or_empty_are_told(evaluated):
     assert (result.cut_share, result.empty_share, result.max_new_tokens) == (0.2, pytest.approx(0.15), 9)
 
 
+def test_empty_answers_of_special_tokens_alone_are_told_apart(evaluated):
+    benchmark = [one(f"cat {number}") for number in range(20)]
+    said = [sample.answer for sample in benchmark[:16]] + [""] * 4
+    for special, why in {
+        (): "",
+        (17, 18): ": in 10% the model wrote special tokens alone, which are no text",
+        (16, 17, 18, 19): ": the model wrote special tokens alone, which are no text",
+    }.items():
+        assert evaluated(benchmark, said, special=special).warnings == [f"20% of the answers are empty{why}"]
+
+
+def test_a_limit_that_references_do_not_fit_is_told(evaluated, fresh):
+    benchmark = [one("7"), one('["3 + 4 = 7", "7"]'), one("3 + 4 = 7 " * 4), one("9 - 2 = 7")]
+    said, tokens = [sample.answer for sample in benchmark], token_counts(fresh, ["3 + 4 = 7 " * 4, "9 - 2 = 7"])
+    result = evaluated(benchmark, said, metric="final", max_new_tokens=tokens[1] - 1)
+    assert result.longer == 0.5, "one that has a short reference beside a long one fits"
+    assert result.warnings == [
+        f"an answer may take {tokens[1] - 1} tokens, and the references of 50.0% of the samples are longer, up to "
+        f"{tokens[0]}: set evaluate.max_new_tokens to null, which takes {2 * tokens[0]}"
+    ]
+    for enough in (tokens[0], None):
+        result = evaluated(benchmark, said, metric="final", max_new_tokens=enough)
+        assert (result.longer, result.warnings) == (0.0, [])
+    (told,) = evaluated([one("3 + 4 = 7 " * 400)], ["7"], metric="final").warnings
+    assert "may take 1,024 tokens, and the references of 100.0%" in told and told.endswith("max_new_tokens higher")
+
+
+def test_a_limit_that_leaves_no_room_to_work_an_answer_out_is_told(evaluated):
+    (told,) = evaluated([one("7")], ["7"], metric="math", max_new_tokens=16).warnings
+    assert told == (
+        "an answer may take 16 tokens, and answers are worked out here before they are given: set "
+        "evaluate.max_new_tokens to null, which takes 256"
+    )
+    assert not evaluated([one("7")], ["7"], metric="exact", max_new_tokens=2).warnings
+
+
 def test_an_accuracy_of_zero_is_explained_with_numbers(evaluated):
     (told,) = evaluated([one("cat")] * 4, ["dog", "cow", "hen", "ant"], max_new_tokens=9).warnings
     for words in ("every one of 4 answers", "'dog' where 'cat' is right", "it was exact (t)", "0% were, at 9 tokens"):
@@ -118,7 +157,7 @@ def test_the_limit_of_an_evaluation_is_that_of_its_references_unless_it_is_set(f
 
     def said(checkpoint, samples, *, max_new_tokens, **options):
         limits.append(max_new_tokens)
-        return Generated([""] * len(samples), 0, 0, [False] * len(samples))
+        return Generated([""] * len(samples), 0, 0, *[[False] * len(samples)] * 2)
 
     monkeypatch.setattr(evaluation, "generate", said)
     spoken = '["' + "3 + 4 = 7 " * 20 + '", "7"]'
@@ -139,6 +178,22 @@ def test_what_the_limit_ends_is_cut_and_what_the_model_ends_is_not(proxy):
     limit = max(lengths)  # the end token of the longest does not fit
     found = generate(proxy, samples, max_new_tokens=limit)
     assert found.texts == free.texts and found.cut == [length >= limit for length in lengths]
+
+
+def test_an_answer_of_special_tokens_alone_is_told_from_one_that_was_ended_at_once(proxy, monkeypatch):
+    tokenizer, model = proxy.tokenizer, copy_of(proxy)
+    start, end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
+    word = tokenizer("7", add_special_tokens=False)["input_ids"][-1]
+    pad = Encoder(model.processor).pad_token_id
+    written = torch.tensor([[start] * 3, [start, end, pad], [end, pad, pad], [start, word, end], [word, end, pad]])
+    monkeypatch.setattr(
+        model.model,
+        "generate",
+        lambda **given: torch.cat([given["input_ids"], written[: len(given["input_ids"])]], dim=1),
+    )
+    found = generate(model, drawn("benchmark", 5), max_new_tokens=3)
+    shown = sorted(zip(found.texts, found.special, found.cut, strict=True))
+    assert shown == [("", False, False), ("", True, False), ("", True, True), ("7", False, False), ("7", False, False)]
 
 
 OTHER_WAYS = {

@@ -80,6 +80,8 @@ DRESSES += [
     "The correct option is B, since it purrs.",
 ]
 DRESSES += ["A is too large, so the answer is B", "I think it is B", "It must be (B).", "Answer: B) A cat", "`B`"]
+DRESSES += ["The answer is b.", "answer: b", "The answer is **b**.", "The answer is **b.** A bee.", "the answer is b"]
+DRESSES += ["B) a cat\n\na) it purrs\nc) it is small", "The answer is a cat. So the option is b."]
 DRESSES += ["First, the answer is A. No: it is wet, so the answer is B.", "the answer is (b)", "Final Answer:\n\nB"]
 
 
@@ -94,12 +96,46 @@ def test_a_letter_is_known_in_any_dress(answer):
     "answer",
     [
         *("", "cat", "a cat", "the answer is a dog", "A cat sits here", "I see a bee", "A or B", "A, B", "(A) or (B)"),
+        *(
+            "the answer is a",
+            "The answer is a b.",
+            "answer is i",
+            "the answer is a\ncat",
+            "The answer is a.m.",
+            "A red",
+        ),
+        *("A red car", "Answer: A cat", "A. red\nB. blue\nC. green", "(a) red\n(b) blue", "A\nB\nC\n"),
         *("Bee", "U.S.A.", "none of them", "K", "vitamin-C", "C++ or F#", "the answer is blue", "Because"),
     ],
 )
 def test_a_reply_without_a_letter_or_with_several_is_wrong(answer):
     assert letter_of(answer) is None
     assert not any(score("choice", answer, letter) for letter in "ABCDEFGHIJ")
+
+
+@pytest.mark.parametrize("answer", ["The answer is a.", "Answer: a", "the option is a. It is red.", "answer is: a"])
+def test_a_small_a_that_closes_the_sentence_is_a_letter(answer):
+    assert letter_of(answer) == "A"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        ("A red", "A. red", True),
+        ("a Red.", "(A) red", True),
+        ("A vitamin C", "A. vitamin C", True),
+        ("A red car", "A. red", False),
+        ("A red", "B. red", False),
+        ("A red", "A", False),
+        ("A red", "A. -red", False),
+        ("red", "A. red", False),
+        ("A and B", "A and B", True),
+        ("A and B", "A", False),
+        ("red (A)", "B. red A", False),
+    ],
+)
+def test_what_is_the_reference_but_for_the_mark_behind_its_letter_is_right(answer, reference, right):
+    assert score("choice", answer, reference) == right
 
 
 @pytest.mark.parametrize(
@@ -252,6 +288,20 @@ LONG = "A group of people stands around a table on which there are several kinds
         (["yes", "no"], "exact"),
         (["a", "I", "red"], "exact"),
         (["K", "X", "B"], "exact"),
+        (["D. red", "A. blue", "(B) a cat", "C"], "choice"),
+        (["b) blue", "(c) red"], "choice"),
+        (["A: 4", "[B] 5"], "choice"),
+        (["a", "b", "c", "d", "b"], "choice"),
+        (["a", "b", "b) blue"], "choice"),
+        (["a", "a"], "exact"),
+        (["a", "b"] * 50 + ["the"], "exact"),
+        (["a", "e", "m", "z"], "exact"),
+        (list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), "exact"),
+        (["A. red", "A. blue"], "exact"),
+        (["A. red", "B. blue", "green"], "exact"),
+        (["A red", "B blue"], "exact"),
+        (["A. Smith", "B. Jones", "T. Brown", "J. Doe"], "exact"),
+        (["e.g. this", "a.m."], "exact"),
         ([LONG, LONG, "yes"], "anls"),
         (['["yes", "yes", "no", "yes"]'] * 2, "vqa"),
         (['["colour", "color"]', "red"], "exact"),
@@ -261,6 +311,13 @@ LONG = "A group of people stands around a table on which there are several kinds
 def test_auto_looks_at_the_references(references, name):
     assert choose([references_of(text) for text in references]) == name
     assert metrics_by_task("auto", [("t", text) for text in references]) == {"t": name}
+
+
+@pytest.mark.parametrize(
+    "text", ["D. red", "(B) a cat", "b) blue", "c: red", "[E] 5", "A. (B) and (C)", "B.\nred", "j"]
+)
+def test_what_auto_takes_for_an_option_has_a_letter(text):
+    assert choose([[text], ["F"]]) == "choice" and score("choice", letter_of(text), text)
 
 
 def test_auto_is_decided_task_by_task():

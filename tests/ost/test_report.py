@@ -14,13 +14,14 @@ from PIL import Image, PngImagePlugin
 from ost.arms.plan import BASE
 from ost.audit.breadth import Breadth
 from ost.audit.harm import audit
-from ost.comparison import entries_of
+from ost.comparison import entries_of, summarise
 from ost.data import Sample, chat
-from ost.report import Example, ReportData, render
+from ost.report import Example, ReportData, comparison_page, render
 from ost.report.charts import LIGHT, accuracy_chart, utility_chart
 from ost.report.kept import COLOURS, kept_labels, kinds_of
 from ost.report.template import thumbnail
 from ost.report.words import duration, flops, headline, points, remarks, utility_words
+from ost.selection.by_utility import TOXIC
 from ost.selection.signal import Signal
 
 HOSTILE = "<script>alert('x')</script>"
@@ -187,7 +188,32 @@ def test_headline_prefers_protocol_b_and_takes_what_there_is():
     only_a = [row("full", 0.5, "A"), row("lookahead-20", 0.9, "A")]
     assert "+40.0 points, at the same epochs" in headline(entries_of(only_a))
     assert headline([]).startswith("No arm")
-    assert "Base model reaches 44.0 %" in headline(entries_of([row(BASE, 0.44)]))
+
+
+def test_the_untrained_base_reaches_nothing_and_is_no_arm():
+    assert headline(entries_of([row(BASE, 0.44)])).startswith("No arm has been trained yet; the untrained base model")
+    assert headline(entries_of([row(BASE, 0.44), row("full", 0.4)])).startswith("Full-SFT reaches 40.0 %; there is no")
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        (0.44, "has 44.0 %, which is above Full-SFT."),
+        (0.4, "has 40.0 %, which is below Full-SFT."),
+        (0.41, "has 41.0 %: training on everything gained nothing on this benchmark."),
+        (0.4101, "has 41.0 %: training on everything gained nothing on this benchmark."),
+    ],
+)
+def test_the_untrained_base_stands_to_full_sft_as_the_page_shows_both(base, words):
+    rows = [row(BASE, base), row("full", 0.41), row("lookahead-20", 0.6)]
+    assert f"The base model, without any training, {words}" in remarks(entries_of(rows), None)
+    assert "equals" not in Tags(render(data(arms=rows))).text
+
+
+def test_no_gain_has_no_sign_on_the_page_of_a_comparison():
+    rows = [row("full", 0.41), row("lookahead-20", 0.41), row("random-20", 0.38)]
+    text = Tags(comparison_page("mine", summarise(rows))).spaced
+    assert "Lookahead 20 % 41.0 ±0.0" in text and "Random 20 % 38.0 −3.0" in text
 
 
 def test_remarks_count_the_cost_of_choosing():
@@ -276,7 +302,27 @@ def test_whether_the_scores_can_tell_is_said_before_anything_of_harm():
     )
     text = Tags(render(data(signal=Signal(100, 0.5, 0.46, 0.9, 1.3, 0.1)))).spaced
     assert "No claim can be made about harm or purity: the scores cannot tell right from wrong" in text
-    assert text.index("No claim can be made") < text.index("toxic beyond chance")
+    assert text.index("No claim can be made") < text.index("37 of them beyond chance")
+
+
+def test_scores_that_cannot_tell_call_nothing_harmful():
+    harmed = replace(example(utility=-0.2), fate=TOXIC)
+    blind, sharp = Signal(100, 0.5, 0.46, 0.9, 1.3, 0.1), Signal(100, 0.99, 0.94, 1e-9, 0.3, 0.1)
+    html = render(data(signal=blind, lowest=[harmed]))
+    assert "oxic" not in html.partition("<body>")[2] and "Look here" not in html
+    text = Tags(html).spaced
+    assert "lie below zero, 37 of them beyond chance, but this proxy cannot tell whether they harm." in text
+    assert "They have the lowest scores; this proxy cannot tell whether they harm." in text
+    assert "left out: its utility is below zero" in text
+    text = Tags(render(data(signal=sharp, lowest=[harmed]))).spaced
+    assert "and 37 are toxic beyond chance" in text and TOXIC in text and "Look here for what is wrong" in text
+    assert "toxic side" in text
+
+
+def test_an_empty_toxic_list_is_not_offered_as_one():
+    assert "and none is toxic beyond chance" in Tags(render(data(toxic=0))).spaced
+    blind = Signal(100, 0.5, 0.46, 0.9, 1.3, 0.1)
+    assert "lie below zero, none of them beyond chance." in Tags(render(data(toxic=0, signal=blind))).spaced
 
 
 def test_breadth_stands_beside_purity():

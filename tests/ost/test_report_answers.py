@@ -4,10 +4,14 @@ import pyarrow as pa
 import pytest
 from test_report import HOSTILE, Tags, data, png
 
-from ost.data import Dataset, Sample, chat, write_samples
+from ost.data import Dataset, Facts, Sample, ShardWriter, chat, write_samples
+from ost.data.dataset import write_listing
+from ost.data.picture import size_of
 from ost.errors import DataError
+from ost.evaluation import evaluate
 from ost.report import Answers, never_right, parted, render
 from ost.report.answers import PER_TASK, SHOWN, TASKS
+from ost.report.words import MANY, judged_words
 
 
 def benchmark_of(folder, tasks: dict[str, int], question: str = "What is it?") -> Dataset:
@@ -20,13 +24,13 @@ def benchmark_of(folder, tasks: dict[str, int], question: str = "What is it?") -
     return Dataset(write_samples(folder / "benchmark.parquet", samples))
 
 
-def answers(label: str, benchmark: Dataset, right, said: str = "wrong", accuracy=None, **columns) -> Answers:
-    """`right`: which questions, by place, are answered rightly."""
+def answers(label: str, benchmark: Dataset, right, said: str = "wrong", accuracy=None, how=None, **columns) -> Answers:
+    """`right`: which questions, by place, are answered rightly; `how`: more of the evaluation's record."""
     hits = [place in right for place in range(len(benchmark))]
     texts = ["right" if hit else said for hit in hits]
     table = pa.table({"id": benchmark.ids(), "prediction": texts, "correct": hits} | columns)
     record = {"accuracy": sum(hits) / len(hits) if accuracy is None else accuracy, "metrics": {"sum": "number"}}
-    return Answers.read(label, table, record)
+    return Answers.read(label, table, record | (how or {}))
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +102,69 @@ def test_an_older_evaluation_does_not_tell_what_was_cut(benchmark):
     assert (found.cut, found.empty) == (None, 1.0)
     text = Tags(render(data(never_right=[found]))).spaced
     assert "Of its answers 100.0 % are empty" in text and "were cut and" not in text
+
+
+def test_a_question_without_a_task_is_shown_with_that_of_its_file_and_its_metric(tmp_path):
+    with ShardWriter(tmp_path / "sets") as writer:
+        for at, file in enumerate(["docvqa.jsonl", "chartqa.jsonl.gz"] * 2):
+            sample = Sample((png(),), chat(f"What is it? {at}", "right"))
+            writer.add(sample, Facts(40, 3, tuple(map(size_of, sample.images)), file, at, None))
+    write_listing(tmp_path / "sets", writer.shards, {})
+    sets = Dataset(tmp_path / "sets")
+    how = {"metrics": {"docvqa": "anls", "chartqa": "number"}}
+    found = parted(sets, answers("a", sets, range(4), how=how), answers("b", sets, ()), seed=0)
+    assert {(one.sample.task, one.metric) for one in found.gains} == {("docvqa", "anls"), ("chartqa", "number")}
+    (never,) = never_right(sets, [answers("b", sets, (), how=how)], seed=0)
+    assert {one.metric for one in never.some} == {"anls", "number"}
+
+
+JUDGED = {
+    "one for all, by name": (
+        {"metric": "exact", "metrics": {"sum": "exact", "which": "exact"}},
+        "exact, whatever the task",
+    ),
+    "one task": ({"metric": "auto", "metrics": {"": "exact"}}, "exact, chosen by auto"),
+    "several": (
+        {"metric": "auto", "metrics": {"sum": "exact", "which": "choice", "": "exact"}},
+        "choice (which) and exact (unnamed, sum), chosen by auto",
+    ),
+    "some by name": (
+        {
+            "metric": {"chart": "number", "doc": "auto"},
+            "metrics": {"chart": "number", "doc": "anls", "which": "choice"},
+        },
+        "anls (doc), choice (which) and number (chart); auto chose it for doc, which",
+    ),
+    "a suite's": ({"metric": None, "metrics": {"pope": "acc", "mmmu": "mmmu_acc"}}, "acc (pope) and mmmu_acc (mmmu)"),
+    "very many": (
+        {"metric": "exact", "metrics": {f"task {at:02}": "exact" if at else "choice" for at in range(10)}},
+        "choice (task 00) and exact (task 01, task 02, task 03, task 04, task 05, task 06, 3 more)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", JUDGED)
+def test_the_page_says_by_which_metrics_answers_were_judged(case, benchmark):
+    how, words = JUDGED[case]
+    told = answers("Base model", benchmark, {1}, how=how), answers("Full-SFT", benchmark, {1}, how=how)
+    assert f"Answers are compared with the references by {words}." in Tags(render(data(answers=told))).text
+
+
+def test_the_page_says_what_the_limit_left_no_room_for(benchmark):
+    how = {"max_new_tokens": 4, "longer": 0.125}
+    base = answers("Base model", benchmark, (), said=" ", cut=[place < 6 for place in range(20)], how=how)
+    full = answers("Full-SFT", benchmark, range(20), cut=[place < 2 for place in range(20)], how=how)
+    ours = answers("Lookahead 20 %", benchmark, range(19), said="", cut=[place < 1 for place in range(20)], how=how)
+    text = Tags(render(data(answers=[base, full, ours]))).text
+    assert "An answer may have up to 4 tokens, and the references of 12.5 % of the questions are longer: set" in text
+    assert "Answers cut at the limit: Base model 30.0 %, Full-SFT 10.0 %." in text
+    assert "Answers that are empty: Base model 100.0 %." in text
+    fits = answers("Full-SFT", benchmark, range(20), how={"max_new_tokens": 1040, "longer": 0.0})
+    text = Tags(render(data(answers=[fits]))).text
+    assert "An answer may have up to 1,040 tokens." in text and "cut at the limit" not in text
+    assert MANY == evaluate.MANY, "the page is silent where the evaluation warns"
+    old = pa.table({"id": benchmark.ids(), "prediction": ["x"] * 20, "correct": [True] * 20})
+    assert judged_words([Answers.read("Full-SFT", old, {"accuracy": 1.0})]) == []
 
 
 def test_answers_to_another_benchmark_are_refused(benchmark, tmp_path):

@@ -37,7 +37,8 @@ def test_what_an_evaluation_leaves(workspace):
     assert record["accuracy"] == sum(scores) / 8 == manifest["metrics"]["accuracy"]
     assert record["interval"][0] <= record["accuracy"] <= record["interval"][1]
     assert set(record["metrics"]) == set(record["by_task"]) and set(record["metrics"].values()) == {"final"}
-    assert (record["max_new_tokens"], record["samples"], record["steps"]) == (16, 20, 4)
+    assert (record["metric"], record["max_new_tokens"], record["longer"]) == ("final", 16, 0.0)
+    assert (record["samples"], record["steps"]) == (20, 4)
     assert record["cut"] == sum(answers["cut"].to_pylist()) / 8 and 0 <= record["empty"] <= 1
 
 
@@ -45,8 +46,10 @@ def test_what_auto_took_is_said_with_the_base_model_and_cut_answers_with_every_o
     set_params(workspace / "params.yaml", ["evaluate.metric=auto", "evaluate.max_new_tokens=2"])
     base, trained = (execute(stage, workspace)["warnings"] for stage in ("evaluate-base", "evaluate-full-B"))
     assert base[0].startswith("evaluate.metric is auto, and took exact (difference, maximum, product, sum): set it")
-    assert base[1:] == trained and "100% of the answers were cut at 2 tokens" in trained[0]
-    assert read_json(workspace / "evaluations/base.json")["metrics"]["sum"] == "exact"
+    assert base[1:] == trained and "100% of the answers were cut at 2 tokens" in trained[1]
+    assert "may take 2 tokens, and the references of 100.0% of the samples are longer" in trained[0]
+    record = read_json(workspace / "evaluations/base.json")
+    assert (record["metric"], record["metrics"]["sum"], record["longer"]) == ("auto", "exact", 1.0)
 
 
 def test_a_folder_of_benchmarks_is_judged_file_by_file(workspace):

@@ -51,7 +51,8 @@ def finished(folder):
         answers = {"id": [one.id for one in benchmark], "prediction": [f"said by {key}"] * 20, "correct": hits}
         write_table(folder / f"evaluations/{key}.parquet", pa.table(answers))
         cost = {"samples": 8, "steps": 4, "train_seconds": 1.0, "train_flops": 1e9}
-        write_json(folder / f"evaluations/{key}.json", {"accuracy": sum(hits) / 20, "by_task": {}} | cost)
+        how = {"metric": "auto", "metrics": {"sum": "exact", "product": "number"}, "max_new_tokens": 5, "longer": 0.25}
+        write_json(folder / f"evaluations/{key}.json", {"accuracy": sum(hits) / 20, "by_task": {}} | how | cost)
     counts = {"pool": {"read": 40, "kept": 40, "quarantined": 0, "reasons": {}}}
     write_json(folder / "metrics/ingest.json", {"counts": counts})
     for stage in ("ingest", "warmup", "score-lookahead", "select-full", "select-lookahead-20"):
@@ -71,6 +72,8 @@ def test_it_reads_what_dvc_yaml_lists_and_shows_answers(finished):
     assert f"Of 20 benchmark questions {ours} alone answers 8 rightly, and {full}\nalone 5." in text
     assert f"{ours} is right, {full} is wrong" in text and f"{full} is right, {ours} is wrong" in text
     assert "said by full-B" in text and "said by lookahead-20-B" in text
+    assert "compared with the references by exact (sum) and number (product), chosen by auto." in text
+    assert "up to 5 tokens, and the references of 25.0 % of the questions are longer" in text
     for label in ("Base model", "Lookahead 20 %, protocol A"):
         assert f"{label} answers no question rightly" in text
     assert len(page.read_bytes()) < 2_000_000
@@ -101,6 +104,7 @@ def test_it_says_what_ranked_where_the_kept_are_and_that_the_scores_cannot_tell(
     assert "Data selection by lookahead utility" in text and "after 12 training steps on the trusted anchors" in text
     assert "First in the order of utility relative to the sample&#39;s own loss" in text
     assert "Of these Lookahead 20 %, chosen for breadth, keeps 8 of 12." in text, "ranked by another column"
+    assert "this proxy cannot tell whether they harm" in text and "toxic beyond chance" not in text
     assert "selections/lookahead-20.parquet" in text
     assert text.count("the scores cannot tell right from wrong") == 2, "a warning, once, and before what the scores say"
     rows = read_json(finished / "metrics/arms.json")

@@ -14,7 +14,7 @@ VOTES = 4
 SHORT = 60
 """Characters of the median reference up to which an answer is a name or a phrase, and not free text."""
 
-_LETTER = re.compile(r"\s*(?:\(?[A-Ja-j]\)|[A-J])[.:]?\s*")
+_LETTER = re.compile(r"\s*(?:[(\[]?[A-Ja-j][)\]]|[A-J])[.:]?\s*")
 _SMALL = re.compile(r"\s*[a-j]\s*")
 _OPTION = re.compile(r"\s*(?:[(\[]?[A-Ja-j][)\]]|[A-Ja-j][.:](?=\s))\s*\S.*", re.DOTALL)
 """A letter with the option's text behind it: D. red, (B) a cat, b) blue."""
@@ -25,9 +25,9 @@ def choose(references: Sequence[Sequence[str]]) -> str:
     """The name of the metric for a task, from the references of all of its samples. The first that holds of:
 
     `vqa`: half of the samples have four references or more. `choice`: nearly all name an option, see `_name_options`.
-    `math`: half are LaTeX, or some are and nearly all others are numbers. `number`: half are numbers, and of these some have a fraction
-    or a percent sign; counts, which have to be right, are not among them. `anls`: the median is longer than SHORT
-    characters. Else `exact`.
+    `math`: half are LaTeX, or some are and nearly all others are numbers. `number`: half are numbers, and of these some
+    have a fraction or a percent sign; counts, which have to be right, are not among them. `anls`: the median is longer
+    than SHORT characters. Else `exact`.
     """
     if _share(references, lambda own: len(own) >= VOTES) >= 0.5:
         return "vqa"
@@ -43,10 +43,10 @@ def choose(references: Sequence[Sequence[str]]) -> str:
 
 
 def _name_options(texts: Sequence[str]) -> bool:
-    """Whether nearly all texts are a letter from A to J.
+    """Whether nearly all texts are a letter from A to J, or such a letter with the text of its option behind it.
 
-    With the option's text behind it too, where there are two different letters: an abbreviation or a speaker's mark
-    would be the same again. A small letter without any mark may be a word, so it counts only where all are letters.
+    With text there must be two different letters, for an abbreviation or a speaker's mark is always the same. A small
+    letter without a mark may be the word "a"; it counts only where every text is a letter or an option.
     """
     if _share(texts, _LETTER.fullmatch) >= NEARLY_ALL:
         return True

@@ -24,18 +24,57 @@ MEMORY = 4 << 30
 LONGEST = 8_000
 """Characters of a text, counted from its end, that are looked at."""
 
+_NAMED = r"(?:(?:arc)?(?:sin|cos|tan)|(?:sin|cos|tan)h|cot|log|exp|sqrt|gcd|alpha|beta|gamma|theta|inf)(?![A-Za-z])"
+"""Words that belong to an expression."""
 _WRITTEN = re.compile(r"[A-Za-z]|(?=[^0-9\\^_+*/=<>(){}\[\]-]{0,300}[0-9\\^_+*/=<>(){}\[\]-])[^$\n]{1,300}")
-_WORDS = re.compile(r"\\boxed|\\\(|\\\[|(?<![\\A-Za-z])[A-Za-z]{2,}[ .:,]")
+_WORDS = re.compile(rf"\\boxed|\\\(|\\\[|(?<![\\A-Za-z])[A-Za-z]{{2,}}[ .:,]|[0-9] (?!{_NAMED})[A-Za-z]{{3,}}\s*\Z")
 """An expression without dollars around it, of which math-verify would read a part, such as 2 of 2^{10}; and words."""
+_LATEX = re.compile(r"\\[A-Za-z]{2}|\\\(|\\\[|[\^_]\{|\$[^\s$](?:[^$]{0,300}[^\s$])?\$(?!\d)")
+_PROSE = re.compile(rf"(?<![\\A-Za-z0-9_])(?!{_NAMED})[A-Za-z]{{3,}}|[^\W\d_A-Za-zΑ-Ωα-ω]")
+"""A word, or a letter of a script in which no formula is written."""
+_LEAD = re.compile(r".*(?:####|\banswer(?: is|:)|=)", re.DOTALL | re.IGNORECASE)
+"""What a solution in words says before its result."""
+_UNIT = (
+    rf"(?!{_NAMED}|(?:and|or|to|of|half|dozen|hundred|thousand|million|billion)\b)"
+    r"(?:[^\W\d_A-Z]+|[A-Za-z]{1,2}|[A-Za-z][A-Z][A-Za-z])(?![^\W\d_])"
+)
+"""A word that says what is counted: apples, cm, kWh; no more of the number, and no name, such as Park."""
+_QUANTITY = re.compile(rf"\s*[-−+]?[$€£¥]?[0-9][0-9,./]*(?:[ -]|(?![A-Za-z]))({_UNIT}(?:[ /]{_UNIT}){{0,3}})[\s.]*")
+_LAST_NUMBER = re.compile(r".*[0-9][\s}$\\,~]*(?:(?:text|mathrm|mbox)\s?\{\s*)?([^\W\d_]?)", re.DOTALL)
+"""With the first letter of a word right behind it."""
 
 
 def math(answer: str, reference: str) -> bool:
     """Whether the answer's last expression equals the reference's, as numbers, expressions, intervals or sets.
 
     Both may be LaTeX, in dollars or a box or bare, or plain text; see https://github.com/huggingface/Math-Verify. What
-    is not decided within TIMEOUT seconds is wrong.
+    is not decided within TIMEOUT seconds is wrong. A reference in words that leads up to no expression, such as an
+    address, is compared by `exact`. Of one that is a number with a unit, the answer may leave out the unit, and not
+    have another.
     """
-    return exact(answer, reference) or _verifier.agree(answer[-LONGEST:], reference[-LONGEST:])
+    if exact(answer, reference):
+        return True
+    answer, value = answer[-LONGEST:], _value_of(reference[-LONGEST:])
+    return value is not None and _fits_unit(answer, value) and _verifier.agree(answer, value)
+
+
+def _value_of(reference: str) -> str | None:
+    """What of a reference is an expression: all of it, or what its words lead up to; None where nothing is."""
+    lead = _LEAD.match(reference)
+    for text in (reference, reference[lead.end() :] if lead else ""):
+        if text and (_LATEX.search(text) or not _PROSE.search(text) or _QUANTITY.fullmatch(text)):
+            return text
+    return None
+
+
+def _fits_unit(answer: str, value: str) -> bool:
+    """Whether an answer names the unit that a number has, or none; true of a value without a unit."""
+    quantity = _QUANTITY.fullmatch(value)
+    if not quantity:
+        return True
+    unit = re.escape(quantity[1].removesuffix("s"))
+    last = _LAST_NUMBER.match(answer.rpartition("\\boxed")[2])
+    return not (last and last[1]) or bool(re.search(rf"(?<![^\W\d_]){unit}s?(?![^\W\d_])", answer, re.IGNORECASE))
 
 
 class Verifier:
