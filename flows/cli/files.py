@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli.options import with_keys
+from flows.cli.options import named, with_keys
 from ost.errors import ConfigError
 from ost.settings import Data, Execution, Lookahead, Score, Select, Warmup, parse_section
 
@@ -15,7 +15,7 @@ Pool = Annotated[
         help="JSON, JSONL, Parquet, WebDataset tars (.gz, .zst too), a folder of them, a `datasets` folder or hub name."
     ),
 ]
-Output = Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")]
+Output = Annotated[Path, typer.Option("--out", "-o", callback=named, dir_okay=False, help="Parquet file to write.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest sample in tokens; longer ones are left out.")]
 Roots = Annotated[
     list[str] | None, typer.Option("--image-root", help="Folder in which images may lie as well; repeatable.")
@@ -36,7 +36,10 @@ def check(
         str | None,
         typer.Option(help="Target, a folder or hub name: its processor counts tokens; no weights are loaded."),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write what was found; `-` prints it alone.")] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", callback=named, dir_okay=False, help="Write what was found; `-` prints it alone."),
+    ] = None,
     whole: Annotated[bool, typer.Option("--all", help="Look at every record, not at the first 1,000.")] = False,
     max_tokens: MaxTokens = 4096,
     train_on: TrainOn = "all",
@@ -166,7 +169,7 @@ def export(
             "utility; or what a trainer takes, with the settings that it needs."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", callback=named, help="Folder to write.")],
     data: Annotated[
         Path, typer.Option(help="Sample set that was chosen from; `ost score` leaves one in OUT.work.")
     ] = Path("data/pool"),

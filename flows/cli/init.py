@@ -107,7 +107,10 @@ def _new_params(root: Path) -> Path:
     file = root / "params.yaml"
     if file.exists():
         raise ConfigError(f"{file} is there already: change it, or name another folder")
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the folder {root} cannot be made ({error.strerror}): name another") from error
     return file
 
 

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, get_args, get_type_hints
 
 import typer
@@ -31,6 +32,13 @@ def with_keys(command: Callable[..., None]) -> Callable[..., None]:
     expanded += [_option(section, *told) for section, helps in sections.values() for told in helps.items()]
     called.__signature__ = signature.replace(parameters=expanded)
     return called
+
+
+def named(path: Path | None) -> Path | None:
+    """A path that something is written to, as it is; refused where it has no name."""
+    if path is not None and not path.name:
+        raise typer.BadParameter(f"{str(path)!r} names nothing that could be written")
+    return path
 
 
 def _option(section: type[Section], key: str, text: str) -> inspect.Parameter:
