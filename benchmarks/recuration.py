@@ -1,8 +1,9 @@
 """What a week costs, and what a killed worker costs: `make bench-recuration` → metrics/bench_recuration.json.
 
-First, `ost recurate` on a pool of 8,000, with 80 samples more, and with none. Then, on PostgreSQL, S3, Prefect and
-MLflow: new data arrives twenty times, and each time the worker and all that it started are killed at a random moment of
-the run (SIGKILL). The next run must end in the selection of an undisturbed workspace, to the byte.
+First, `ost recurate` on a pool of 50,000, then with 1 % more of it in each of four weeks, then with none. Then, on
+PostgreSQL, S3, Prefect and MLflow: new data arrives twenty times, and each time the worker and all that it started are
+killed at a random moment of the run (SIGKILL). The next run must end in the selection of an undisturbed workspace, to
+the byte.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 import boto3
+import pyarrow.parquet as pq
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -31,7 +33,9 @@ from tasks.pipeline import manifest_path, write_pipeline
 from tasks.stages.run import execute
 
 HERE = Path(__file__).parents[1]
-POOL, NEW = 8_000, 80
+POOL, WEEKS = 50_000, 4
+NEW = POOL // 100
+"""Samples that are new in a week."""
 SHORT = ["base.target_steps=50", "base.proxy_steps=50", "sft.steps=20", "data.truth=null", "recurate.drift=1.0"]
 """Trainings that are not what is measured are kept short."""
 SMALL = ["score.checks=0", "recurate.resamples=100", "compute.workers=1", "warmup.fraction=0.4"]
@@ -41,22 +45,29 @@ LONGEST = 25.0
 
 
 def bench_cost(folder: Path) -> dict:
-    """Seconds of scoring, and of the whole command, for a first run, 1 % more data, and nothing new."""
+    """Seconds, bytes written and rows scored of a first run, of weeks with 1 % more data, and of one with none."""
     sources = {"data.pool": "incoming", "data.anchors": "anchors.parquet", "data.benchmark": "benchmark.parquet"}
-    _workspace(folder, [*SHORT, *(f"{name}={path}" for name, path in sources.items())])
+    make_workspace(folder, [*SHORT, *(f"{name}={path}" for name, path in sources.items())])
     for split, count in (("anchors", 100), ("benchmark", 200)):
         _write(folder / f"{split}.parquet", split, count)
-    result = {}
-    for step, (name, count) in enumerate({"first": POOL, "one_percent": NEW, "nothing": 0}.items()):
+    runs = {}
+    counts = {"first": POOL} | {f"week {number + 1}": NEW for number in range(WEEKS)} | {"nothing": 0}
+    for step, (name, count) in enumerate(counts.items()):
         if count:
-            _write(folder / f"incoming/{name}.parquet", "pool", count, step)
-        started = time.perf_counter()
+            _write(folder / f"incoming/{step}.parquet", "pool", count, step)
+        rows, started, moment = _rows_scored(folder), time.perf_counter(), time.time()
         run([BIN / "ost", "recurate"], cwd=folder, env=os.environ | {"MLFLOW_TRACKING_URI": ""})
-        command = time.perf_counter() - started
-        result[name] = {"samples": count, "command_seconds": command, "score_seconds": _score_seconds(folder)}
-        console.print(f"{name}: {command:.1f} s, of which scoring {result[name]['score_seconds']:.1f} s")
-    result["score_ratio"] = result["one_percent"]["score_seconds"] / result["first"]["score_seconds"]
-    return result
+        runs[name] = {
+            "samples": count,
+            "command_seconds": time.perf_counter() - started,
+            "ingest_seconds": _seconds(folder, "ingest") if count else 0.0,
+            "score_seconds": _seconds(folder, "score-lookahead") if count else 0.0,
+            "rows_scored": _rows_scored(folder) - rows,
+            "bytes_written": _written_since(folder, moment),
+        }
+        console.print(name, runs[name])
+    shares = [_data_seconds(runs[f"week {number + 1}"]) / _data_seconds(runs["first"]) for number in range(WEEKS)]
+    return {"runs": runs, "ingest_and_score_ratio": shares}
 
 
 def bench_kills(folder: Path, kills: int, seed: int) -> dict:
@@ -67,7 +78,7 @@ def bench_kills(folder: Path, kills: int, seed: int) -> dict:
         os.environ.update(servers.environment)
         prepare(servers.environment)
         addresses = [f"data.{name}=s3://ost/{name}.parquet" for name in ("anchors", "benchmark")]
-        _workspace(root, [*SHORT, *SMALL, *addresses, "data.pool=s3://ost/incoming/", "sft.steps=100"])
+        make_workspace(root, [*SHORT, *SMALL, *addresses, "data.pool=s3://ost/incoming/", "sft.steps=100"])
         shutil.copyfile(HERE / "prefect.yaml", root / "prefect.yaml")
         deploy(root, servers.environment)
         for split, count in (("anchors", 20), ("benchmark", 60)):
@@ -105,7 +116,8 @@ def bench_kills(folder: Path, kills: int, seed: int) -> dict:
     }
 
 
-def _workspace(root: Path, assignments: list[str]) -> None:
+def make_workspace(root: Path, assignments: list[str]) -> None:
+    """A workspace in a git repository of its own."""
     root.mkdir(parents=True)
     shutil.copyfile(HERE / "params.yaml", root / "params.yaml")
     set_params(root / "params.yaml", assignments)
@@ -122,8 +134,24 @@ def _upload(folder: Path, key: str, split: str, count: int, stream: int = 0) -> 
     boto3.client("s3").upload_file(str(_write(folder / "upload.parquet", split, count, stream)), "ost", key)
 
 
-def _score_seconds(root: Path) -> float:
-    return read_json(root / manifest_path("score-lookahead"))["seconds"]
+def _seconds(root: Path, stage: str) -> float:
+    return read_json(root / manifest_path(stage))["seconds"]
+
+
+def _data_seconds(run: dict) -> float:
+    return run["ingest_seconds"] + run["score_seconds"]
+
+
+def _rows_scored(root: Path) -> int:
+    """Rows in the store of scores, each scored once."""
+    shards = (root / ".ost/scores").rglob("*.parquet")
+    return sum(pq.read_metadata(file).num_rows for file in shards if file.parent.name != "reference")
+
+
+def _written_since(root: Path, moment: float) -> int:
+    """Bytes of the files that were written since; one that was written twice counts once."""
+    files = (path.lstat() for path in root.rglob("*") if path.is_file())
+    return sum(found.st_size for found in files if found.st_mtime >= moment)
 
 
 def _start() -> str:
