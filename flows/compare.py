@@ -7,6 +7,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.curate import run_stages
+from flows.display import warn
 from flows.session import Session
 from flows.workspaces import planned, prepare, seed_workspace
 from ost.arms.plan import Training
@@ -15,11 +16,12 @@ from ost.report import accuracies_png, comparison_page, costs_png
 from ost.store import publish, write_json
 from tasks.pipeline import stages_of
 from tasks.plan import Plan
+from tasks.record.outbox import Outbox
 from tasks.settings import load_params
 from tasks.stages.context import git_state
 from tasks.stages.harm import audit_subsets
 from tasks.stages.rows import rows_of
-from tasks.tracking import Tracker
+from tasks.tracking import Tracker, opening
 
 FOLDER = "comparisons"
 """Where comparisons lie in a workspace, each under its name."""
@@ -37,8 +39,9 @@ def compare(
     folder, other = root / FOLDER / name, root / FOLDER / like if like else None
     params = prepare(folder, root, assignments or [], other)
     plan = Plan(planned(params)).check()
-    tracker = Tracker(folder, params)
-    parent = tracker.open(git_state(root), "prefect", {"ost.flow_run": str(flow_run.id or "")}, f"compare {name}")
+    outbox = Outbox(folder, Tracker(folder, params), warn)
+    parent = opening(git_state(root), "prefect", {"ost.flow_run": str(flow_run.id or "")}, f"compare {name}")
+    outbox.open(parent)
     errors, finished, done = [], False, {}
     try:
         for seed in params.compare.seeds:
@@ -50,10 +53,11 @@ def compare(
             done[seed] = [training for training in plan.trainings if f"trial-{training.key}" in ready]
         if any(done.values()):  # what the other arms and seeds gave is published all the same
             summary = publish_summary(folder, done)
-            tracker.log_summary(parent, summary, folder)
+            outbox.log("comparison", parent, summary, folder)
         finished = not errors
     finally:
-        tracker.close(parent, finished)
+        outbox.close(parent, [], finished)
+        outbox.tell_what_is_left()
     if errors:
         raise errors[0]
     return summary

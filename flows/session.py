@@ -1,16 +1,14 @@
 """One run of a flow over a workspace: its workers, its MLflow record, and what it shows meanwhile."""
 
-import fcntl
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, chdir
 from pathlib import Path
-from typing import IO
 
-from flows.display import Display
+from flows.display import Display, warn
 from flows.forecast import show_forecast
+from flows.lock import claim
 from ost.errors import WorkspaceError
 from tasks import versioning
 from tasks.coinciding import coinciding
@@ -19,7 +17,8 @@ from tasks.pipeline import Stage, write_pipeline
 from tasks.record.outbox import Outbox
 from tasks.settings import Params, load_params
 from tasks.stages.context import git_state
-from tasks.tracking import Tracker
+from tasks.stages.run import check_params
+from tasks.tracking import Opening, Tracker, opening, sweep_downloads
 from tasks.workers import Workers
 
 
@@ -29,7 +28,15 @@ class Session:
     A second one in the same workspace is refused.
     """
 
-    def __init__(self, root: Path, *, flow_run: str = "", force: bool = False, name: str = "curate", parent: str = ""):
+    def __init__(
+        self,
+        root: Path,
+        *,
+        flow_run: str = "",
+        force: bool = False,
+        name: str = "curate",
+        parent: Opening | None = None,
+    ):
         """`name` of its MLflow run, which hangs under the run `parent`, if one is given; trials hang there as well."""
         self.root, self.force, self.flow_run = root.resolve(), force, flow_run
         self._name, self._above = name, parent
@@ -46,14 +53,15 @@ class Session:
         with ExitStack() as opened:  # what is open is closed again where a later step fails
             opened.enter_context(claim(self.root / ".ost/lock"))
             opened.enter_context(chdir(self.root))  # as for `dvc repro`: a relative path in params.yaml starts there
+            sweep_downloads(self.root)
             write_pipeline(self.root)
             self._stale = versioning.stale_stages(self.root)
             self.tracker = Tracker(self.root, self.params)
-            self._outbox = Outbox(self.root, self.tracker)
+            self._outbox = Outbox(self.root, self.tracker, warn)
             self._outbox.deliver()  # before a stage runs anew whose files are still to be uploaded
-            self.parent = self.tracker.open(
-                git_state(self.root), "prefect", {"ost.flow_run": self.flow_run}, self._name, self._above
-            )
+            tags = {"ost.flow_run": self.flow_run}
+            self.parent = opening(git_state(self.root), "prefect", tags, self._name, self._above)
+            self._outbox.open(self.parent)
             opened.push(self._end)
             opened.enter_context(self.display)
             self._workers = opened.enter_context(Workers(self.root, self.params.compute, self.display.advance))
@@ -65,7 +73,8 @@ class Session:
 
     def _end(self, kind, error, trace) -> None:
         """Close the record, once the workers have ended and the bars are gone."""
-        self.display.warn_of_records(self._outbox.close(self.parent, self.reused, succeeded=error is None))
+        self._outbox.close(self.parent, self.reused, succeeded=error is None)
+        self._outbox.tell_what_is_left()
 
     def expect(self, stages: Sequence[Stage]) -> None:
         """Announce the stages that will be run: a training on the same samples as an earlier one waits for that one."""
@@ -88,6 +97,14 @@ class Session:
         """Run a stage whose outputs are no part of the pipeline."""
         self.display.finish(stage, self._workers.run(stage))
 
+    def record(self, manifest: dict) -> int:
+        """Make MLflow's record of a stage that ran earlier; returns how many records are left to deliver."""
+        return self._outbox.record(manifest, self.parent, self.flow_run)
+
+    def log(self, what: str, summary: dict, folder: Path) -> None:
+        """Log in the run's own record what it found, now or when the server answers; see `Outbox.log`."""
+        self._outbox.log(what, self.parent, summary, folder)
+
     def _run(self, stage: str, anew: bool) -> bool:
         if not anew and self._is_current(stage):
             self.reused.append(stage)
@@ -99,9 +116,11 @@ class Session:
         manifest = self._workers.run(stage)
         if stage == "ingest":  # which finds out what lies beside its sources
             write_pipeline(self.root)
-        versioning.commit(self.root, stage)
+        check_params(self.root, manifest)  # DVC would take its parameters from params.yaml as that is now
         parent = self._above if self._above and stage.startswith("trial-") else self.parent
-        self._outbox.record(manifest, parent, self.flow_run)
+        self._outbox.put(manifest, parent, self.flow_run)  # before DVC calls the stage up to date: a kill loses neither
+        versioning.commit(self.root, stage)
+        self._outbox.deliver()
         self.ran.append(stage)
         self.display.finish(stage, manifest)
         return True
@@ -131,25 +150,6 @@ class Session:
     def _is_current(self, stage: str) -> bool:
         """Until something has run, what DVC said at the start holds; from then on it is asked again."""
         return versioning.is_current(self.root, stage) if self.ran else stage not in self._stale
-
-
-def claim(path: Path) -> IO[str]:
-    """A workspace's .ost/lock, opened, which this process alone holds until it is closed, or the process ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        holder = file.read().strip() or "another"
-        file.close()
-        raise WorkspaceError(
-            f"process {holder} is at work in {path.parents[1]}: wait until it is done, or end it, and run again"
-        ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
 
 
 def _explained(error: Exception, stage: str) -> Exception:

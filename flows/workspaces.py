@@ -46,10 +46,17 @@ def seed_workspace(folder: Path, seed: int, like: Path | None = None) -> Path:
 
 def _make(workspace: Path, like: Path | None) -> None:
     if like and like.exists():
-        shutil.copytree(like, workspace, ignore=shutil.ignore_patterns("tmp"))
+        shutil.copytree(like, workspace, ignore=lambda folder, names: _not_results(Path(folder), names))
         return
     workspace.mkdir(parents=True)
     versioning.init(workspace)
+
+
+def _not_results(folder: Path, names: list[str]) -> set[str]:
+    """What of a workspace's folder is the affair of whoever works there: locks, downloads, records to be delivered."""
+    if folder.name != ".ost":
+        return {"tmp"} & set(names)
+    return {name for name in names if name in ("tmp", "lock", "slots", "outbox") or name.startswith("download-")}
 
 
 def _absolute(origin: Path) -> list[str]:

@@ -9,9 +9,13 @@ import os
 import posixpath
 import re
 import tempfile
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
@@ -20,6 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from ost.errors import WorkspaceError
+from ost.store import remove
 from tasks.settings import Params
 
 SAMPLE_FOLDERS = ("world/", "data/")
@@ -28,37 +33,101 @@ BASES = ("models/target", "models/proxy", "models/judge")
 """Models that are DVC's too, unless `tracking.models` is `all`; the warm proxy is among them."""
 
 
+DOWNLOAD = "download-"
+"""Starts the name of a folder under .ost/ that holds an artifact for as long as it is looked at."""
+OLDEST_DOWNLOAD = 24 * 3600
+"""Seconds after which nobody is looking any more."""
+
+
+class Opening(TypedDict):
+    """A run that others hang under, as it is told before a server has been asked for it: as plain values for JSON."""
+
+    tags: dict[str, str]
+    known_by: list[str]
+    """Names of the tags by which it is found again while it is unfinished."""
+    started: int
+    """Milliseconds since the epoch."""
+    parent: NotRequired["Opening"]
+    """The run that it hangs under itself."""
+
+
+def opening(
+    git: dict,
+    orchestrator: str,
+    tags: dict[str, str] | None = None,
+    name: str = "curate",
+    parent: Opening | None = None,
+    params: str = "",
+) -> Opening:
+    """A run of a flow (`orchestrator`: `prefect`), which is its own, or of `dvc`.
+
+    `params`: digest of the parameters of a `dvc repro`, whose stages know of one another by that and the commit alone.
+    """
+    own = {MLFLOW_RUN_NAME: f"{name} ({orchestrator})", "ost.orchestrator": orchestrator} | _git_tags(git)
+    known = {"ost.params": params} if params else {"ost.key": uuid.uuid4().hex}
+    known_by = [*known, *(["ost.orchestrator", *_git_tags(git)] if params else [])]
+    made = Opening(tags=own | known | (tags or {}), known_by=known_by, started=time.time_ns() // 1_000_000)
+    return made | {"parent": parent} if parent else made
+
+
 class Tracker:
-    """The MLflow record of one workspace."""
+    """The MLflow record of one workspace. The server is asked when it is needed first, and not before."""
 
     def __init__(self, root: Path, params: Params):
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self.root, self.model_name = root, params.tracking.model_name
         self._left_out = SAMPLE_FOLDERS if params.tracking.models == "all" else (*SAMPLE_FOLDERS, *BASES)
-        self.client = MlflowClient(tracking_uri(root, params.tracking.uri))
-        self.experiment = self._experiment(params.tracking.experiment)
+        self._uri, self._experiment_name = tracking_uri(root, params.tracking.uri), params.tracking.experiment
+        self._joined: dict[str, str] = {}
 
-    def open(
-        self, git: dict, orchestrator: str, tags: dict[str, str] | None = None, name: str = "curate", parent: str = ""
-    ) -> str:
-        """Start a run that others hang under, and return its id; `orchestrator` is `prefect` or `dvc`."""
-        named = {MLFLOW_RUN_NAME: f"{name} ({orchestrator})", "ost.orchestrator": orchestrator}
-        named |= {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
-        return self.client.create_run(self.experiment, tags=named | _git_tags(git) | (tags or {})).info.run_id
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's own client of the store."""
+        return MlflowClient(self._uri)
 
-    def join(self, git: dict, orchestrator: str, params_digest: str) -> str:
-        """The unfinished parent run with these parameters at this commit, or a new one."""
-        tags = {"ost.params": params_digest, "ost.orchestrator": orchestrator, **_git_tags(git)}
-        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        running = self.client.search_runs(
-            [self.experiment], f"{wanted} and attributes.status = 'RUNNING'", max_results=1
-        )
-        return running[0].info.run_id if running else self.open(git, orchestrator, {"ost.params": params_digest})
+    @cached_property
+    def experiment(self) -> str:
+        """Id of the experiment that all runs are of, which is made if need be."""
+        if found := self.client.get_experiment_by_name(self._experiment_name):
+            return found.experiment_id
+        local = self.client.tracking_uri.startswith("sqlite:")
+        try:
+            return self.client.create_experiment(self._experiment_name, str(self.root / "mlruns") if local else None)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another workspace has been quicker
+                raise
+            return self.client.get_experiment_by_name(self._experiment_name).experiment_id
+
+    def answers(self) -> bool:
+        """Whether the server, or the database, can be spoken to just now."""
+        try:
+            self.client.search_experiments(max_results=1)
+        except Exception:  # of whatever kind: sockets, certificates, databases
+            return False
+        return True
+
+    def open(self, git: dict, orchestrator: str, tags: dict[str, str] | None = None, name: str = "curate") -> str:
+        """Start a run that others hang under, and return its id; see `opening`."""
+        return self.joined(opening(git, orchestrator, tags, name))
+
+    def joined(self, told: Opening) -> str:
+        """Id of the unfinished run that was opened so; it is started where there is none."""
+        key = " and ".join(f"tags.`{name}` = '{told['tags'][name]}'" for name in told["known_by"])
+        if key not in self._joined:
+            unfinished = f"{key} and attributes.status = 'RUNNING'"
+            running = self.client.search_runs([self.experiment], unfinished, max_results=1)
+            self._joined[key] = running[0].info.run_id if running else self._start(told)
+        return self._joined[key]
+
+    def _start(self, told: Opening) -> str:
+        above = {MLFLOW_PARENT_RUN_ID: self.joined(told["parent"])} if "parent" in told else {}
+        return self.client.create_run(self.experiment, told["started"], told["tags"] | above).info.run_id
 
     def close(self, run_id: str, succeeded: bool = True) -> None:
         """End a run."""
         self.client.set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
+        self._joined = {key: run for key, run in self._joined.items() if run != run_id}  # a finished one is not joined
 
     def note_reuse(self, parent: str, stages: list[str]) -> None:
         """Tag a parent run with the stages that were up to date and not run again."""
@@ -82,7 +151,8 @@ class Tracker:
         figures |= {"samples": float(summary["samples"]), "promoted": float(summary["challenge"]["promoted"])}
         self._log_metrics(run_id, figures)
         self.client.set_tag(run_id, "ost.verdict", summary["challenge"]["why"])
-        self.client.log_artifacts(run_id, str(folder), "recuration")
+        for file in ("summary.json", "samples.parquet", "changes.parquet"):
+            self.client.log_artifact(run_id, str(folder / file), "recuration")
 
     def record(self, manifest: dict, parent: str, flow_run: str = "") -> str:
         """Make a finished stage a child run, from its manifest; returns its id."""
@@ -105,14 +175,17 @@ class Tracker:
         """
         _, kind, _ = _parts(manifest)
         self._log_manifest(run_id, manifest)
-        for path in manifest["outputs"]:
-            if not path.startswith(self._left_out):
-                self._upload(run_id, path)
+        for path in self.uploaded(manifest):
+            self._upload(run_id, path)
         if kind == "sft":
             self._register(run_id, manifest)
         if kind == "evaluate":
             self._note_accuracy(manifest)
         self.close(run_id)
+
+    def uploaded(self, manifest: dict) -> dict[str, str]:
+        """The outputs of a stage that MLflow keeps a copy of, with their digests."""
+        return {path: md5 for path, md5 in manifest["outputs"].items() if not path.startswith(self._left_out)}
 
     def runs_with(self, tag: str, value: str) -> list[Run]:
         """Child runs that carry a tag with this value, newest first."""
@@ -128,6 +201,11 @@ class Tracker:
         wanted = f"name = '{self.model_name}'" + (f" and run_id = '{run_id}'" if run_id else "")
         found = self.client.search_model_versions(wanted, max_results=10_000)
         return sorted(found, key=lambda version: int(version.version))
+
+    def versions_of(self, digest: str, training: str | None = None) -> list[ModelVersion]:
+        """Registered versions with these weights, oldest first; those of one training where its key is given."""
+        tags = {"ost.digest": digest} | ({"ost.run": training} if training else {})
+        return [version for version in self.model_versions() if tags.items() <= version.tags.items()]
 
     def aliased(self, alias: str) -> ModelVersion | None:
         """The registered version with an alias, such as `champion` or a training's key; None where there is none."""
@@ -146,20 +224,21 @@ class Tracker:
         """Set a tag of a registered version."""
         self.client.set_model_version_tag(self.model_name, version.version, key, value)
 
+    def model_tag(self, key: str) -> str:
+        """A tag of the registered model itself, all versions together; empty where it has none."""
+        return self.client.get_registered_model(self.model_name).tags.get(key, "")
+
+    def tag_model(self, key: str, value: str) -> None:
+        """Set a tag of the registered model itself."""
+        self.client.set_registered_model_tag(self.model_name, key, value)
+
     @contextmanager
     def artifact(self, run_id: str, path: str) -> Iterator[Path]:
         """A run's artifact as a local file or folder, which is gone behind the block."""
         held = self.root / ".ost"
         held.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=held, prefix="download-") as folder:
+        with tempfile.TemporaryDirectory(dir=held, prefix=DOWNLOAD) as folder:
             yield Path(self.client.download_artifacts(run_id, path, folder))
-
-    def _experiment(self, name: str) -> str:
-        found = self.client.get_experiment_by_name(name)
-        if found:
-            return found.experiment_id
-        local = self.client.tracking_uri.startswith("sqlite:")
-        return self.client.create_experiment(name, str(self.root / "mlruns") if local else None)
 
     def _log_metrics(self, run_id: str, values: dict[str, float], at: str | None = None, **more: list) -> None:
         """Log numbers as of an ISO time, else of now; `more`: params and tags that are logged with them."""
@@ -177,7 +256,7 @@ class Tracker:
             run_id,
             {**manifest["metrics"], "seconds": manifest["seconds"], "flops": manifest["flops"]},
             manifest["started"],
-            params=[Param(*one) for one in [*_flat(manifest["params"]), *manifest.get("labels", {}).items()]],
+            params=[Param(*one) for one in [*flat(manifest["params"]), *manifest.get("labels", {}).items()]],
             tags=[RunTag(*one) for one in tags.items()],
         )
         context = [InputTag(MLFLOW_DATASET_CONTEXT, _parts(manifest)[1])]
@@ -202,7 +281,7 @@ class Tracker:
         (path, digest), *_ = manifest["outputs"].items()
         _, _, name = _parts(manifest)
         tags = {"ost.digest": digest, "ost.run": name}
-        known = [one for one in self.model_versions() if tags.items() <= one.tags.items()]
+        known = self.versions_of(digest, name)
         tags |= {"ost.seed": str(manifest["seed"])}
         self.set_alias(known[-1] if known else self._new_version(run_id, path, tags), name)
 
@@ -219,6 +298,13 @@ class Tracker:
         for version in self.model_versions():
             if version.tags.get("ost.digest") in manifest["inputs"].values():
                 self.tag(version, "ost.accuracy", f"{manifest['metrics']['accuracy']:.4f}")
+
+
+def sweep_downloads(root: Path) -> None:
+    """Remove what processes have left in a workspace that were killed while they looked at an artifact."""
+    for folder in (root / ".ost").glob(f"{DOWNLOAD}*"):
+        if time.time() - folder.stat().st_mtime > OLDEST_DOWNLOAD:
+            remove(folder)
 
 
 _NO_TAG = re.compile(r"[^/\w.\- :]")
@@ -272,9 +358,10 @@ def _git_tags(git: dict) -> dict[str, str]:
     return {MLFLOW_GIT_COMMIT: git["commit"], "ost.git_dirty": str(git["dirty"]).lower()}
 
 
-def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested parameters as MLflow keeps them: `evaluate.metric` and its value as text."""
     for name, value in tree.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", str(value)

@@ -127,6 +127,8 @@ def show_comparison(folder: Path) -> None:
     for protocol in ("B", "A"):
         if own := [entry for entry in summary["entries"] if entry["protocol"] == protocol]:
             console.print(comparison_table(own, f"Protocol {protocol}, {len(summary['seeds'])} seed(s)"))
+    if len(summary["seeds"]) < 2:
+        say("one seed: no interval, and nothing is told of how small a part is enough; --seeds 0,1,2 adds to it")
     say("gap: (arm − Full-SFT) / (oracle − Full-SFT); cost: choosing and training, of Full-SFT's seconds, FLOPs")
     say(f"the page: {folder / 'index.html'}")
 

@@ -25,7 +25,9 @@ def summarise(rows: Sequence[Mapping], audits: Audits | None = None) -> dict[str
     """All that is said of a comparison, as plain values for JSON.
 
     - `entries`: one for each subset and protocol, see `entries_of`, the best first.
-    - `smallest_fraction`: protocol → arm → the smallest of its fractions that is not significantly worse than its best.
+    - `smallest_fraction`: protocol → arm → the smallest of its fractions that is not significantly worse than its best;
+      None for a protocol where no arm has two seeds in common at two fractions: nothing is significant then. An arm
+      that has them not is left out.
     - `base`: accuracy of the target before any training, seed by seed.
     - `detection`: by seed and score, how well rank and toxic flag tell wrong from right, where that is known.
     - `seeds`: those that any row has.
@@ -162,7 +164,7 @@ def _beats(other: Mapping, entry: Mapping) -> bool:
     return _is_real(other) and cheap and other["accuracy"] > entry["accuracy"]
 
 
-def _smallest_fractions(entries: Sequence[Mapping]) -> dict[str, float]:
+def _smallest_fractions(entries: Sequence[Mapping]) -> dict[str, float] | None:
     by_arm: dict[str, dict[float, Mapping]] = {}
     for entry in entries:
         subset = Subset.parse(entry["subset"])
@@ -171,11 +173,14 @@ def _smallest_fractions(entries: Sequence[Mapping]) -> dict[str, float]:
     found = {}
     for arm, own in by_arm.items():
         best = max(own.values(), key=lambda entry: entry["accuracy"])
-        found[arm] = min(fraction for fraction, entry in own.items() if not _significantly_worse(entry, best))
-    return found
+        reaches = {fraction: _most_against(entry, best) for fraction, entry in own.items() if entry is not best}
+        if reaches and None not in reaches.values():
+            enough = [fraction for fraction, most in reaches.items() if most >= 0]
+            found[arm] = min([*enough, Subset.parse(best["subset"]).fraction])
+    return found or None
 
 
-def _significantly_worse(entry: Mapping, best: Mapping) -> bool:
+def _most_against(entry: Mapping, best: Mapping) -> float | None:
+    """Upper end of the interval of its difference to the best; None where two seeds in common are wanting."""
     difference = entry["against"].get(best["subset"])
-    high = difference and difference["interval"][1]
-    return high is not None and high < 0
+    return difference["interval"][1] if difference else None

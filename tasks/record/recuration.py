@@ -1,6 +1,7 @@
 """What recurations leave: who was in pool and subset, what has changed since, and whether the proxy still holds."""
 
 import datetime
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,17 +12,23 @@ import pyarrow.compute as pc
 from ost.arms.plan import Training
 from ost.audit.drift import Drift, measure_drift
 from ost.errors import ConfigError
-from ost.store import digest, publish, read_json, read_table, write_json, write_table
+from ost.store import digest, publish, read_json, read_table, remove, write_json, write_table
 from tasks import versioning
 from tasks.pipeline import manifest_path, needed_for, stages_of, write_pipeline
 from tasks.plan import Plan
 from tasks.record.champion import Verdict
 from tasks.settings import Params
 from tasks.stages.digests import Digests
+from tasks.stages.run import value_of
 from tasks.storage import publish_files
 
 FOLDER = "recurations"
 """Where each run leaves what it found, under its time."""
+
+PENDING = "pending.json"
+"""In a run's folder, which steps behind its verdict are still to be done; gone once all are."""
+STEPS = ("promote", "upload", "log", "tell")
+"""What a run does once it is decided, in this order: in the registry, object storage, MLflow's run, and Prefect."""
 
 CHANGES = ("new", "gone", "entered", "left", "turned toxic", "no longer toxic")
 """What can have become of a sample: in the pool, in the subset, in the scores."""
@@ -35,6 +42,8 @@ class Past:
     samples: pa.Table
     """`id, toxic, kept` of its pool."""
     summary: dict
+    pending: tuple[str, ...] = ()
+    """Those of STEPS that it was stopped before."""
 
     def is_of(self, seen: Mapping[str, str]) -> bool:
         """Whether the workspace is as that run left it; `seen` is what `Recuration.seen` says now."""
@@ -72,7 +81,7 @@ class Recuration:
     def unchanged(self) -> dict | None:
         """The last run's summary, marked as unchanged, if nothing has become new since."""
         last = self.past()
-        if not last or not last.is_of(self.seen()):
+        if not last or last.pending or not last.is_of(self.seen()):
             return None
         write_pipeline(self.root)  # else DVC does not know of a parameter that params.yaml has got since
         if versioning.stale_stages(self.root) & set(self.stages) or self.changed_for_proxy():
@@ -92,7 +101,15 @@ class Recuration:
         now = self.params.model_dump(mode="json")
         then = manifest["inputs"] | manifest["outputs"]
         files = [path for path, md5 in then.items() if path != "data/pool" and digests.of(self.root / path) != md5]
-        return [*files, *(name for name in stage.params if _at(name, now) != _at(name, manifest["params"]))]
+        return [*files, *(name for name in stage.params if value_of(name, now) != value_of(name, manifest["params"]))]
+
+    def warmed_up_since(self, last: Past) -> bool:
+        """Whether the proxy is another than after the last run: one that was stopped, or a curation, warmed it up."""
+        return last.summary.get("proxy", self._proxy()) != self._proxy()
+
+    def is_of_this_pool(self) -> bool:
+        """Whether the proxy was warmed up with the pool as it is."""
+        return read_json(self.root / manifest_path("warmup"))["inputs"]["data/pool"] == digest(self.root / "data/pool")
 
     def past(self, name: str | None = None) -> Past | None:
         """The run of this name, or the last one; None where there is none."""
@@ -100,7 +117,8 @@ class Recuration:
         if not found or (name and name not in found):
             return None
         folder = self.root / FOLDER / (name or found[-1])
-        return Past(folder.name, read_table(folder / "samples.parquet"), read_json(folder / "summary.json"))
+        pending = tuple(read_json(folder / PENDING)) if (folder / PENDING).exists() else ()
+        return Past(folder.name, read_table(folder / "samples.parquet"), read_json(folder / "summary.json"), pending)
 
     def seen(self) -> dict[str, str]:
         """Digests of the manifests that end a run; one that was stopped before it published has left others."""
@@ -112,11 +130,11 @@ class Recuration:
         scores = read_table(self._table)
         return measure_drift(scores, fresh.samples["id"], self._anchor_loss(), fresh.summary["anchor_loss"])
 
-    def publish(self, last: Past | None, why_warmed_up: list[str], verdict: Verdict) -> dict:
-        """Write and upload what this run found, beside `last`; returns the summary.
+    def write(self, last: Past | None, why_warmed_up: list[str], verdict: Verdict) -> None:
+        """Write what this run found, beside `last`: all at once, and with it that nothing has come of it yet.
 
-        summary.json, samples.parquet and changes.parquet, under the run's own name. The upload (`recurate.publish`)
-        comes before the run counts as done: where it fails, the next run tries again.
+        summary.json, samples.parquet, changes.parquet and PENDING, under the run's own name, and with
+        `recurate.publish` a copy of all that is to be uploaded.
         """
         name = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H%M%S.%fZ")
         samples = self._samples()
@@ -130,6 +148,7 @@ class Recuration:
             "counts": {change: counts.get(change, 0) for change in CHANGES},
             "warmed_up": name if why_warmed_up else last.summary["warmed_up"],
             "why_warmed_up": why_warmed_up,
+            "proxy": self._proxy(),
             "anchor_loss": self._anchor_loss(),
             "challenge": asdict(verdict) | {"promoted": verdict.promoted, "why": verdict.why},
         }
@@ -137,12 +156,46 @@ class Recuration:
             write_table(part / "samples.parquet", samples)
             write_table(part / "changes.parquet", changes)
             write_json(part / "summary.json", summary)
-            if self.params.recurate.publish:
-                subset = f"select-{self.training.subset.key}"
-                paths = (self._selection, f"scores/{self.scores}-toxic.parquet", manifest_path(subset))
-                files = {path: self.root / path for path in paths} | {path.name: path for path in part.iterdir()}
-                publish_files(files, self.params.recurate.publish, name)
-        return summary
+            write_json(part / PENDING, STEPS)
+            for path in self._published if self.params.recurate.publish else ():
+                (part / path).parent.mkdir(exist_ok=True)
+                shutil.copyfile(self.root / path, part / path)
+
+    def upload(self, name: str) -> None:
+        """Upload what a run left to `recurate.publish`, if that is set; doing so again changes nothing there."""
+        if not self.params.recurate.publish:
+            return
+        folder = self.root / FOLDER / name
+        found = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(PENDING)]
+        files = {file.relative_to(folder).as_posix(): file for file in found}
+        publish_files(files, self.params.recurate.publish, name)
+
+    def strike_off(self, name: str, step: str) -> None:
+        """Remember that a step of a run is done; with the last one nothing is left to do."""
+        file = self.root / FOLDER / name / PENDING
+        left = [one for one in read_json(file) if one != step]
+        if left:
+            write_json(file, left)
+        else:
+            file.unlink()
+
+    def discard(self, name: str) -> None:
+        """Forget a run of which nothing has come: the next one decides anew."""
+        remove(self.root / FOLDER / name)
+
+    def _proxy(self) -> str:
+        """What tells the warm proxy of one run from another's: its manifest's digest; empty where there is none."""
+        record = self.root / manifest_path("warmup")
+        return digest(record) if record.exists() else ""
+
+    @property
+    def _published(self) -> tuple[str, ...]:
+        """What is uploaded beside a run's own files."""
+        return (
+            self._selection,
+            f"scores/{self.scores}-toxic.parquet",
+            manifest_path(f"select-{self.training.subset.key}"),
+        )
 
     @property
     def _selection(self) -> str:
@@ -160,12 +213,6 @@ class Recuration:
 
     def _anchor_loss(self) -> float:
         return read_json(self.root / manifest_path(f"score-{self.scores}"))["metrics"]["anchor_loss"]
-
-
-def _at(name: str, params: Mapping) -> object:
-    """The value of a parameter such as `sft.steps`."""
-    section, _, key = name.partition(".")
-    return params[section][key] if key else params[section]
 
 
 def changes_between(before: pa.Table, now: pa.Table) -> pa.Table:

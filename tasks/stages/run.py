@@ -2,15 +2,19 @@
 
 import datetime
 import errno
+import functools
+import operator
 import os
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from ost.errors import WorkspaceError
 from ost.store import read_json
 from ost.types import Progress, silent
-from tasks.pipeline import manifest_path
-from tasks.settings import load_params
+from tasks.pipeline import manifest_path, stages_of
+from tasks.plan import Plan
+from tasks.settings import load_params, parse_params
 from tasks.slots import Slots
 from tasks.stages.context import Context
 from tasks.stages.reproducible import make_reproducible
@@ -43,6 +47,28 @@ def execute(stage: str, root: str | Path, progress: Progress = silent, slots: Sl
             f"no room is left to write what {stage} makes ({error}): free some space, and run again; what is finished "
             "is kept"
         ) from error
+
+
+def check_params(root: Path, manifest: dict) -> None:
+    """Raises WorkspaceError where params.yaml says other parameters than those that a stage has just run with.
+
+    DVC reads them once a stage has ended, and would take what was made with the old ones for what the new ones give.
+    """
+    ran_with, now = manifest["params"], load_params(root / "params.yaml").model_dump(mode="json")
+    if now == ran_with:
+        return
+    stage = manifest["stage"]
+    read = [name for one in stages_of(root, Plan(parse_params(ran_with))) if one.name == stage for name in one.params]
+    if changed := [name for name in read if value_of(name, now) != value_of(name, ran_with)]:
+        raise WorkspaceError(
+            f"params.yaml changed while {stage} ran: {', '.join(changed)}. What it made is of the old parameters, and "
+            "is not kept: run again"
+        )
+
+
+def value_of(name: str, params: Mapping) -> object:
+    """The value of a parameter such as `sft.steps`, or of a whole section."""
+    return functools.reduce(operator.getitem, name.split("."), params)
 
 
 def _is_full(error: Exception) -> bool:

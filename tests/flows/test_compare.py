@@ -1,6 +1,7 @@
 """`ost compare` on a tiny workspace, as a user runs it: Prefect, DVC, MLflow on SQLite, and a judge behind a server."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +11,7 @@ import yaml
 from tiny_workspace import TINY, Shell, assert_stages_keep_to_dvc_yaml, make_workspace, shown_by
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
-from flows.workspaces import planned
+from flows.workspaces import planned, seed_workspace
 from ost.arms import arm_of, arms
 from ost.arms.plan import BASE
 from ost.data import Dataset, content_digest
@@ -261,3 +262,20 @@ def test_a_ceiling_needs_the_truth():
     params = Params().model_copy(update={"data": Data(truth=None)})
     with pytest.raises(ConfigError, match=r"the arm\(s\) oracle need to know which samples are wrong"):
         Plan(planned(params)).check()
+
+
+def test_of_another_comparison_results_are_taken_over_and_not_its_affairs(workspace, tmp_path):
+    like, folder = tmp_path / "like", tmp_path / "mine"
+    shutil.copytree(workspace.root / ".dvc", like / "seed-3/.dvc")
+    for path in (".ost/outbox/1.json", ".ost/lock", ".ost/download-x/file", ".ost/scores/a.parquet", "data/lock"):
+        (like / "seed-3" / path).parent.mkdir(parents=True, exist_ok=True)
+        (like / "seed-3" / path).write_text("{}")
+    folder.mkdir()
+    shutil.copyfile(workspace.root / "params.yaml", folder / "params.yaml")
+    made = seed_workspace(folder, 3, like)
+    found = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    assert {path for path in found if not path.startswith(".dvc/")} == {
+        ".ost/scores/a.parquet",
+        "data/lock",
+        "params.yaml",
+    }

@@ -4,8 +4,12 @@ import pytest
 import yaml
 from tiny_workspace import TRAININGS
 
+from flows.parameters import set_params
+from flows.session import Session
 from ost.data import Dataset, content_digest
+from ost.errors import WorkspaceError
 from ost.store import read_json
+from tasks import versioning
 from tasks.settings import load_params
 from tasks.tracking import Tracker
 
@@ -89,3 +93,50 @@ def test_every_training_is_one_registered_model_with_its_accuracy(curated, track
         assert version.run_id == children[f"sft-{run}"][0].info.run_id
         accuracy = read_json(curated.root / f"evaluations/{run}.json")["accuracy"]
         assert float(version.tags["ost.accuracy"]) == pytest.approx(accuracy, abs=1e-4), f"{run}: another's accuracy"
+
+
+SELECT = "select-lookahead-20"
+
+
+@pytest.fixture
+def own_record(copied, monkeypatch) -> Tracker:
+    """The record of a copy of the workspace, which may be changed."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return Tracker(copied.root, load_params(copied.root / "params.yaml"))
+
+
+def test_a_stage_that_is_killed_before_dvc_knows_of_it_is_recorded_all_the_same(copied, own_record, monkeypatch):
+    """The other way round it would be up to date, and nobody would ever record it."""
+    before = len(own_record.runs_with("ost.stage", SELECT))
+    set_params(copied.root / "params.yaml", ["select.purity=0.5"])
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(versioning, "commit", killed)
+        with pytest.raises(KeyboardInterrupt), Session(copied.root) as session:
+            session.run(SELECT)
+    with Session(copied.root) as session:
+        assert session.run(SELECT), "DVC took a stage for up to date that was never committed"
+    assert len(own_record.runs_with("ost.stage", SELECT)) == before + 2
+
+
+def test_what_ran_with_other_parameters_than_params_yaml_has_is_not_committed(copied, own_record, monkeypatch):
+    before = len(own_record.runs_with("ost.stage", SELECT))
+    with Session(copied.root) as session:
+        run = session._workers.run
+
+        def edited_meanwhile(stage: str) -> dict:
+            manifest = run(stage)
+            set_params(copied.root / "params.yaml", [edit])
+            return manifest
+
+        monkeypatch.setattr(session._workers, "run", edited_meanwhile)
+        edit = "sft.steps=9"
+        session.run(SELECT, anew=True)  # it reads none of sft
+        edit = "select.purity=0.5"
+        with pytest.raises(WorkspaceError, match=rf"params.yaml changed while {SELECT} ran: select.*: run again"):
+            session.run(SELECT, anew=True)
+    assert not versioning.is_current(copied.root, SELECT)
+    assert len(own_record.runs_with("ost.stage", SELECT)) == before + 1, "what is not kept was recorded"

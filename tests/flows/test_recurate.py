@@ -1,6 +1,7 @@
 """`ost recurate` on data that keeps arriving: real Prefect, DVC and MLflow, run in this process."""
 
 import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,16 +11,17 @@ import yaml
 from tiny_workspace import RECURATED, Shell, make_workspace
 
 from flows.parameters import set_params
-from flows.recurate import recurate
+from flows.recurate import PROMOTED, recurate
 from flows.session import Session
+from ost.comparison.challenge import Gain
 from ost.data import Sample, chat, write_samples
 from ost.errors import WorkspaceError
 from ost.store import digest, read_json, read_table
 from ost.worlds import handmath
 from tasks import versioning
 from tasks.pipeline import write_pipeline
-from tasks.record.champion import CHAMPION
-from tasks.record.recuration import FOLDER, Recuration, changes_between
+from tasks.record.champion import CHAMPION, ChampionChanged, Verdict, challenge
+from tasks.record.recuration import FOLDER, STEPS, Recuration, changes_between
 from tasks.settings import load_params
 from tasks.tracking import Tracker
 
@@ -220,9 +222,6 @@ def test_a_run_whose_record_was_deleted_makes_the_proxy_warm_up_anew(second, lat
 def test_a_run_that_was_stopped_before_its_end_is_finished_by_the_next(workspace, monkeypatch):
     arrive(workspace, "2026-11-08", handmath.draw("pool", 20, 0, stream=1))
 
-    def stop(*arguments):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr("flows.recurate.challenge", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -231,6 +230,123 @@ def test_a_run_that_was_stopped_before_its_end_is_finished_by_the_next(workspace
     summary = recurate(str(workspace))
     assert summary["changed"] and summary["counts"]["new"] == 20
     assert state(workspace)["versions"] == 2, "what was trained already was trained again"
+
+
+@pytest.fixture(scope="module")
+def decided(first, tmp_path_factory) -> Shell:
+    """A copy whose run was stopped once it had decided for a new champion; not to be changed."""
+    shell = Shell(copy_to(tmp_path_factory.mktemp("decided") / "workspace", first.root), first.environment)
+    set_params(shell.root / "params.yaml", ["recurate.publish=s3://ost/selections"])
+    arrive(shell.root, "2026-11-08", handmath.draw("pool", 20, 0, stream=1))
+
+    def decide(*arguments) -> Verdict:
+        return replace(challenge(*arguments), gain=Gain(0.1, 0.9, (0.7, 0.9), 60, 0.97))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.recurate.challenge", decide)
+        patch.setattr("flows.recurate.promote", stop)
+        with pytest.raises(KeyboardInterrupt):
+            recurate(str(shell.root))
+    return shell
+
+
+def stop(*arguments):
+    """What a kill is to the run: it goes no further."""
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def effects(decided, tmp_path, monkeypatch) -> "Effects":
+    found = Effects(copy_to(tmp_path / "workspace", decided.root))
+    monkeypatch.setattr("tasks.record.recuration.publish_files", lambda files, _, name: found.uploaded.append(files))
+    monkeypatch.setattr("flows.recurate.emit_event", lambda event, id, **_: found.told.append((event, id)))
+    return found
+
+
+@dataclass
+class Effects:
+    """A copy of that workspace, and what has left it since."""
+
+    root: Path
+    uploaded: list[dict[str, Path]] = field(default_factory=list)
+    told: list[tuple] = field(default_factory=list)
+
+    @property
+    def logged(self) -> list[str]:
+        return [run.data.tags["ost.verdict"] for run in tracker(self.root).runs_with("ost.verdict", self.why)]
+
+    @property
+    def why(self) -> str:
+        return Recuration(self.root, load_params(self.root / "params.yaml")).past().summary["challenge"]["why"]
+
+
+@pytest.mark.parametrize("last", STEPS)
+def test_wherever_a_run_is_killed_once_it_is_decided_the_next_comes_to_the_same_end(effects, monkeypatch, last):
+    """Killed when a step is done and before that is noted: it is done again, and people are told twice at most."""
+    root, strike_off = effects.root, Recuration.strike_off
+    assert str(tracker(root).aliased(CHAMPION).version) == "1", "the fixture was not stopped in time"
+
+    def killed(self, name: str, step: str) -> None:
+        if step == last:
+            raise KeyboardInterrupt
+        strike_off(self, name, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recuration, "strike_off", killed)
+        with pytest.raises(KeyboardInterrupt):
+            recurate(str(root))
+    summary = recurate(str(root))
+    assert summary["changed"] and summary["challenge"]["promoted"] and summary["counts"]["new"] == 20
+    assert str(tracker(root).aliased(CHAMPION).version) == "2"
+    assert {event for event, _ in effects.told} == {PROMOTED}, "nobody was told of the new champion"
+    assert len({one for _, one in effects.told}) == 1 and len(effects.told) <= 2, "Prefect cannot see that it is one"
+    assert effects.logged, "MLflow was not told"
+    published = effects.uploaded[-1]
+    assert {"summary.json", "changes.parquet", "selections/lookahead-20.parquet"} < published.keys()
+    assert (
+        published["selections/lookahead-20.parquet"].read_bytes()
+        == (root / "selections/lookahead-20.parquet").read_bytes()
+    )
+    before = state(root)
+    assert not recurate(str(root))["changed"] and state(root) == before
+
+
+def test_what_is_new_since_a_run_was_killed_is_the_next_ones_affair(effects):
+    arrive(effects.root, "2026-11-15", handmath.draw("pool", 10, 0, stream=2))
+    summary = recurate(str(effects.root))
+    assert summary["counts"]["new"] == 10 and len(state(effects.root)["recurations"]) == 3
+    assert len({one for _, one in effects.told}) == 2, "the killed run was forgotten"
+
+
+def test_a_decision_that_others_have_overtaken_is_taken_again(effects):
+    record = tracker(effects.root)
+    version = record.client.create_model_version(record.model_name, "runs:/elsewhere/model")
+    record.set_alias(version, CHAMPION)
+    with pytest.raises(ChampionChanged, match=r"was 1 when version 2 was held against it.*: run again"):
+        recurate(str(effects.root))
+    assert not effects.told and not effects.uploaded and len(state(effects.root)["recurations"]) == 1
+    record.set_alias(record.model_versions()[0], CHAMPION)
+    assert recurate(str(effects.root))["counts"]["new"] == 20
+
+
+@pytest.mark.parametrize("more", [0, 10])
+def test_a_warm_up_that_a_killed_run_did_is_not_forgotten(workspace, monkeypatch, more):
+    """It stands for the pool that it was done with; with yet another pool nobody knows how far it reaches."""
+    set_params(workspace / "params.yaml", ["warmup.learning_rate=0.0001"])
+    arrive(workspace, "2026-11-08", handmath.draw("pool", 20, 0, stream=1))
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.recurate.challenge", stop)
+        with pytest.raises(KeyboardInterrupt):
+            recurate(str(workspace))
+    warmed = read_json(workspace / "models/proxy-warm.manifest.json")
+    if more:
+        arrive(workspace, "2026-11-15", handmath.draw("pool", more, 0, stream=2))
+    summary = recurate(str(workspace))
+    assert summary["warmed_up"] == summary["name"], "drift would be measured from a run of another proxy"
+    (reason,) = summary["why_warmed_up"]
+    now = read_json(workspace / "models/proxy-warm.manifest.json")
+    assert ("another pool" in reason) == bool(more) == (now != warmed)
+    assert now["inputs"]["data/pool"] == digest(workspace / "data/pool")
 
 
 def test_a_second_flow_in_the_same_workspace_is_refused(workspace):

@@ -96,6 +96,13 @@ def test_the_smallest_fraction_that_is_not_significantly_worse():
     rows = [row(subset, one, seed=seed) for subset, own in accuracies.items() for seed, one in enumerate(own)]
     rows += [row("full", 0.4, seed=seed) for seed in range(3)]
     assert summarise(rows)["smallest_fraction"] == {"B": {"one-step": 0.2}}
+    rows += [row("random-20", 0.5, seed=0), row("random-50", 0.6, seed=0)]
+    assert summarise(rows)["smallest_fraction"] == {"B": {"one-step": 0.2}}, "one seed of random proves nothing"
+
+
+def test_one_seed_tells_of_no_smallest_fraction():
+    rows = [row("one-step-5", 0.1), row("one-step-20", 0.7), row("one-step-50", 0.71), row("full", 0.4)]
+    assert summarise(rows)["smallest_fraction"] == {"B": None}
 
 
 def test_entries_are_sorted_and_the_result_is_json():

@@ -1,15 +1,20 @@
 """A record that its server cannot take: a real MLflow server that goes down, and comes back."""
 
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from mlflow.exceptions import MlflowException
+import requests
+from botocore.exceptions import EndpointConnectionError
+from mlflow.exceptions import MlflowException, RestException
 
+from ost.store import read_json
 from stack.processes import free_ports
 from stack.servers import mlflow_server
-from tasks.record.outbox import FOLDER, Outbox
+from tasks.record.outbox import FOLDER, LONGEST, REFUSED, Outbox
 from tasks.settings import Params, Tracking
-from tasks.tracking import Tracker
+from tasks.tracking import Tracker, opening
 
 GIT = {"commit": "c0ffee" * 6 + "c0ff", "dirty": False}
 SELECTION = "selections/lookahead-20.parquet"
@@ -74,3 +79,129 @@ def test_a_transfer_that_broke_off_goes_on_in_the_same_run(tmp_path, tracker, ma
     assert outbox.deliver() == 0
     (run,) = tracker.runs_with("ost.stage", "select-lookahead-20")
     assert run.info.status == "FINISHED", "the half record stands beside the whole one"
+
+
+def test_a_server_that_is_down_from_the_start_gets_the_whole_run_later(tmp_path, made, impatient):
+    """The run itself, too, with the run that it hangs under and the time that it began at."""
+    (port,) = free_ports(1)
+    server = tmp_path / "server"
+    server.mkdir()
+    params, told = Params(tracking=Tracking(uri=f"http://127.0.0.1:{port}")), []
+    outbox = Outbox(tmp_path, Tracker(tmp_path, params), told.append)
+    parent = opening(GIT, "prefect", name="seed 3", parent=opening(GIT, "prefect", name="compare mine"))
+    assert outbox.deliver() == 0
+    assert outbox.open(parent) == 1
+    assert outbox.record(made("select-lookahead-20", {}, {SELECTION: b"subset"}), parent) == 2
+    assert outbox.close(parent, ["world"], succeeded=True) == 3
+    outbox.tell_what_is_left()
+    assert told == [
+        f"MLflow has not taken 3 records (it does not answer): they are kept in {FOLDER}, and the next run here "
+        "delivers them"
+    ]
+    with mlflow_server(server, port):
+        again = Tracker(tmp_path, params)
+        assert Outbox(tmp_path, again, told.append).deliver() == 0
+        (run,) = again.runs_with("ost.stage", "select-lookahead-20")
+        of = again.client.get_run(run.data.tags["mlflow.parentRunId"])
+        assert (of.info.status, of.info.start_time) == ("FINISHED", parent["started"])
+        above = again.client.get_run(of.data.tags["mlflow.parentRunId"])
+        assert (above.info.status, above.info.run_name) == ("RUNNING", "compare mine (prefect)")
+
+
+def refused_by_server() -> RestException:
+    return RestException({"error_code": "INVALID_PARAMETER_VALUE", "message": "a name too long"})
+
+
+def http_error(status: int) -> requests.HTTPError:
+    answer = requests.Response()
+    answer.status_code = status
+    return requests.HTTPError("said no", response=answer)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MlflowException("gone"),
+        RestException({"error_code": "PERMISSION_DENIED"}),
+        requests.ConnectionError("reset"),
+        http_error(503),
+        EndpointConnectionError(endpoint_url="http://s3"),
+        OSError(28, "No space left on device"),
+        TimeoutError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_an_outage_raises_the_stage_is_not_ended_and_the_order_kept(
+    tmp_path, tracker, made, monkeypatch, error
+):
+    told = []
+    outbox, parent = Outbox(tmp_path, tracker, told.append), tracker.open(GIT, "prefect")
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker, "_upload", raising(error))
+        assert outbox.record(made("select-lookahead-20", {}, {SELECTION: b"subset"}), parent) == 1
+        assert outbox.record(made("score-lookahead", {}, {"scores/lookahead.parquet": b"scores"}), parent) == 2
+        assert type(error).__name__ in outbox.trouble and not told
+    assert outbox.deliver() == 0
+    assert not (tmp_path / FOLDER / REFUSED).exists() and outbox.trouble == ""
+
+
+@pytest.mark.parametrize("error", [refused_by_server(), http_error(413)], ids=lambda error: type(error).__name__)
+def test_what_the_server_refuses_is_laid_aside_and_the_rest_goes_on(tmp_path, tracker, made, monkeypatch, error):
+    told = []
+    outbox, parent = Outbox(tmp_path, tracker, told.append), tracker.open(GIT, "prefect")
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker, "_upload", raising(error))
+        assert outbox.record(made("select-lookahead-20", {}, {SELECTION: b"subset"}), parent) == 0
+    assert outbox.record(made("score-lookahead", {}, {"scores/lookahead.parquet": b"scores"}), parent) == 0
+    (line,) = told
+    (file,) = (tmp_path / FOLDER / REFUSED).iterdir()
+    assert file.name in line and str(error) in line and str(error) in read_json(file)["why"]
+    assert tracker.runs_with("ost.stage", "score-lookahead")[0].info.status == "FINISHED"
+    assert tracker.runs_with("ost.stage", "select-lookahead-20")[0].info.status == "FAILED", "begun, and never ended"
+    file.replace(tmp_path / FOLDER / file.name)  # as a person would who has mended what was wrong
+    assert outbox.deliver() == 0
+
+
+@pytest.mark.parametrize("spoil", ["gone", "another", "half"])
+def test_an_entry_whose_files_are_no_longer_its_own_is_laid_aside(tmp_path, tracker, made, monkeypatch, spoil):
+    told = []
+    outbox, parent = Outbox(tmp_path, tracker, told.append), tracker.open(GIT, "prefect")
+    outbox.put(made("sft-lookahead-20-B", {}, {"models/sft/lookahead-20-B": b"weights"}), parent)
+    if spoil == "gone":
+        (tmp_path / "models/sft/lookahead-20-B").unlink()
+    elif spoil == "another":
+        (tmp_path / "models/sft/lookahead-20-B").write_bytes(b"next week's weights")
+    else:
+        next((tmp_path / FOLDER).glob("*.json")).write_text('{"manifest": {')
+    assert outbox.record(made("select-lookahead-20", {}, {SELECTION: b"subset"}), parent) == 0
+    assert len(told) == 1 and tracker.model_versions() == [], "weights were registered under another's digest"
+    assert tracker.runs_with("ost.stage", "select-lookahead-20")
+    assert outbox.deliver() == 0 and len(told) == 1, "it is told each time"
+
+
+def test_an_entry_that_fails_for_a_day_while_the_server_answers_is_laid_aside(tmp_path, tracker, made, monkeypatch):
+    outbox, parent = Outbox(tmp_path, tracker), tracker.open(GIT, "prefect")
+    monkeypatch.setattr(tracker, "_upload", raising(MlflowException("a fault of the server's own")))
+    assert outbox.record(made("select-lookahead-20", {}, {SELECTION: b"subset"}), parent) == 1
+    (file,) = (tmp_path / FOLDER).glob("*.json")
+    file.rename(file.with_name(f"{time.time_ns() - int((LONGEST + 60) * 1e9):020}.json"))
+    assert outbox.deliver() == 0 and len(list((tmp_path / FOLDER / REFUSED).iterdir())) == 1
+
+
+def test_the_client_is_impatient_for_as_long_as_it_delivers_and_no_longer(tmp_path, tracker, monkeypatch):
+    name, seen = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", []
+    outbox, parent = Outbox(tmp_path, tracker), tracker.open(GIT, "prefect")
+    monkeypatch.setattr(tracker, "close", lambda *_: seen.append(os.environ[name]))
+    monkeypatch.delenv(name, raising=False)
+    outbox.close(parent, [], True)
+    assert name not in os.environ
+    monkeypatch.setenv(name, "5")
+    outbox.close(parent, [], True)
+    assert seen == ["2", "5"], "a person's own setting was overruled"
+
+
+def raising(error: Exception):
+    def fail(*_):
+        raise error
+
+    return fail

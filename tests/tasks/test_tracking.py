@@ -1,12 +1,14 @@
 """The MLflow record, on a real store, and once on a real server."""
 
 import json
+import os
 
 import pytest
 
 from ost.errors import WorkspaceError
+from stack.processes import free_ports
 from stack.servers import mlflow_server
-from tasks.tracking import Tracker, path_of_tag, tag_of, tracking_uri
+from tasks.tracking import Tracker, opening, path_of_tag, sweep_downloads, tag_of, tracking_uri
 
 GIT = {"commit": "c0ffee" * 6 + "c0ff", "dirty": True}
 
@@ -100,12 +102,42 @@ def test_the_accuracy_goes_to_the_model_that_was_evaluated(tracker, parent, made
 
 
 def test_stages_of_one_repro_share_a_parent_until_it_is_closed(tracker):
-    first = tracker.join(GIT, "dvc", "digest-1")
-    assert tracker.join(GIT, "dvc", "digest-1") == first, "each stage of one `dvc repro` would get its own parent"
-    assert tracker.join(GIT, "dvc", "digest-2") != first, "runs with other parameters were put under one parent"
-    assert tracker.join(GIT | {"commit": "another"}, "dvc", "digest-1") != first
+    def join(digest: str, git: dict = GIT) -> str:
+        return tracker.joined(opening(git, "dvc", params=digest))
+
+    first = join("digest-1")
+    assert join("digest-1") == first, "each stage of one `dvc repro` would get its own parent"
+    assert join("digest-2") != first, "runs with other parameters were put under one parent"
+    assert join("digest-1", GIT | {"commit": "another"}) != first
     tracker.close(first)
-    assert tracker.join(GIT, "dvc", "digest-1") != first, "a finished parent was taken up again"
+    assert join("digest-1") != first, "a finished parent was taken up again"
+
+
+def test_a_run_is_opened_when_it_is_joined_first_and_found_again_by_another_process(tracker, tmp_path, tracked_as):
+    above = opening(GIT, "prefect", name="compare mine")
+    told = json.loads(json.dumps(opening(GIT, "prefect", {"ost.flow_run": "flow"}, "seed 3", above)))
+    run = tracker.client.get_run(tracker.joined(told))
+    assert run.info.start_time == told["started"] and run.data.tags["ost.flow_run"] == "flow"
+    assert run.data.tags["mlflow.parentRunId"] == tracker.joined(above)
+    name = tracker.client.get_experiment(tracker.experiment).name
+    assert Tracker(tmp_path, tracked_as(tracker.client.tracking_uri, name)).joined(told) == run.info.run_id
+    assert tracker.joined(opening(GIT, "prefect")) != tracker.joined(opening(GIT, "prefect")), "two flows are one run"
+
+
+def test_a_record_asks_no_server_before_it_has_to(tmp_path, tracked_as, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (port,) = free_ports(1)
+    assert not Tracker(tmp_path, tracked_as(f"http://127.0.0.1:{port}", "nobody")).answers()
+
+
+def test_downloads_that_a_kill_has_left_are_swept(tmp_path):
+    old, new = (tmp_path / f".ost/download-{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    sweep_downloads(tmp_path)
+    assert not old.exists() and new.exists(), "somebody may be looking at it"
 
 
 def test_a_failed_flow_is_recorded_as_failed_with_what_it_reused(tracker, parent):
