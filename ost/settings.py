@@ -5,8 +5,9 @@ Every section is frozen and refuses what it does not know, so that a typing erro
 
 import difflib
 import math
+import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -38,8 +39,38 @@ LMMS_EVAL = (
 )
 
 
+_USERINFO = re.compile(r"(\w+://)((?:[^\s/:@]*:(?!\d*/)[^\s@]*|[^\s/@]*)@(?:[^\s/@]*@)*)")
+"""Scheme of an address, and what stands before its host. A password may hold a slash; digits and a slash are a port."""
+_SECRET = re.compile(r"(?<!\w)([A-Z0-9_]*(?:KEY|TOKEN|SECRET|PASSWORD)=)(?![\"']?\$)[\"']?[^\s\"']+")
+"""What a command sets a variable of the environment to, where that is no other variable."""
+_COPIED = "and parameters are copied to manifests, to dvc.lock and to MLflow: leave it out"
+
+
+def without_userinfo(text: str) -> str:
+    """An address, or any text that holds some, without the `user:password@` before the host."""
+    return _USERINFO.sub(r"\1", text)
+
+
 class Section(BaseModel):
+    """A section of params.yaml. No secret may stand in one: parameters are copied to manifests and to the record."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _holds_no_secret(cls, value: object) -> object:
+        for text in _texts(value):
+            # The name alone of a database's user is no secret; before a web address it may be a token.
+            if any(":" in user or scheme.startswith("http") for scheme, user in _USERINFO.findall(text)):
+                raise ValueError(
+                    f"an address holds a password, {_COPIED}, and name the address in the environment "
+                    "(MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL) or the key alone (OPENAI_API_KEY)"
+                )
+            if _SECRET.search(text):
+                raise ValueError(
+                    f"a command sets a key or a password, {_COPIED}, for it runs in the environment of ost"
+                )
+        return value
 
 
 class Execution(Section):
@@ -159,8 +190,9 @@ class Score(Section):
     sketch: int = Field(default=256, ge=0)
     """Numbers, a square, by which each sample is told from others in choosing for breadth: of a sketch of its gradient
     (`gradient`), or at most of its mean hidden state before the answer (`transposed`, `lookahead`); 0 for none."""
-    checks: typing.Annotated[int, Field(ge=0)] = 200
-    """Random pool samples that the run is checked on, against `exact` in float64; 0 leaves the checks out."""
+    checks: typing.Annotated[int, Field(ge=0)] | None = None
+    """Random pool samples that the run is checked on, against `exact` in float64; 0 leaves the checks out. Null: 200,
+    or 20 for a proxy of more than 50 million weights on a CPU, where 200 would take longer than many a pool."""
     precision: Precision = "auto"
     """Arithmetic: fp32, bf16, or mixed: bf16, but for the modules whose weights move. In the last two, weights that do
     not move are held in bf16. auto: on an accelerator the fastest of them that the check passes with, else fp32."""
@@ -360,6 +392,16 @@ class Settings(Section):
     holdout: Holdout = Holdout()
 
 
+def _texts(value: object) -> Iterator[str]:
+    """All strings of a setting, but for those of sections, which are looked at for themselves."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for one in (*value, *value.values()) for text in _texts(one))
+    elif isinstance(value, tuple):
+        yield from (text for one in value for text in _texts(one))
+
+
 def _check_command(command: str, known: Sequence[str], finds: str, leaves: str) -> None:
     """Raise ValueError for a command of the user's that asks for more than is known, or not for the first three."""
     try:
@@ -387,7 +429,8 @@ def _explain(problem: dict, section: type[BaseModel]) -> str:
         known = _known_keys(section, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
         return f"{name}: unknown key; did you mean `{near[0]}`? Known here: {', '.join(known)}"
-    return f"{name}: {problem['msg'].removeprefix('Value error, ')} (found {problem['input']!r})"
+    found = _SECRET.sub(r"\1…", without_userinfo(repr(problem["input"])))
+    return f"{name}: {problem['msg'].removeprefix('Value error, ')} (found {found})"
 
 
 def _known_keys(section: type[BaseModel], location: list[str]) -> list[str]:

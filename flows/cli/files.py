@@ -87,7 +87,8 @@ def score(
             "precision": "fp32; bf16; or mixed: bf16, but for the modules whose weights move. auto: on an accelerator "
             "the fastest that ranks alike, else fp32.",
             "sketch": "Numbers that `ost select` tells samples apart by in choosing for breadth; 0: none.",
-            "checks": "Random samples to check against float64 and against another anchor set; 0: none.",
+            "checks": "Random samples to check against float64 and against another anchor set, else 200, or 20 with a "
+            "large proxy on a CPU; 0: none.",
             "toxic_q": "False-discovery rate of the toxic flag.",
         },
     ],

@@ -1,5 +1,6 @@
 """The library's calls on files, for the `ost` command: no workspace and no flow needed."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,12 +29,15 @@ def score_files(
 ) -> None:
     """Score a pool against anchors (`sources`) with a proxy and its base (`models`), and write the table.
 
-    `warmup`: how the proxy is trained first, and for how many steps. What a later run can take over lies in `work`.
+    `warmup`: how the proxy is trained first, and for how many steps. What a later run can take over lies in `work`,
+    which this process has to itself: raises WorkspaceError where another is at work there.
     """
+    from flows.lock import claim
     from ost.execution.device import confine, find_devices
     from ost.ingestion import ingest, write_quarantine
     from ost.scoring import Job, score_file
     from ost.store import write_table
+    from tasks.stages.digests import Digests
     from tasks.stages.reproducible import make_reproducible
 
     devices = find_devices("auto", 1, 1)
@@ -41,7 +45,7 @@ def score_files(
         confine(devices.names[0])
     make_reproducible(threads)
     proxy, base = models
-    with Display() as display:
+    with claim(work / ".ost/lock"), Display() as display:
         ingested = ingest(
             *sources,
             None,
@@ -64,6 +68,7 @@ def score_files(
             settings=settings,
             threads=threads,
             execution=execution,
+            digest_of=Digests(work / ".ost/digests.db").of,
         )
         result = score_file(job, progress=display.bar("score"))
     write_table(out, result.table)
@@ -74,8 +79,11 @@ def score_files(
         if counts["quarantined"]:
             say(f"{name}: {counts['quarantined']} left out {counts['reasons']}")
     say(_checks_line(result.checks))
+    took = f"{result.cost.seconds:.1f} s"
+    if result.spent.scored < len(result.table):
+        took += f", {result.spent.seconds:.1f} s of them now"
     say(
-        f"{len(result.table):,} samples scored, {result.toxic_share:.1%} toxic, {result.cost.seconds:.1f} s → {out}\n"
+        f"{len(result.table):,} samples scored, {result.toxic_share:.1%} toxic, {took} → {out}\n"
         f"{several}next: ost select {out} --out subset.parquet\n"
         f"      ost export subset.parquet --data {work / 'data/pool'} --form trl --out subset"
     )
@@ -96,15 +104,23 @@ def _write_turns(scores: Path, turns: "pa.Table | None") -> str:
 
 
 def _warmed_up(proxy: str, pool: "Dataset", settings: Warmup, steps: int, work: Path, display: Display) -> Path:
-    """Folder of the proxy after a short training on the pool; one that lies there from before is taken over."""
-    from ost.models import add_adapter, load_checkpoint, resolve_device
-    from ost.store import read_json, write_json
-    from ost.training import Recipe, train
+    """Folder of the proxy after a short training on the pool; one that lies there from before is taken over.
 
-    folder, record = work / "proxy-warm", work / "proxy-warm.json"
+    Its name is the digest of all that makes it what it is. Others, of what was given before, are removed.
+    """
+    from ost.models import add_adapter, load_checkpoint, resolve_device
+    from ost.scoring.shards import made_by, weights_of
+    from ost.store import md5, remove
+    from ost.training import Recipe, train
+    from tasks.stages.digests import Digests
+
     recipe = Recipe(steps=steps, batch_size=SFT().batch_size, learning_rate=settings.learning_rate)
-    told = {"proxy": proxy, "lora_rank": settings.lora_rank, "pool": content_digest(pool.ids())} | vars(recipe)
-    if folder.is_dir() and record.is_file() and read_json(record) == told:
+    weights = weights_of(proxy, Digests(work / ".ost/digests.db").of)
+    given = [proxy, *weights, *made_by(), settings.lora_rank, content_digest(pool.ids()), vars(recipe)]
+    folder = work / f"proxy-warm-{md5(json.dumps(given).encode()).hexdigest()}"
+    for other in set(work.glob("proxy-warm*")) - {folder}:
+        remove(other)
+    if folder.is_dir():
         return folder
     checkpoint = load_checkpoint(proxy, resolve_device("auto"))
     if settings.lora_rank:
@@ -112,7 +128,6 @@ def _warmed_up(proxy: str, pool: "Dataset", settings: Warmup, steps: int, work: 
     trained = train(checkpoint, pool, recipe, display.bar("warmup"))
     checkpoint.second_moment = trained.moments.corrected_second()
     checkpoint.save(folder)
-    write_json(record, told)
     return folder
 
 
@@ -137,7 +152,7 @@ def select_file(path: Path, out: Path, fraction: float, settings: Select, seed: 
     if settings.unit == "turn":
         table = mask_turns(table, scores, read_turns(path), settings)
     write_table(out, table)
-    for warning in warnings_of(scores, settings):
+    for warning in warnings_of(scores, settings, fraction):
         warn(warning)
     purity = expected_purity(table)
     told = "" if purity is None else f", chosen from a part of which {purity:.0%} is expected to be right"

@@ -94,8 +94,8 @@ class Arm:
     """Whether the anchors are trained on beside what it keeps: a floor that tells what they do by themselves."""
     settings: tuple[str, ...] = ()
     """Parameters that its choice depends on, beside the seed."""
-    warn: Callable[[pa.Table, Settings], list[str]] = lambda table, settings: []
-    """What a person should know of a choice from these scores."""
+    warn: Callable[..., list[str]] = lambda table, settings, fraction=None: []
+    """Table, settings and the fraction, where one is asked for → what a person should know of the choice."""
     colour: str = "sky"
     """In charts: a name of `ost.report.charts.LIGHT`."""
 

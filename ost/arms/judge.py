@@ -18,14 +18,15 @@ def score(material: Material) -> ScoreTable:
     pool, anchors = material.samples("pool"), material.samples("anchors")
     watch = Stopwatch()
     said = judge(pool, model, settings.mode, metric, material.progress)
-    cost = Cost(watch.seconds, model.flops)
+    spent = watch.seconds
+    cost = Cost(spent + model.earlier, model.flops)
     tokens = {name: float(getattr(model, name)) for name in ("prompt_tokens", "completion_tokens")}  # of the pool alone
     table = pa.table({"id": pool.ids(), "reply": pa.array(said.replies, pa.string()), "agrees": said.agrees})
     warnings = _unanswered(said, pool, model, "pool samples")
     trusted = judge(anchors, model, settings.mode, metric)
     warnings += _unanswered(trusted, anchors, model, "anchors")
     shares = {"kept": said.share, "unanswered": len(said.unanswered) / len(pool), "agrees_with_anchors": trusted.share}
-    return ScoreTable(table, shares | tokens, cost, warnings, {"metrics": said.metrics})
+    return ScoreTable(table, shares | tokens | {"spent_seconds": spent}, cost, warnings, {"metrics": said.metrics})
 
 
 def _unanswered(said, samples, model, named: str) -> list[str]:

@@ -31,9 +31,9 @@ def choose(table: pa.Table, fraction: float | None, settings: Settings, strategy
     return by_utility(table, fraction, settings.select, settings.seed, strategy)
 
 
-def warn(table: pa.Table, settings: Settings) -> list[str]:
-    """That the scores cannot tell right from wrong, or that the pool shows no harm, where that is so."""
-    return warnings_of(table, settings.select)
+def warn(table: pa.Table, settings: Settings, fraction: float | None = None) -> list[str]:
+    """See `ost.selection.warnings_of`."""
+    return warnings_of(table, settings.select, fraction)
 
 
 TURN_METHODS: tuple[Method, ...] = ("lookahead", "transposed")

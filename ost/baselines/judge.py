@@ -34,6 +34,8 @@ class Chat(Protocol):
     completion_tokens: int
     flops: float
     """0 where a server does not tell."""
+    earlier: float
+    """Seconds that answers took which an earlier run had kept."""
     refusal: str
     """Why it gave no answer to the last sample that it gave none to."""
 
@@ -88,7 +90,7 @@ def judge(
 class LocalChat:
     """A checkpoint in this process, answering greedily."""
 
-    refusal = ""
+    refusal, earlier = "", 0.0
 
     def __init__(self, checkpoint: Checkpoint, max_new_tokens: int = 16, execution: Execution | None = None):
         self.checkpoint, self.max_new_tokens, self.execution = checkpoint, max_new_tokens, execution

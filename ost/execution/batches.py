@@ -1,6 +1,5 @@
 """Batches within memory: as many samples as hold so many tokens, padding counted, halved where memory runs out."""
 
-import io
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,9 +8,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from PIL import Image
 
 from ost.data import Sample
+from ost.data.picture import size_of
 from ost.encoding import Batch, to_device
 from ost.errors import ModelError
 from ost.execution.loader import Form, Loader, processes_for
@@ -212,8 +211,7 @@ def approximate_tokens(sample: Sample) -> float:
 
 
 def _tokens_of(sample: Sample) -> float:
-    sizes = [Image.open(io.BytesIO(image)).size for image in sample.images]  # reads the headers alone
-    pixels = sum(width * height for width, height in sizes)
+    pixels = sum(width * height for width, height in map(size_of, sample.images))
     return len(sample.question) / 4 + len(sample.answer) / 4 + pixels / 784
 
 

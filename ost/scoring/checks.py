@@ -15,19 +15,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from scipy.stats import spearmanr
+from transformers import PreTrainedModel
 
-from ost.cost import BACKWARD
+from ost.cost import BACKWARD, Stopwatch
 from ost.data import Sample
 from ost.encoding import Batch
 from ost.execution.device import memory_of
 from ost.execution.losses import gradients
 from ost.models import Checkpoint, in_float64
 from ost.scoring.anchors import folds_of
+from ost.scoring.kept import kept_table
 from ost.scoring.methods import prepared_scorer
 from ost.scoring.methods.scorer import BatchScores, Scorer
 from ost.scoring.passes.weights import scored_weights, untied
 from ost.settings import Execution, Score
-from ost.store import lists, matrix, read_table, write_table
+from ost.store import lists, matrix, write_table
 from ost.types import Method, Progress, silent
 
 STEP = 1e-4
@@ -36,6 +38,10 @@ COPIES = 4
 """Copies of the weights that move beside the reference's own: moved, their gradient, and Adam's moments."""
 ENOUGH = 0.9
 """Share of the check's samples that suffices where those are known: a pool that grew a little is not checked anew."""
+MOST, FEWER = 200, 20
+"""Samples that a run is checked on where nobody says how many, and with a large proxy on a CPU."""
+LARGE = 50_000_000
+"""Weights of a proxy that is large for a CPU: a check takes about ten passes over a sample, in float64."""
 STEPS = 10
 """Steps on the anchors that one step is held against."""
 ROOM = 0.5
@@ -77,6 +83,13 @@ class Checks:
         return json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
 
 
+def count_of(settings: Score, model: PreTrainedModel) -> int:
+    """How many samples a run is checked on: as the settings have it, or as many as suit the proxy and its device."""
+    if settings.checks is not None:
+        return settings.checks
+    return FEWER if model.device.type == "cpu" and model.num_parameters() > LARGE else MOST
+
+
 def choose(ids: Sequence[str], count: int) -> list[int]:
     """Positions of `count` samples that are random by content: the same whatever the pool's order, as far as it can."""
     order = sorted(
@@ -98,8 +111,10 @@ class Reference:
     """(n,) by many steps, or with `lookahead` by one."""
     method: Method
     forwards: float
-    """Forward-pass equivalents that it took."""
+    """Forward-pass equivalents that it took, those of rows from earlier runs included."""
     arithmetic: str = "float64"
+    earlier: float = 0.0
+    """Seconds that the rows from earlier runs took there."""
 
     def compare(self, utility: np.ndarray) -> Checks:
         """The checks, for the run's own utilities of the samples."""
@@ -121,23 +136,36 @@ def make_reference(
 ) -> Reference:
     """Score the check's samples in float64. `store`: a Parquet file that rows are kept in from run to run.
 
-    A sample that has a row is not scored again; where ENOUGH of the samples do, the check is made on those alone.
+    A sample that has a row is not scored again; where ENOUGH of the samples do, the check is made on those alone. A row
+    has its share of the `seconds` and `forwards` that it was made in.
     """
-    known = read_table(store) if store and store.exists() else None
+    known = kept_table(store)
     old = set(known["id"].to_pylist()) if known else set()
     new = [sample for sample in samples if sample.id not in old]
+    fresh = None
     if known and len(new) <= (1 - ENOUGH) * len(samples):
-        rows, samples, forwards = known, [sample for sample in samples if sample.id in old], 0.0
+        samples = [sample for sample in samples if sample.id in old]
     else:
         by_steps = _by_many_steps if settings.method == "lookahead" else _by_one_step
-        fresh, forwards = by_steps(proxy, anchors, settings, new, execution, progress)
-        rows = pa.concat_tables(table for table in (known, fresh) if table)
+        watch, (fresh, forwards) = Stopwatch(), by_steps(proxy, anchors, settings, new, execution, progress)
+        for name, took in (("seconds", watch.seconds), ("forwards", forwards)):
+            fresh = fresh.append_column(name, pa.array(np.full(len(new), took / len(new))))
+    rows = pa.concat_tables(table for table in (known, fresh) if table)
     rows = rows.take(pc.index_in(pa.array([sample.id for sample in samples]), rows["id"].combine_chunks()))
-    if store and forwards:
+    if store and fresh:
         write_table(store, rows)
-    utility, other = rows["utility"].to_numpy(), rows["other"].to_numpy()
+    before = rows.filter(pc.is_in(rows["id"], pa.array(sorted(old), pa.string())))
     found = "float64" if set(rows["arithmetic"].to_pylist()) == {"float64"} else "fp32"
-    return Reference(samples, utility, matrix(rows, "halves"), other, settings.method, forwards, found)
+    return Reference(
+        samples,
+        rows["utility"].to_numpy(),
+        matrix(rows, "halves"),
+        rows["other"].to_numpy(),
+        settings.method,
+        pc.sum(rows["forwards"]).as_py(),
+        found,
+        pc.sum(before["seconds"]).as_py() or 0.0,
+    )
 
 
 def _by_one_step(

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ost.cost import Stopwatch
 from ost.scoring.checks import FIDELITY, Reference, agreement
+from ost.scoring.kept import kept_json
 from ost.settings import Score
-from ost.store import read_json, write_json
+from ost.store import write_json
 from ost.types import Arithmetic, Progress, silent
 
 STEPS = (1e-3, 1e-2, 1e-1, 1.0)
@@ -37,8 +39,12 @@ class Settled:
 
     taken: Way
     tried: tuple[Way, ...] = ()
+    earlier: float = 0.0
+    """Seconds that an earlier run tried them for, where they were taken over from it."""
 
-    to_json = asdict
+    def to_json(self) -> dict:
+        """The ways as plain values."""
+        return {"taken": asdict(self.taken), "tried": [asdict(way) for way in self.tried]}
 
 
 def settle(
@@ -52,16 +58,16 @@ def settle(
     """The fastest way that ranks the reference's samples as it does; where none does, the one that comes closest.
 
     `utility` computes their utilities in a way. Without a reference the first of the slowest arithmetic is taken.
-    `store`: a file that the result is kept in.
+    `store`: a file that the result is kept in; what it holds counts where the settings allow it.
     """
-    if store and store.exists():
-        known = read_json(store)
-        return Settled(Way(**known["taken"]), tuple(Way(**one) for one in known["tried"]))
     ways = list(_ways(settings, on_accelerator))
     if reference is None or len(ways) == 1:
         slowest = [way for way in ways if way.arithmetic == ways[-1].arithmetic]
         return Settled(slowest[0])
-    tried: list[Way] = []
+    known = _known(store)
+    if known and Way(known.taken.arithmetic, known.taken.step) in ways:
+        return known
+    watch, tried = Stopwatch(), list[Way]()
     for number, way in enumerate(ways):
         tried.append(Way(way.arithmetic, way.step, _tried(way, reference, utility)))
         progress(number + 1, len(ways), f"trying {way.arithmetic}" + (f", step {way.step:g}" if way.step else ""))
@@ -69,8 +75,16 @@ def settle(
             break
     found = Settled(max(tried, key=lambda one: one.spearman), tuple(tried))
     if store:
-        write_json(store, found.to_json())
+        write_json(store, found.to_json() | {"earlier": watch.seconds})
     return found
+
+
+def _known(store: Path | None) -> Settled | None:
+    """What an earlier run has settled."""
+    known = kept_json(store)
+    if known is None:
+        return None
+    return Settled(Way(**known["taken"]), tuple(Way(**one) for one in known["tried"]), known["earlier"])
 
 
 def _ways(settings: Score, on_accelerator: bool) -> Iterator[Way]:

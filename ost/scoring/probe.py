@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ost.data import Sample
 from ost.execution.estimate import Timeline
 from ost.models import Checkpoint
+from ost.scoring.checks import count_of
 from ost.scoring.methods.anchor_training import PATIENCE
 from ost.scoring.methods.lookahead import with_steps
 from ost.scoring.score import score
@@ -43,10 +44,11 @@ def probe_scoring(
     Time that depends on anchors, steps or checks is taken to grow in proportion. Raises what `score` raises.
     """
     few = list(anchors) if settings.method == "exact" else list(anchors[:: -(-len(anchors) // ANCHORS)])
-    checks = min(settings.checks, CHECKS, len(samples))
+    asked = count_of(settings, proxy.model)
+    checks = min(asked, CHECKS, len(samples))
     shard = max(1, len(samples) // SHARDS)
     how = settings.model_copy(update={"checks": checks, "shard_size": shard})
-    share, checked = len(anchors) / len(few), settings.checks / max(1, checks)
+    share, checked = len(anchors) / len(few), asked / max(1, checks)
 
     def run(steps: int, own: Sequence[Sample] = samples) -> Timeline:
         seen = Timeline()

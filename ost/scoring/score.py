@@ -19,14 +19,15 @@ from ost.execution.device import peak_memory
 from ost.execution.forward import forward_flops, losses_of, usual_arithmetic
 from ost.models import Checkpoint
 from ost.scoring.anchors import Partition, partition_of
-from ost.scoring.checks import Reference, choose, make_reference
+from ost.scoring.checks import Reference, choose, count_of, make_reference
+from ost.scoring.kept import seconds_of_weights
 from ost.scoring.methods import METHODS
 from ost.scoring.methods.anchor_training import Plan, plan_steps
 from ost.scoring.methods.lookahead import LookaheadScorer, with_steps
 from ost.scoring.methods.scorer import Scorer
 from ost.scoring.methods.two_pass import moved_share
 from ost.scoring.precision import Settled, Way, settle
-from ost.scoring.scored import Scored, turn_table
+from ost.scoring.scored import Scored, Spent, turn_table
 from ost.scoring.self_test import self_test
 from ost.scoring.shards import Job, Runner, collect, pending, prune, run_here
 from ost.scoring.statistics import conformal_p, degrees_of_freedom, resolve, signal, toxic_q
@@ -61,14 +62,14 @@ def score(
     watch, settings = Stopwatch(), parse_section(Score, (settings or Score()).model_dump() | changes, "score")
     engine = Engine(proxy, anchors, settings, len(pool), execution)
     ids = pool.ids() if isinstance(pool, Samples) else [sample.id for sample in pool]
-    engine.prepare([pool[at] for at in choose(ids, settings.checks)], progress)
+    engine.prepare([pool[at] for at in choose(ids, count_of(settings, proxy.model))], progress)
     scorer, parts, note = engine.scorer(), [], f"scoring ({settings.method})"
     shards = (pool[start : start + settings.shard_size] for start in range(0, len(pool), settings.shard_size))
     for rows in scorer.tables(shards, lambda done: progress(sum(map(len, parts)) + done, len(pool), note)):
         parts.append(rows)
     flops, used = forward_flops(proxy, pool, execution), Used.by(scorer)
     del scorer  # what it holds is needed no longer
-    return engine.finish(pa.concat_tables(parts), len(pool), flops, watch.seconds, used)
+    return engine.finish(pa.concat_tables(parts), flops, Spent(len(pool), watch.seconds), used)
 
 
 def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) -> Scored:
@@ -77,12 +78,16 @@ def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) ->
     The pool is never held whole. Shards are published one by one in the job's store, under a name that the proxy, the
     anchors, the settings and the scoring code make: a killed run goes on where it stood, and a pool that grew by 1 %
     costs 1 %. `run` maps the shards: here, in other processes or on other machines. What a method trains on the anchors
-    it trains once, here. Raises what `score` raises.
+    it trains once, here.
+
+    The cost is that of all that the table stands on, whichever run it was made in: `Scored.spent` is this run's alone.
+    Raises what `score` raises.
     """
     watch, pool = Stopwatch(), Dataset(job.pool)
     ids = pool.ids()
     engine = Engine(job.load_proxy(), job.load_anchors(), job.settings, len(ids), job.execution)
-    engine.prepare(pool.at(choose(ids, job.settings.checks)), progress, job)
+    job = dataclasses.replace(job, name=job.run.name)
+    engine.prepare(pool.at(choose(ids, count_of(job.settings, engine.proxy.model))), progress, job)
     steps, way = engine.plan.steps if engine.plan else None, engine.settled.taken
     tested = {"one_at_a_time": engine.proxy.one_at_a_time, "shares": engine.proxy.shares}
     job = dataclasses.replace(
@@ -91,15 +96,17 @@ def score_file(job: Job, run: Runner = run_here, progress: Progress = silent) ->
     shards = pending(job, ids)
     left = sum(map(len, shards))
     done, note = len(ids) - left, f"scoring ({job.settings.method})"
+    earlier = engine.earlier + seconds_of_weights(job.ends)
     scorer = engine.scorer(store=job.ends, alone=True) if shards else None
     for size in run(job, shards, scorer):
         done += size
         progress(done, len(ids), note)
-    rows = collect(job, ids)
+    rows = collect(job, pool.table(["id", "task"]))
     prune(job)
+    earlier += float(np.delete(rows["seconds"].to_numpy(), np.concatenate(shards) if shards else []).sum())
     flops, used = forward_flops(engine.proxy, pool[:PROBED_SAMPLES], job.execution), scorer and Used.by(scorer)
     del scorer  # what it holds is needed no longer
-    return engine.finish(rows, left, flops, watch.seconds, used)
+    return engine.finish(rows, flops, Spent(left, watch.seconds), used, earlier)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +156,7 @@ class Engine:
         if self.settings.method == "lookahead":
             self.plan = plan_steps(self._passes, job and job.plan(self._usual), progress)
             self.settings = with_steps(self.settings, self.plan.steps)
+            job = job and dataclasses.replace(job, steps=self.plan.steps)
         if samples:
             self.reference = make_reference(
                 self.proxy, self.anchors, self.settings, samples, self.execution, progress, job and job.reference
@@ -157,6 +165,11 @@ class Engine:
             self.settings, self.on_accelerator, self.reference, self._tried, progress, job and job.trials
         )
         self.settings = self.settings.model_copy(update={"step": self.settled.taken.step})
+
+    @property
+    def earlier(self) -> float:
+        """Seconds that earlier runs took for what was taken over from them in `prepare`."""
+        return sum(made.earlier for made in (self.plan, self.reference, self.settled) if made)
 
     def scorer(self, way: Way | None = None, store: Path | None = None, *, alone: bool = False, **changes) -> Scorer:
         """The method, prepared: in the way that was settled if not told otherwise, with `changes` to the settings.
@@ -223,18 +236,19 @@ class Engine:
         return self.signal.onto(table) if self.signal else table
 
     def finish(
-        self, rows: pa.Table, scored: int, forward_flops: float, seconds: float, used: Used | None = None
+        self, rows: pa.Table, forward_flops: float, spent: Spent, used: Used | None = None, earlier: float = 0.0
     ) -> Scored:
-        """The table, the checks, and the cost: `scored` rows are of this run, at `forward_flops` a pass and sample.
+        """The table, the checks, and the cost, at `forward_flops` a pass and sample.
 
-        `used`: by the scorer that scored them, where that was here.
+        `spent`: by this run; `used`: by the scorer that scored its rows, where that was here; `earlier`: seconds that
+        earlier runs took for what this one took over.
         """
         table = self.table(rows)
         checks = None
         if self.reference:
             place = dict(zip(table["id"].to_pylist(), table["utility"].to_pylist(), strict=True))
             checks = self.reference.compare(np.array([place[sample.id] for sample in self.reference.samples]))
-        cost = Cost(seconds, forward_flops * self._forwards(scored))
+        cost = Cost(spent.seconds + earlier, forward_flops * self._forwards(len(rows)))
         budget = used.budget if used else budget_for(self.proxy, self.execution)
         return Scored(
             table,
@@ -247,6 +261,7 @@ class Engine:
             peak_memory(self.proxy.model.device),
             turn_table(rows, self.settings.lookahead.offset if self.plan else None),
             (*self.notes, *(used.notes if used else ())),
+            spent,
         )
 
     @functools.cached_property
@@ -311,7 +326,7 @@ class Engine:
         return columns
 
     def _forwards(self, pool: int) -> float:
-        """Forward-pass equivalents of a run: anchors, pool and checks."""
+        """Forward-pass equivalents that a table of so many samples takes: anchors, pool and checks."""
         anchors, full, cells = len(self.anchors), 1 + BACKWARD, len(self.partition.members)
         checked = self.reference.forwards if self.reference else 0
         match self.settings.method:
@@ -322,7 +337,7 @@ class Engine:
             case "transposed":
                 return (1 + (2 * cells - 1) * self._share) * pool + 2 * (1 + full) * anchors + checked
             case "lookahead":
-                training = cells * self.plan.steps * anchors * full if self.plan.forwards else 0
+                training = cells * self.plan.steps * anchors * full
                 return (1 + cells * self._share) * pool + (self.plan.forwards + training) * self._share + checked
 
     @functools.cached_property

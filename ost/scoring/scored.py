@@ -16,6 +16,16 @@ from ost.store import read_table
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What one run did for a score table, of which earlier runs may have made the rest."""
+
+    scored: int
+    """Samples that it scored."""
+    seconds: float
+    """Of wall clock."""
+
+
+@dataclass(frozen=True)
 class Scored:
     """A score table, what the checks say about it, and what it cost."""
 
@@ -26,6 +36,7 @@ class Scored:
     anchor_loss: float
     """Mean loss of the proxy on the anchors, in nats."""
     cost: Cost
+    """Of all that the table stands on, in this run and in earlier ones."""
     plan: Plan | None = None
     """Of `lookahead`: how many steps were taken, and why."""
     settled: Settled = field(default_factory=lambda: Settled(Way("fp32")))
@@ -39,6 +50,8 @@ class Scored:
 
     notes: tuple[str, ...] = ()
     """What the proxy's self-test found that a person should know."""
+    spent: Spent = Spent(0, 0.0)
+    """By this run alone."""
 
     @property
     def signal(self) -> Signal | None:
@@ -59,6 +72,7 @@ class Scored:
     def figures(self) -> dict[str, float]:
         """The run in numbers."""
         found = {"toxic_share": self.toxic_share}
+        found |= {"scored": float(self.spent.scored), "spent_seconds": self.spent.seconds}
         found |= {"batch_tokens": float(self.batch_tokens), "peak_gib": self.peak_bytes / 2**30}
         if self.checks:
             fidelity, lookahead = self.checks.fidelity.spearman, self.checks.lookahead.spearman

@@ -1,7 +1,9 @@
 """Shards: parts of a pool on disk that are scored and published by themselves, here or on other machines."""
 
+import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,24 +13,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-import transformers
 
+from ost.cost import Stopwatch
 from ost.data import Dataset, Sample
 from ost.data.shards import size_of
-from ost.models import Checkpoint, checkpoint_folders, load_checkpoint, resolve_device
+from ost.models import Checkpoint, checkpoint_folders, commit_of, load_checkpoint, resolve_device
+from ost.models.adapter import base_of
+from ost.scoring.kept import kept_table
 from ost.scoring.methods import prepared_scorer
 from ost.scoring.methods.lookahead import with_steps
 from ost.scoring.methods.scorer import Scorer
 from ost.settings import Execution, Score
-from ost.store import digest, read_table, write_table
+from ost.store import digest, write_table
 from ost.types import Arithmetic
 
 KEPT_RUNS = 3
-"""Proxies, anchor sets or settings whose rows the store keeps."""
+"""Runs, of other proxies, anchor sets or settings each, whose rows the store keeps."""
 READ, PORTION = 64, 256 << 20
 """Samples that are read at once, and bytes of samples that are scored at once."""
 UNRELATED = {"checks", "precision", "shard_size", "toxic_q"}
-"""Settings that no row depends on."""
+"""Settings that no row depends on but by what a run settles: its arithmetic, and how many or how long steps."""
+PACKAGES = ("torch", "transformers", "tokenizers", "torchvision", "pillow", "peft")
+"""Libraries that rows are computed with, from an image's bytes to a loss."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,22 @@ class Job:
     shares: bool = True
     """What the self-test of the proxy found, see `ost.models.Checkpoint`."""
     steps: int | None = None
-    """Of `lookahead`, once the run has settled them; they follow from all that makes the folder's name."""
+    """Of `lookahead`, once the run has settled them."""
+    name: str = ""
+    """Of the run's folder, once the inputs have been read for it."""
+    digest_of: Callable[[Path], str] = field(default=digest, compare=False)
+    """How the digest of an input is found; one that remembers spares the reading of weights."""
 
     @functools.cached_property
+    def run(self) -> Path:
+        """Where all is kept that comes of this proxy, these anchors, these settings and this code."""
+        return self.store / (self.name or self._name())
+
+    @property
     def folder(self) -> Path:
-        """Where the rows of this proxy, these anchors, these settings, this arithmetic and this code are kept."""
-        return self._folder(self.arithmetic)
+        """Where its rows are kept that were computed in this arithmetic, by these steps."""
+        settled = (self.arithmetic, self.steps, self.step)
+        return self.run / "-".join(str(part) for part in settled if part is not None)
 
     @property
     def ends(self) -> Path:
@@ -71,29 +87,25 @@ class Job:
     @property
     def reference(self) -> Path:
         """File of the check's rows, which are the same whatever arithmetic the run takes."""
-        return self._folder("fp32") / "reference" / "rows.parquet"
+        return self.run / f"reference/{self.steps or 1}.parquet"
 
     def plan(self, arithmetic: Arithmetic) -> Path:
         """File of how many steps `lookahead` takes, as looked for in an arithmetic."""
-        return self._folder(arithmetic) / "walk.json"
+        return self.run / f"plan-{arithmetic}.json"
 
     @property
     def trials(self) -> Path:
-        """File of the arithmetic and the step that the run has settled, likewise."""
-        return self._folder("fp32") / "arithmetic.json"
+        """File of the arithmetic and the length of the step that the run has settled, from all that it tries."""
+        device = resolve_device(self.device).type
+        return self.run / f"trials-{device}-{self.settings.precision}-{self.settings.checks}-{self.steps or 1}.json"
 
-    def _folder(self, arithmetic: Arithmetic) -> Path:
-        parts = [*self._inputs, arithmetic, self.settings.model_dump_json(exclude=UNRELATED)]
-        return self.store / hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
-
-    @functools.cached_property
-    def _inputs(self) -> list[str]:
-        """Digests of the files and the code that rows come from, and the libraries that compute them."""
-        made_by = f"torch {torch.__version__}, transformers {transformers.__version__}"
-        parts = [*_weights_of(self.proxy), digest(self.anchors), _code_digest(), made_by]
+    def _name(self) -> str:
+        """Digest of the weights, anchors and settings that rows come from, and of what computes them."""
+        parts = [*weights_of(self.proxy, self.digest_of), self.digest_of(self.anchors), _code_digest(), *made_by()]
         if self.base and self.settings.method == "lookahead" and self.settings.lookahead.from_base(self.base):
-            parts += _weights_of(self.base)
-        return parts
+            parts += weights_of(self.base, self.digest_of)
+        parts.append(self.settings.model_dump_json(exclude=UNRELATED))
+        return hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
 
     def load_proxy(self) -> Checkpoint:
         """The proxy, on the job's device."""
@@ -105,9 +117,23 @@ class Job:
         return list(Dataset(self.anchors))
 
 
-def _weights_of(model: str | Path) -> list[str]:
-    """What tells a model's weights from others: digests of its folders, or its name on the hub."""
-    return [digest(folder) for folder in checkpoint_folders(model)] if Path(model).is_dir() else [str(model)]
+def weights_of(model: str | Path, digest_of: Callable[[Path], str] = digest) -> list[str]:
+    """What tells a model's weights from others: digests of its folders; on the hub its name and the commit."""
+    if not Path(model).is_dir():
+        return [f"{model} {commit_of(model)}"]
+    folders, base = checkpoint_folders(model), base_of(model)
+    on_hub = [] if base is None or Path(base).is_dir() else weights_of(base)
+    return [*map(digest_of, folders), *on_hub]
+
+
+@functools.cache
+def made_by() -> tuple[str, ...]:
+    """The versions of the PACKAGES that are installed."""
+    found = []
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return tuple(found)
 
 
 Runner = Callable[[Job, Sequence[Sequence[int]], Scorer | None], Iterable[int]]
@@ -137,8 +163,11 @@ def score_shard(job: Job, positions: Sequence[int], scorer: Scorer | None = None
 
 
 def _scored(job: Job, shards: Sequence[Sequence[int]], scorer: Scorer) -> Iterator[int]:
-    """Score shards one after the other, each published as it is done; the next is read meanwhile."""
-    pool = Dataset(job.pool)
+    """Score shards one after the other, each published as it is done; the next is read meanwhile.
+
+    A row has its share of the `seconds` that its shard took.
+    """
+    watch, pool = Stopwatch(), Dataset(job.pool)
     tables = scorer.tables(samples for positions in shards for samples in _portions(pool, positions))
     for positions in shards:
         own, size = [], 0
@@ -146,6 +175,8 @@ def _scored(job: Job, shards: Sequence[Sequence[int]], scorer: Scorer) -> Iterat
             own.append(next(tables))
             size += len(own[-1])
         rows = pa.concat_tables(own)
+        watch, seconds = Stopwatch(), watch.seconds
+        rows = rows.append_column("seconds", pa.array(np.full(size, seconds / size)))
         name = hashlib.blake2b("\n".join(rows["id"].to_pylist()).encode(), digest_size=12).hexdigest()
         write_table(job.folder / f"{name}.parquet", rows)
         yield size
@@ -170,28 +201,35 @@ def pending(job: Job, ids: Sequence[str]) -> list[np.ndarray]:
 
     A run that was killed finds the same shards again, less those that were published, so its results are the same.
     """
-    known = [read_table(path, ["id"])["id"] for path in _published(job)]
+    known = [rows["id"] for rows in _published(job)]
     scored = pc.is_in(pa.array(ids), pa.chunked_array(known, pa.string()))
     left = np.flatnonzero(~scored.to_numpy(zero_copy_only=False))
     return np.split(left, range(job.settings.shard_size, len(left), job.settings.shard_size)) if len(left) else []
 
 
-def collect(job: Job, ids: Sequence[str]) -> pa.Table:
-    """The rows of all samples, in the pool's order."""
-    rows = pa.concat_tables(read_table(path) for path in _published(job))
-    return rows.take(pc.index_in(pa.array(ids), rows["id"].combine_chunks()))
+def collect(job: Job, pool: pa.Table) -> pa.Table:
+    """The rows of all samples, in the order of the pool's `id, task`, which may have other tasks than when they were
+    scored."""
+    rows = pa.concat_tables(_published(job))
+    rows = rows.take(pc.index_in(pool["id"].combine_chunks(), rows["id"].combine_chunks()))
+    return rows.set_column(rows.column_names.index("task"), "task", pool["task"])
 
 
 def prune(job: Job) -> None:
-    """Forget the rows of all but the latest runs' settings."""
-    job.folder.touch()
+    """Forget what the store has of all but the latest runs."""
+    job.run.touch()
     others = sorted((path for path in job.store.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime_ns)
     for folder in others[KEPT_RUNS:]:
         shutil.rmtree(folder)
 
 
-def _published(job: Job) -> list[Path]:
-    return sorted(job.folder.glob("*.parquet"))
+def _published(job: Job) -> Iterator[pa.Table]:
+    """The rows of each shard; one that is torn is removed, so that its samples count as not scored."""
+    for path in sorted(job.folder.glob("*.parquet")):
+        if (rows := kept_table(path)) is not None:
+            yield rows
+        else:
+            path.unlink(missing_ok=True)
 
 
 @functools.cache
@@ -200,5 +238,5 @@ def _code_digest() -> str:
     library = Path(__file__).parents[1]
     rooms = ("scoring", "execution", "encoding", "models")
     files = [file for room in rooms for file in sorted((library / room).rglob("*.py"))]
-    files.append(library / "data/picture.py")
+    files += [library / f"data/{name}.py" for name in ("picture", "sample", "shards")]
     return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=12).hexdigest()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ost.selection.purity import is_clean, pure_size
+from ost.selection.purity import harmless, is_clean, pure_size
 from ost.selection.signal import may_claim, signal_of
 from ost.selection.strategies import Choice, ranked_by, strategy_of
 from ost.selection.tables import NOT_DRAWN, selection_table, shuffled, size_of
@@ -34,11 +34,12 @@ def select(
     """The `fraction` of the N scored samples that a strategy chooses, as a table `id, rank, reason` in pool order.
 
     What is not named is as `ost select` has it: for breadth, among the best (`cover`), of scores that have sketches.
-    Quarantined samples are never kept. `draw`, `spread` and `cover` choose among the best: a share `among` of the pool,
-    or, without one, as many as an expected share `purity` is right of; `expected_purity` of the table tells what that
-    comes to. From a pool that is clean (see `is_clean`) the subset is drawn at random among what is not toxic. Raises
-    ConfigError for an unknown strategy or ranking, or a share outside (0, 1], and DataError where the scores lack what
-    the strategy needs. Without a fraction (None), as many as are expected to be `purity` right are kept.
+    Quarantined samples are never kept, nor are toxic ones unless the scores cannot tell (see `Signal`): where too few
+    others are left, the subset is smaller. `draw`, `spread` and `cover` choose among the best: a share `among` of the
+    pool, or, without one, as many as an expected share `purity` is right of; `expected_purity` of the table tells what
+    that comes to. From a pool that is clean (see `is_clean`) the subset is drawn at random. Raises ConfigError for an
+    unknown strategy or ranking, or a share outside (0, 1], and DataError where the scores lack what the strategy needs.
+    Without a fraction (None), as many as are expected to be `purity` right are kept.
 
     With `turns`, the table of turns that scoring gave (`Scored.turns`), the selection has the column `masked`: of each
     kept sample the indices of the messages that are wrong by the scores, and not to be learned; see `mask_turns`.
@@ -49,10 +50,11 @@ def select(
     return selection if turns is None else mask_turns(selection, scores, turns, settings)
 
 
-def warnings_of(scores: pa.Table, settings: Select) -> list[str]:
-    """What a person should know of a selection: that the scores cannot tell, or that the pool shows no harm."""
+def warnings_of(scores: pa.Table, settings: Select, fraction: float | None = None) -> list[str]:
+    """What a person should know of a selection: that the scores cannot tell, that the pool shows no harm, or that fewer
+    samples are left to keep than a fraction asks for."""
     found, clean, claim = signal_of(scores), is_clean(scores, settings), may_claim(scores)
-    warnings = found.warnings if found else []
+    warnings = [*(found.warnings if found else []), *_shortage(scores, fraction)]
     if not clean:
         return warnings
     toxic = pc.sum(scores["toxic"].cast(pa.int64())).as_py()
@@ -65,6 +67,18 @@ def warnings_of(scores: pa.Table, settings: Select) -> list[str]:
     return [f"{few}the pool shows no harm, so the subset is drawn at random; training on all of it may well be best"]
 
 
+def _shortage(scores: pa.Table, fraction: float | None) -> list[str]:
+    """That fewer samples are kept than asked for, where that is so."""
+    asked = 0 if fraction is None else size_of(scores, fraction)
+    left = len(_usable(harmless(scores)))
+    if left >= asked:
+        return []
+    return [
+        f"{asked:,} of {len(scores):,} samples are asked for, and {left:,} are kept: all others are toxic, or have a "
+        "loss that is not finite"
+    ]
+
+
 def by_utility(
     scores: pa.Table, fraction: float | None, settings: Select, seed: int, strategy: str | None = None
 ) -> pa.Table:
@@ -72,10 +86,10 @@ def by_utility(
     how = strategy_of(strategy or settings.strategy)
     size = pure_size(ranked_by(scores, settings.by), settings.purity) if fraction is None else size_of(scores, fraction)
     if is_clean(scores, settings):
-        choice = Choice(shuffled(_usable(scores.filter(pc.invert(scores["toxic"]))), seed)[:size], NOT_DRAWN)
+        choice = Choice(shuffled(_usable(harmless(scores)), seed)[:size], NOT_DRAWN)
     else:
         choice = how.choose(scores, size, settings, seed)
-    toxic = dict.fromkeys(scores.filter(scores["toxic"])["id"].to_pylist(), TOXIC)
+    toxic = dict.fromkeys(scores.filter(scores["toxic"])["id"].to_pylist(), TOXIC) if may_claim(scores) else {}
     return _table(scores, replace(choice, exceptions={**choice.exceptions, **toxic}))
 
 

@@ -15,14 +15,20 @@ LIKE_ANCHORS = 0.3
 """p_clean above which all samples count as right when the pool's share of them is estimated: Storey's λ."""
 
 
+def harmless(scores: pa.Table) -> pa.Table:
+    """The samples that are not toxic; all of them where the scores cannot tell (see `Signal`)."""
+    return scores.filter(pc.invert(scores["toxic"])) if may_claim(scores) else scores
+
+
 def part_of(ranked: pa.Table, size: int, pool: int, settings: Select) -> tuple[int, float | None]:
     """How many samples, the best first, a subset of `size` is chosen among, and the expected share of right ones.
 
     `select.among` of the `pool` samples; where that is null, as many as have the expected purity `select.purity`; where
     the scores have no `p_clean`, BREADTH times the subset, none of a negative utility while others last. Never fewer
-    than the subset. The share is None without `p_clean`, and where the scores cannot tell (see `Signal`).
+    than the subset, nor more than are not toxic. The share is None without `p_clean`, and where the scores cannot tell
+    (see `Signal`).
     """
-    found = purities_of(ranked)
+    usable, found = harmless(ranked), purities_of(ranked)
     if found is not None and len(found) < len(ranked):
         found = None
     if settings.among is not None:
@@ -30,9 +36,9 @@ def part_of(ranked: pa.Table, size: int, pool: int, settings: Select) -> tuple[i
     elif found is not None:
         count = _pure(found, settings.purity)
     else:
-        count = min(BREADTH * size, pc.sum(pc.greater(ranked["utility"], 0)).as_py() or 0)
-    count = min(max(size, count), len(ranked))
-    return count, float(found[count - 1]) if found is not None and may_claim(ranked) else None
+        count = min(BREADTH * size, pc.sum(pc.greater(usable["utility"], 0)).as_py() or 0)
+    count = min(max(size, count), len(usable))
+    return count, float(found[count - 1]) if count and found is not None and may_claim(ranked) else None
 
 
 def pure_size(ranked: pa.Table, purity: float) -> int:

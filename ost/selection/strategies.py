@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from ost.errors import ConfigError, DataError
 from ost.selection.cover import cover as cover_by
-from ost.selection.purity import p_right_of, part_of
+from ost.selection.purity import harmless, p_right_of, part_of
 from ost.selection.spread import spread as spread_by
 from ost.selection.tables import NOT_DRAWN, shuffled
 from ost.settings import Select
@@ -26,7 +26,7 @@ COVERED = "kept samples stand for it"
 
 @dataclass(frozen=True)
 class Choice:
-    """What a strategy keeps."""
+    """What a strategy keeps; nothing toxic is ever among it."""
 
     kept: list[str]
     """Ids, the best first."""
@@ -40,12 +40,12 @@ class Choice:
 
 def top(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
     """The best by rank."""
-    return Choice(ranked_by(scores, settings.by)["id"].to_pylist()[:size], BELOW)
+    return Choice(harmless(ranked_by(scores, settings.by))["id"].to_pylist()[:size], BELOW)
 
 
 def quota(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
     """The best of each task, as many as its share of the pool, rounded by largest remainder."""
-    ranked = ranked_by(scores, settings.by)
+    ranked = harmless(ranked_by(scores, settings.by))
     ids, tasks = np.array(ranked["id"].to_pylist()), np.array(ranked["task"].to_pylist())
     names, counts = np.unique(np.array(scores["task"].to_pylist()), return_counts=True)
     places = {task: np.flatnonzero(tasks == task) for task in names}
@@ -59,7 +59,7 @@ def vote(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
 
     Raises DataError where the scores have no utility by task.
     """
-    ranked = ranked_by(scores, settings.by)
+    ranked = harmless(ranked_by(scores, settings.by))
     groups = [name for name in scores.column_names if name.startswith("utility/")]
     if not groups:
         raise DataError(
@@ -155,7 +155,8 @@ def ranked_by(scores: pa.Table, by: Ranking) -> pa.Table:
 
 
 def _part(scores: pa.Table, size: int, settings: Select) -> tuple[pa.Table, float | None]:
-    """The ranked samples that a subset of this size is chosen among, and the expected share of right ones.
+    """The ranked samples that a subset of this size is chosen among, none of them toxic, and the expected share of
+    right ones.
 
     The column `p_right` tells how likely each is right, where the scores do.
     """
@@ -163,7 +164,7 @@ def _part(scores: pa.Table, size: int, settings: Select) -> tuple[pa.Table, floa
     count, purity = part_of(ranked, size, len(scores), settings)
     right = p_right_of(ranked)
     known = ranked if right is None else ranked.append_column("p_right", pa.array(right))
-    return known.slice(0, count), purity
+    return harmless(known).slice(0, count), purity
 
 
 def _sketches(scores: pa.Table, part: pa.Table, strategy: str) -> np.ndarray:

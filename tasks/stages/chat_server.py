@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAI
 
+from ost.cost import Stopwatch
 from ost.data import Sample, sample_id
 from ost.data.picture import shown
 from ost.errors import WorkspaceError
@@ -44,6 +45,8 @@ class Reply:
     text: str
     prompt_tokens: int
     completion_tokens: int
+    seconds: float = 0.0
+    """Of wall clock: its share of them, beside all that is asked at the same time."""
 
 
 class _Refusal(Exception):
@@ -74,6 +77,8 @@ class ChatServer:
         self.model, self.server, self.cache, self.max_tokens = model, server.rstrip("/"), cache, max_tokens
         self.prompt_tokens = self.completion_tokens = 0
         self.flops = 0.0  # a server does not tell
+        self.earlier = 0.0
+        """Seconds that answers took which came from the cache."""
         self.refusal = ""
         self._concurrency, self._pace = concurrency, _Pace(requests_per_minute)
         self._answered, self._in_a_row = False, list[bool]()
@@ -131,6 +136,8 @@ class ChatServer:
         self._answered = True
         if fresh:
             self._in_a_row.clear()
+        else:
+            self.earlier += reply.seconds
         return reply
 
     def _useless(self) -> WorkspaceError:
@@ -147,7 +154,8 @@ class ChatServer:
         try:
             return Reply(**read_json(file)), False
         except (OSError, ValueError, TypeError):  # not asked yet, or no whole answer
-            reply = self._ask(_turns(sample))
+            watch = Stopwatch()
+            reply = replace(self._ask(_turns(sample)), seconds=watch.seconds / self._concurrency)
             write_json(file, vars(reply))
             return reply, True
 

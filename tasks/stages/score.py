@@ -15,7 +15,11 @@ from ost.store import write_json, write_table
 from tasks.plan import Plan
 from tasks.stages.chat_server import ChatServer
 from tasks.stages.context import Context, Outcome
+from tasks.stages.digests import Digests
 from tasks.stages.ray_shards import runner
+
+OF_THE_RUN = {"peak_gib", "scored", "spent_seconds"}
+"""Metrics that no two runs have the same: they stand in the manifest, and not in a file that others depend on."""
 
 
 def score(ctx: Context) -> Outcome:
@@ -30,7 +34,7 @@ def score(ctx: Context) -> Outcome:
         write_table(ctx.output(turns), made.turns)
     else:  # what another method left
         (ctx.root / turns).unlink(missing_ok=True)
-    found = {name: value for name, value in made.metrics.items() if name != "peak_gib"}  # no two runs have the same
+    found = {name: value for name, value in made.metrics.items() if name not in OF_THE_RUN}
     write_json(ctx.output(f"metrics/score-{scores.name}.json"), found | made.summary)
     digests = {name: content_digest(ctx.samples(name).ids()) for name in ("pool", "anchors") if name in scores.reads}
     return Outcome(made.metrics, made.cost, made.warnings, digests)
@@ -66,6 +70,7 @@ class Workspace:
             device=compute.device,
             threads=compute.threads,
             execution=compute,
+            digest_of=Digests(ctx.root / ".ost/digests.db").of,
         )
         scored = score_file(job, runner(compute, ctx.slots), ctx.progress)
         if not self.params.curate.keep:  # so that the next run counts its whole cost

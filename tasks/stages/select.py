@@ -25,7 +25,7 @@ def select(ctx: Context) -> Outcome:
     kept, purity = len(kept_ids(table)), expected_purity(table)
     metrics |= {"samples": float(kept), "pool": float(len(table)), "share": kept / len(table)}
     metrics |= {} if purity is None else {"expected_purity": purity}
-    return Outcome(metrics, Cost(watch.seconds), subset.arm.warn(known, ctx.params))
+    return Outcome(metrics, Cost(watch.seconds), subset.arm.warn(known, ctx.params, subset.share))
 
 
 def _known(ctx: Context, arm: Arm) -> pa.Table:

@@ -2,23 +2,31 @@
 
 import json
 import shutil
+from pathlib import Path
 from typing import get_args
 
 import boto3
 import pyarrow.parquet as pq
 import pytest
+import torch
 from pydantic import BaseModel
+from specimens import copy_of, drawn
 from tiny_workspace import ONE_TRAINING, ROOT, TINY, Shell, make_workspace
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from flows.cli.files import ExportForm
 from flows.cli.main import app, main
-from ost.data import Dataset
+from flows.cli.score import _warmed_up, score_files
+from flows.lock import claim
+from ost.data import Dataset, write_samples
+from ost.errors import WorkspaceError
 from ost.export import FORMS
+from ost.models import load_checkpoint
 from ost.selection import kept_ids
-from ost.settings import Execution, Score, Select
+from ost.settings import Data, Execution, Score, Select, Warmup
 from ost.store import read_json, read_table
+from ost.types import Progress, silent
 from stack.servers import s3_server
 
 pytestmark = pytest.mark.usefixtures("on_one_server")
@@ -73,6 +81,49 @@ def test_score_and_select_work_on_files_alone(curated, tmp_path):
     said = curated.ost("score", *files, "--layers", "middle", "--out", str(scores), ok=False)
     assert "the command line has 1 problem(s)" in said and "layers: String should match" in said
     assert "Traceback" not in said
+
+
+class Dark:
+    """A display that shows nothing."""
+
+    def bar(self, name: str) -> Progress:
+        return silent
+
+
+@pytest.fixture
+def warmed(fresh, tmp_path):
+    """Warms a proxy up as `ost score` does; its folder, and when that was made."""
+    write_samples(tmp_path / "pool.parquet", drawn("pool", 8))
+    pool = Dataset(tmp_path / "pool.parquet")
+
+    def warm(steps: int = 1) -> tuple[Path, int]:
+        settings = Warmup(learning_rate=1e-3)
+        folder = _warmed_up(str(tmp_path / "proxy"), pool, settings, steps, tmp_path / "work", Dark())
+        return folder, folder.stat().st_mtime_ns
+
+    fresh.save(tmp_path / "proxy")
+    return warm
+
+
+def test_a_warm_proxy_is_taken_over_until_its_weights_or_its_training_change(warmed, fresh, tmp_path):
+    first = warmed()
+    assert warmed() == first, "it was trained again"
+    other = copy_of(fresh)
+    other.model.lm_head.weight.data += 0.5
+    other.save(tmp_path / "proxy")
+    second = warmed()
+    assert second[0] != first[0], "weights that were replaced under the same path go unnoticed"
+    found = load_checkpoint(second[0]).model.lm_head.weight
+    assert torch.allclose(found, other.model.lm_head.weight, atol=0.1)
+    assert warmed(2)[0] != second[0]
+    assert len(list((tmp_path / "work").glob("proxy-warm*"))) == 1, "one that is of no use stays"
+
+
+def test_two_runs_do_not_share_a_work_folder(tmp_path):
+    models, warmup = ("proxy", None), (Warmup(), 0)
+    rest = (Data(), warmup, Score(), Execution(), 1, 1)
+    with claim(tmp_path / "work/.ost/lock"), pytest.raises(WorkspaceError, match=r"is at work in .*work: wait until"):
+        score_files(("pool", "anchors"), models, tmp_path / "out.parquet", tmp_path / "work", *rest)
 
 
 @pytest.mark.parametrize(

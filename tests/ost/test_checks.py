@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ from specimens import drawn
 from test_scoring import reference
 
 import ost
+from ost.data import write_samples
 from ost.execution.device import Memory
 from ost.models.parts import decoder_blocks
-from ost.scoring import checks
+from ost.scoring import Job, checks
 from ost.scoring.checks import FIDELITY, Agreement, Checks, agreement, choose, make_reference, warnings_of
 from ost.scoring.methods import prepared_scorer
 from ost.scoring.methods.lookahead import LookaheadScorer
-from ost.scoring.precision import Way, settle
+from ost.scoring.precision import Settled, Way, settle
 from ost.scoring.score import Engine
 from ost.settings import Score
 
@@ -49,6 +51,16 @@ def test_scores_from_noise_are_warned_of(pool, anchors, proxy):
 def test_no_checks_where_none_are_asked_for(pool, anchors, proxy):
     scored = ost.score(pool[:4], anchors[:4], proxy, method="gradient", checks=0)
     assert scored.checks is None and scored.warnings == []
+
+
+def test_how_many_are_checked_follows_from_the_proxy_and_its_device(proxy, monkeypatch):
+    """Twenty with a proxy of 400 million weights on two cores, where two hundred take hours."""
+    assert checks.count_of(Score(), proxy.model) == 200
+    monkeypatch.setattr(checks, "LARGE", proxy.model.num_parameters() - 1)
+    assert checks.count_of(Score(), proxy.model) == 20
+    assert [checks.count_of(Score(checks=count), proxy.model) for count in (0, 300)] == [0, 300]
+    accelerated = SimpleNamespace(device=torch.device("cuda"), num_parameters=proxy.model.num_parameters)
+    assert checks.count_of(Score(), accelerated) == 200
 
 
 def test_the_samples_are_chosen_by_content():
@@ -162,10 +174,52 @@ def test_what_was_settled_is_kept(pool, anchors, proxy, tmp_path):
         asked.append(way)
         return reference.utility * (1 if way.arithmetic == "mixed" else -1)
 
-    first = settle(Score(method="gradient"), True, reference, utility, store=tmp_path / "arithmetic.json")
-    assert first.taken.arithmetic == "mixed" and len(asked) == 2
-    assert settle(Score(method="gradient"), True, None, utility, store=tmp_path / "arithmetic.json") == first
-    assert len(asked) == 2
+    def settled(**changes) -> Settled:
+        return settle(Score(method="gradient", **changes), True, reference, utility, store=tmp_path / "trials.json")
+
+    first = settled()
+    assert first.taken.arithmetic == "mixed" and len(asked) == 2 and first.earlier == 0
+    again = settled()
+    assert dataclasses.replace(again, earlier=0.0) == first and again.earlier > 0 and len(asked) == 2
+    assert settled(precision="fp32").taken.arithmetic == "fp32", "what was settled before stands above the settings"
+    (tmp_path / "trials.json").write_text('{"taken": {"arith')
+    assert settled() == first and len(asked) == 4, "a torn file counts as none"
+
+
+@pytest.fixture
+def job(pool, anchors, proxy, tmp_path) -> Job:
+    """As an accelerator has it, but for the accelerator."""
+    for name, samples in (("pool", pool), ("anchors", anchors)):
+        write_samples(tmp_path / f"{name}.parquet", samples)
+    proxy.save(tmp_path / "proxy")
+    paths = (tmp_path / name for name in ("pool.parquet", "anchors.parquet", "proxy", "store"))
+    return Job(*paths, Score(method="gradient", checks=20))
+
+
+def prepared(job: Job, proxy, anchors, samples, **changes) -> Engine:
+    """An engine that takes its device for an accelerator."""
+    job = dataclasses.replace(job, settings=job.settings.model_copy(update=changes))
+    engine = Engine(proxy, anchors, job.settings, 60)
+    engine.on_accelerator = True
+    engine.prepare(samples, job=job)
+    return engine
+
+
+def test_an_arithmetic_that_is_asked_for_is_taken_whatever_was_settled_before(job, pool, anchors, proxy):
+    """The remedy that a warning of the checks names."""
+    assert prepared(job, proxy, anchors, pool[:20]).settled.taken.arithmetic == "bf16"
+    assert prepared(job, proxy, anchors, pool[:20], precision="fp32").settled.taken.arithmetic == "fp32"
+    again = prepared(job, proxy, anchors, pool[:20])
+    assert again.settled.taken.arithmetic == "bf16" and again.settled.earlier > 0 and again.earlier > 0
+
+
+def test_of_a_pool_that_grew_a_little_what_is_known_settles_the_arithmetic(job, pool, anchors, proxy):
+    """What is new has no rows in the reference, and is not tried either."""
+    prepared(job, proxy, anchors, pool[:20])
+    job.trials.unlink()
+    grown = prepared(job, proxy, anchors, pool[1:22])
+    assert grown.reference.samples == pool[1:20] and grown.reference.earlier > 0
+    assert grown.settled.taken.arithmetic == "bf16" and len(grown.settled.tried) == 1 and grown.settled.earlier == 0
 
 
 @pytest.mark.parametrize("layers", ["last:1", "all"])
@@ -244,7 +298,8 @@ def test_a_pool_that_grew_a_little_is_not_checked_anew(pool, anchors, proxy, tmp
     store = tmp_path / "rows.parquet"
     first = make_reference(proxy, anchors, Score(method="gradient"), pool[:20], store=store)
     grown = make_reference(proxy, anchors, Score(method="gradient"), pool[1:22], store=store)
-    assert first.forwards > 0 and grown.forwards == 0
+    assert first.earlier == 0 < grown.earlier
+    assert grown.forwards == pytest.approx(first.forwards * 19 / 20), "what was done for the rows that are used"
     assert grown.samples == pool[1:20], "what is new has no rows"
     utility = first.utility
     assert grown.compare(utility[1:]).samples == 19
@@ -257,7 +312,11 @@ def test_a_pool_that_grew_much_is_checked_on_what_is_new_too(pool, anchors, prox
     make_reference(proxy, anchors, Score(method="gradient"), pool[:10], store=store)
     grown = make_reference(proxy, anchors, Score(method="gradient"), pool[2:14], store=store)
     whole = make_reference(proxy, anchors, Score(method="gradient"), pool[2:14])
-    assert 0 < grown.forwards < whole.forwards and grown.samples == pool[2:14]
+    assert grown.earlier > 0 == whole.earlier and grown.samples == pool[2:14]
     np.testing.assert_allclose(grown.utility, whole.utility, rtol=1e-6)
     np.testing.assert_allclose(grown.other, whole.other, rtol=1e-4, atol=1e-5)
-    assert make_reference(proxy, anchors, Score(method="gradient"), pool[2:14], store=store).forwards == 0
+    again = make_reference(proxy, anchors, Score(method="gradient"), pool[2:14], store=store)
+    assert again.forwards == grown.forwards > 0 and again.earlier > grown.earlier
+    store.write_bytes(store.read_bytes()[:-20])
+    torn = make_reference(proxy, anchors, Score(method="gradient"), pool[2:14], store=store)
+    assert torn.earlier == 0 and torn.forwards == whole.forwards, "a torn file counts as none"

@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
+from PIL import UnidentifiedImageError
 from specimens import copy_of, drawn, other_forms
 from torch import nn
 
 import ost
-from ost.data import Sample
+from ost.data import Sample, chat
 from ost.encoding import IGNORE
 from ost.errors import DataError, ModelError
 from ost.execution import loader
@@ -112,6 +113,12 @@ def test_batches_hold_no_more_than_their_budget_and_keep_their_order(mixed):
             own = [sizes[mixed.index(sample)] for sample in part]
             assert len(part) == 1 or len(part) * max(own) <= tokens
     assert [len(part) for part in Budget(10_000, most=4).batches(mixed)] == [4, 4, 1]
+
+
+def test_bytes_reach_only_the_decoders_that_images_may_have():
+    """A file of a form that ingestion refuses, of which Pillow's reader may start a program."""
+    with pytest.raises(UnidentifiedImageError):
+        approximate_tokens(Sample((b"P6 8 8 255 " + bytes(192),), chat("What?", "this")))
 
 
 def test_a_batch_that_runs_out_of_memory_is_halved_whatever_is_done_with_it(mixed, proxy):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ost.arms import arm_of
 from ost.errors import ConfigError
-from ost.selection import KEPT, by_utility, is_clean, kept_ids, select, toxic_list, warnings_of
+from ost.selection import KEPT, STRATEGIES, by_utility, is_clean, kept_ids, select, toxic_list, warnings_of
 from ost.selection.by_utility import QUARANTINED, TOXIC
 from ost.selection.strategies import BELOW
 from ost.settings import Select, Settings
@@ -51,7 +51,7 @@ def by_id(selection: pa.Table) -> dict:
 @settings(max_examples=80)
 @given(scores=scores(), fraction=FRACTIONS)
 def test_the_best_are_kept_in_order_and_ties_go_by_id(scores, fraction):
-    rows = [row for row in scores.to_pylist() if row["utility"] == row["utility"]]
+    rows = [row for row in scores.to_pylist() if row["utility"] == row["utility"] and not row["toxic"]]
     best = sorted(rows, key=lambda row: (-row["utility"], row["id"]))
     wanted = max(1, round(fraction * len(scores)))
     assert kept_ids(select(scores, fraction, "top")) == [row["id"] for row in best[:wanted]]
@@ -91,8 +91,30 @@ def test_the_kept_share_is_of_the_whole_pool(count, fraction, kept):
     assert len(kept_ids(select(scores, fraction, "top"))) == kept
 
 
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("change", [{"fraction": 1.0}, {"fraction": 0.8}, {"fraction": 0.4, "among": 1.0}])
+def test_what_is_toxic_is_kept_by_no_strategy_however_much_is_asked_for(strategy, change):
+    scores = table([*np.linspace(-1.0, 1.0, 40)])
+    scores = scores.append_column("utility/sum", scores["utility"])
+    sketch = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float16)
+    scores = scores.append_column("sketch", pa.FixedSizeListArray.from_arrays(pa.array(sketch.ravel()), 4))
+    chosen = select(scores, strategy=strategy, **change)
+    toxic = set(toxic_list(scores)["id"].to_pylist())
+    assert len(toxic) == 20 and not toxic & set(kept_ids(chosen))
+    assert {row["id"] for row in chosen.to_pylist() if row["reason"] == TOXIC} == toxic
+    assert len(kept_ids(chosen)) == min(20, round(40 * change["fraction"]))
+
+
+def test_a_subset_that_is_smaller_than_asked_for_is_told():
+    scores, settings = table([np.nan, -3.0, -2.0, -1.0, 1.0, 2.0]), Settings(seed=0)
+    (told,) = warnings_of(scores, settings.select, 0.9)
+    assert told.startswith("5 of 6 samples are asked for, and 2 are kept: all others are toxic")
+    assert arm_of("lookahead").warn(scores, settings, 0.9) == [told] and len(kept_ids(select(scores, 0.9, "top"))) == 2
+    assert warnings_of(scores, settings.select, 0.3) == warnings_of(scores, settings.select) == []
+
+
 def test_quarantined_samples_count_in_the_pool_but_are_never_kept():
-    scores = table([np.nan] * 6 + [1.0, 2.0, -1.0, 0.0])
+    scores = table([np.nan] * 6 + [1.0, 2.0, 0.5, 0.0])
     assert kept_ids(select(scores, 0.2, "top")) == ["007", "006"]
     assert sorted(kept_ids(select(scores, 1.0, "top"))) == ["006", "007", "008", "009"]
     assert kept_ids(select(table([np.nan, np.nan]), 1.0, "top")) == []

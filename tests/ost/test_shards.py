@@ -1,6 +1,7 @@
 """Scoring shard by shard: the same table whatever the layout, whatever is killed; and only what is new is scored."""
 
 import dataclasses
+import errno
 import signal
 import subprocess
 import sys
@@ -10,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from specimens import copy_of, drawn
 
 import ost
+from ost import store
 from ost.data import Dataset, write_samples
 from ost.errors import ModelError
-from ost.scoring import Job, score_file, shards
+from ost.scoring import Job, kept, score_file, shards
 from ost.scoring.shards import pending, run_here, score_shard
 from ost.settings import Score
+from ost.store import read_json, read_table
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,11 @@ def elsewhere(job: Job, folder: Path, **settings) -> Job:
     return dataclasses.replace(job, store=folder / "store", settings=job.settings.model_copy(update=settings))
 
 
+def settled(job: Job, folder: Path) -> Job:
+    """The same with a store of its own, as a run has it once it knows its step."""
+    return dataclasses.replace(elsewhere(job, folder), step=1e-3)
+
+
 def counting(counts: list[int]):
     def run(job, parts, scorer):
         for size in run_here(job, parts, scorer):
@@ -48,6 +57,12 @@ def counting(counts: list[int]):
             yield size
 
     return run
+
+
+def interrupted(job, parts, scorer):
+    """The first shard is published, and no other."""
+    yield next(run_here(job, parts, scorer))
+    raise KeyboardInterrupt
 
 
 # --- the same scores --------------------------------------------------------------------------------------------------
@@ -83,6 +98,44 @@ def test_settings_that_rows_depend_on_do_not(change, job):
     assert other.folder != job.folder
 
 
+@pytest.mark.parametrize("change", [{"arithmetic": "bf16"}, {"steps": 3}, {"steps": 4}, {"step": 0.1}])
+def test_what_a_run_settles_tells_rows_of_one_run_apart(change, job):
+    other = dataclasses.replace(job, **change)
+    assert other.folder != job.folder and other.run == job.run
+
+
+def test_what_is_settled_is_kept_for_each_way_to_settle_it(job, monkeypatch):
+    kinds = [{"precision": "bf16"}, {"checks": 7}, {}]
+    others = [dataclasses.replace(job, settings=job.settings.model_copy(update=change)) for change in kinds]
+    files = {other.trials for other in others}
+    assert len(files) == 3 and len({other.run for other in others}) == 1
+    monkeypatch.setattr(shards, "resolve_device", lambda device: torch.device("cuda"))
+    assert job.trials not in files, "what suits a CPU is taken for what suits an accelerator"
+
+
+def test_other_libraries_or_another_commit_of_a_hub_model_have_rows_of_their_own(job, monkeypatch):
+    commits = iter(["a1", "a1", "b2"])
+    monkeypatch.setattr(shards, "commit_of", lambda name: next(commits))
+    hub = [dataclasses.replace(job, proxy="some/model").run for _ in range(3)]
+    assert hub[0] == hub[1] != hub[2]
+    assert {"pillow", "tokenizers", "torch", "transformers"} <= {made.split()[0] for made in shards.made_by()}
+    before = dataclasses.replace(job).run
+    monkeypatch.setattr(shards, "made_by", lambda: ("pillow 1.0",))
+    assert dataclasses.replace(job).run != before
+
+
+def test_inputs_are_read_once(job, tmp_path):
+    """Weights of many gigabytes, above all."""
+    read: list[str] = []
+
+    def digest_of(path: Path) -> str:
+        read.append(path.name)
+        return store.digest(path)
+
+    score_file(dataclasses.replace(elsewhere(job, tmp_path), digest_of=digest_of))
+    assert sorted(read) == ["anchors.parquet", "proxy"]
+
+
 def test_another_proxy_or_other_anchors_have_rows_of_their_own(job, tmp_path, anchors, proxy):
     moved = copy_of(proxy)
     moved.model.lm_head.weight.data[0, 0] += 1e-3
@@ -113,6 +166,44 @@ def test_only_new_samples_are_scored(job, undisturbed, tmp_path, pool):
     assert len(rows) == 33 and all(np.isfinite(rows[sample.id]) for sample in new)
 
 
+def test_tasks_are_the_pools_own_however_old_the_rows_are(job, undisturbed, tmp_path, pool):
+    write_samples(tmp_path / "pool.parquet", [dataclasses.replace(sample, task="renamed") for sample in pool])
+    counts: list[int] = []
+    again = score_file(dataclasses.replace(job, pool=tmp_path / "pool.parquet"), counting(counts)).table
+    assert counts == [] and again["utility"].equals(undisturbed["utility"])
+    assert set(again["task"].to_pylist()) == {"renamed"}
+
+
+def test_a_table_costs_what_all_its_rows_took_and_tells_what_this_run_spent(job, tmp_path, pool):
+    """Killed after its first shard, gone on with, and done again: the FLOPs are the same, and no second is lost."""
+    own = elsewhere(job, tmp_path, checks=8)
+    whole = score_file(elsewhere(job, tmp_path / "whole", checks=8))
+    with pytest.raises(KeyboardInterrupt):
+        score_file(own, interrupted)
+    resumed = score_file(own)
+    took = sum(read_table(path)["seconds"].to_numpy().sum() for path in own.run.rglob("*.parquet"))
+    took += sum(read_json(path)["earlier"] for path in own.run.glob("*.json"))
+    again = score_file(own)
+    assert (whole.spent.scored, resumed.spent.scored, again.spent.scored) == (60, 44, 0)
+    assert whole.cost.flops == resumed.cost.flops == again.cost.flops > 0
+    assert whole.cost.seconds == whole.spent.seconds
+    assert again.cost.seconds == pytest.approx(again.spent.seconds + took)
+    assert again.figures["scored"] == 0 and again.figures["spent_seconds"] == again.spent.seconds
+    assert resumed.spent.seconds < resumed.cost.seconds < resumed.spent.seconds + took
+
+
+def test_a_smaller_pool_costs_less(job, tmp_path, pool):
+    """Half of the rows of each shard are used."""
+    own = elsewhere(job, tmp_path)
+    score_file(own)
+    write_samples(tmp_path / "pool.parquet", pool[::2])
+    half = score_file(dataclasses.replace(own, pool=tmp_path / "pool.parquet"))
+    assert half.spent.scored == 0
+    rows = [read_table(path) for path in own.run.rglob("*.parquet")]
+    took = sum(table["seconds"].to_numpy().sum() for table in rows)
+    assert half.cost.seconds - half.spent.seconds == pytest.approx(took / 2)
+
+
 def test_only_new_samples_are_checked(job, tmp_path, pool):
     own = elsewhere(job, tmp_path, checks=12)
     first = score_file(own)
@@ -131,14 +222,17 @@ def test_the_store_keeps_the_latest_runs_alone(job, tmp_path):
     write_samples(small, drawn("pool", 2, 1))
     folders = []
     for step in (1e-3, 2e-3, 3e-3, 4e-3, 5e-3):
-        run = dataclasses.replace(own, pool=small, settings=own.settings.model_copy(update={"step": step}))
-        score_file(run)
-        folders.append(run.folder.name)
+        for precision in ("bf16", "fp32"):
+            changes = {"step": step, "precision": precision}
+            run = dataclasses.replace(own, pool=small, settings=own.settings.model_copy(update=changes))
+            score_file(run)
+        assert len(list(run.run.iterdir())) == 2, "a folder for each arithmetic"
+        folders.append(run.run.name)
     assert sorted(path.name for path in own.store.iterdir()) == sorted(folders[-shards.KEPT_RUNS :])
 
 
 def test_progress_counts_what_was_there(job, tmp_path):
-    own = elsewhere(job, tmp_path)
+    own = settled(job, tmp_path)
     score_shard(own, range(16))
     calls: list[tuple[int, int]] = []
     score_file(own, progress=lambda done, total, note="": calls.append((done, total)))
@@ -159,10 +253,44 @@ def test_shards_published_out_of_order_leave_the_others_as_they_were(job, tmp_pa
 
 
 def test_a_part_that_was_not_published_counts_for_nothing(job, undisturbed, tmp_path):
-    own = elsewhere(job, tmp_path)
+    own = settled(job, tmp_path)
     own.folder.mkdir(parents=True)
     (own.folder / "0123.parquet.part").write_bytes(b"PAR1 torn")
     assert score_file(own).table.equals(undisturbed)
+
+
+@pytest.mark.parametrize("left", [0, 100, -9])
+def test_a_torn_shard_counts_for_nothing(left, job, undisturbed, tmp_path):
+    """As a machine that loses its power, or a disk, may leave one."""
+    own = settled(job, tmp_path)
+    score_file(own)
+    torn = next(path for path in sorted(own.folder.glob("*.parquet")) if len(read_table(path)) == 12)
+    torn.write_bytes(torn.read_bytes()[:left])
+    counts: list[int] = []
+    assert score_file(own, counting(counts)).table.equals(undisturbed) and counts == [12]
+
+
+def test_a_shard_of_which_only_the_middle_is_torn_counts_for_nothing_too(job, undisturbed, tmp_path):
+    own = settled(job, tmp_path)
+    score_file(own)
+    torn = next(path for path in sorted(own.folder.glob("*.parquet")) if len(read_table(path)) == 12)
+    whole = torn.read_bytes()
+    torn.write_bytes(whole[:4] + bytes(len(whole) // 2) + whole[4 + len(whole) // 2 :])
+    assert score_file(own).table.equals(undisturbed)
+
+
+def test_a_shard_that_cannot_be_read_just_now_is_not_thrown_away(job, tmp_path, monkeypatch):
+    own = settled(job, tmp_path)
+    score_file(own)
+    before = sorted(own.folder.glob("*.parquet"))
+
+    def busy(path: Path) -> pa.Table:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(kept, "read_table", busy)
+    with pytest.raises(OSError, match="Too many open files"):
+        pending(own, Dataset(own.pool).ids())
+    assert sorted(own.folder.glob("*.parquet")) == before
 
 
 SCRIPT = """
@@ -210,8 +338,6 @@ def test_killed_at_random_moments_the_table_is_the_same_to_the_byte(job, tmp_pat
 
 def test_a_batch_that_does_not_fit_is_halved_and_no_sample_is_cut(pool, anchors, proxy, monkeypatch):
     """An accelerator whose memory holds five samples."""
-    import torch
-
     from ost.scoring.methods.transposed import TransposedScorer
 
     sizes: list[int] = []
@@ -234,8 +360,6 @@ def test_a_batch_that_does_not_fit_is_halved_and_no_sample_is_cut(pool, anchors,
 
 
 def test_a_single_sample_that_does_not_fit_ends_the_run(pool, anchors, proxy, monkeypatch):
-    import torch
-
     from ost.scoring.methods.transposed import TransposedScorer
 
     def never(self, samples, batch):

@@ -51,6 +51,11 @@ def scores(apart: float, wrong_share: float, anchors: int = 100, count: int = 30
     return signal(trusted - others, trusted - others, trusted).onto(table)
 
 
+def with_flags(table: pa.Table, toxic: bool) -> pa.Table:
+    """The same scores, all of which are flagged, or none."""
+    return table.set_column(table.column_names.index("toxic"), "toxic", pa.array([toxic] * len(table)))
+
+
 # --- claims -----------------------------------------------------------------------------------------------------------
 
 
@@ -87,9 +92,9 @@ def test_with_signal_a_pool_with_harm_is_chosen_from_as_before(seed):
     assert chosen.equals(bare) and expected_purity(chosen) == expected_purity(bare) > 0.85
 
 
-def test_nothing_but_what_is_said_hangs_on_the_signal():
+def test_where_nothing_is_toxic_nothing_but_what_is_said_hangs_on_the_signal():
     """What is kept is the same; scores that nobody tried claim what they did."""
-    table = scores(apart=0.0, wrong_share=0.38)
+    table = with_flags(scores(apart=0.0, wrong_share=0.38), False)
     bare = table.replace_schema_metadata(None)
     assert select(table, 0.2, "draw").equals(select(bare, 0.2, "draw"))
     ranked, unknown = ranked_by(table, "auto"), ranked_by(bare, "auto")
@@ -217,3 +222,13 @@ def test_they_are_watched_beside_the_anchors_while_left_out(pool, anchors, proxy
     assert scored.signal.warnings == [told for told in scored.warnings if "right from wrong" in told]
     again = ost.score(pool[:4], anchors, proxy64, method="gradient", checks=0)
     assert again.signal is None, "one step is not tried"
+
+
+def test_toxic_flags_of_scores_that_cannot_tell_keep_nothing_out():
+    table = scores(apart=0.0, wrong_share=0.38)
+    flagged = with_flags(table, True)
+    chosen = select(flagged, 0.2, "top", clean_below=0.0)
+    assert len(chosen.filter(chosen["rank"].is_valid())) == 600
+    assert not any(reason and reason.startswith("toxic") for reason in chosen["reason"].to_pylist())
+    convincing = STRONG.onto(flagged)
+    assert not any(rank is not None for rank in select(convincing, 0.2, "top")["rank"].to_pylist())

@@ -56,7 +56,8 @@ def lookahead(scores: pa.Table) -> pa.Table:
 
 
 def rows_of(scores: pa.Table) -> list[dict]:
-    return [row for row in scores.to_pylist() if row["utility"] == row["utility"]]
+    """Those that may be kept."""
+    return [row for row in scores.to_pylist() if row["utility"] == row["utility"] and not row["toxic"]]
 
 
 # --- what holds for all -----------------------------------------------------------------------------------------------
@@ -77,12 +78,12 @@ def test_every_sample_is_kept_or_told_why_not(strategy, by, scores, more, fracti
     chosen = select(scores, fraction, strategy, by, 0.0, seed, among)
     kept, usable = kept_ids(chosen), {row["id"] for row in rows_of(scores)}
     assert len(kept) == len(set(kept)) == min(max(1, round(fraction * len(scores))), len(usable))
-    assert set(kept) <= usable, "a quarantined sample was kept"
+    assert set(kept) <= usable, "a quarantined or a toxic sample was kept"
     assert chosen["id"].equals(scores["id"])
     for row, score in zip(chosen.to_pylist(), scores.to_pylist(), strict=True):
         assert (row["reason"] == KEPT) == (row["rank"] is not None) == (row["id"] in kept)
-        assert (row["reason"] == QUARANTINED) == (row["id"] not in usable)
-        assert row["reason"] != TOXIC or score["toxic"]
+        assert (row["reason"] == QUARANTINED) == (score["utility"] != score["utility"])
+        assert (row["reason"] == TOXIC) == score["toxic"]
         assert row["rank"] or row["reason"] in REASONS
     other = scores.take(np.random.default_rng(seed).permutation(len(scores)))
     again = select(other, fraction, strategy, by, 0.0, seed, among)

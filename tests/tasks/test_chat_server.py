@@ -184,6 +184,7 @@ def test_nothing_is_asked_twice(scripted, tmp_path):
     again = ChatServer("m", server.address, tmp_path, max_tokens=5)
     assert again.complete(samples[::-1]) == expected[::-1]
     assert (again.requests, again.prompt_tokens) == (0, 6 * 7)
+    assert first.earlier == 0 < again.earlier, "what kept answers took"
 
 
 def test_another_model_length_or_question_is_asked_anew(scripted, tmp_path):
@@ -337,6 +338,23 @@ def test_the_stage_counts_and_tells_what_the_judge_gave_no_answer_to(scripted, f
     execute("select-judge", folder)
     reasons = read_table(folder / "selections/judge.parquet")["reason"].to_pylist()
     assert [reason == "kept" for reason in reasons] == table["agrees"].to_pylist()
+
+
+def test_what_kept_answers_took_is_part_of_what_judging_costs(scripted, folder):
+    """A run that was killed, or one with another metric, asks for little itself."""
+
+    def slow(asked: dict) -> str:
+        time.sleep(0.3)
+        return "yes"
+
+    for name, own in (("pool", questions(8)), ("anchors", questions(2))):
+        write_samples(folder / f"data/{name}", own)
+    changes = [f"judge.server={scripted(reply=slow).address}", "models.judge=m", "judge.mode=grade"]
+    set_params(folder / "params.yaml", [*changes, "judge.concurrency=2"])
+    first, second = execute("score-judge", folder), execute("score-judge", folder)
+    assert first["seconds"] == first["metrics"]["spent_seconds"] > 1.1
+    assert second["seconds"] > 1.1 > second["metrics"]["spent_seconds"]
+    assert second["outputs"] == first["outputs"]
 
 
 def test_a_server_that_is_not_there_is_told(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import signal
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from specimens import drawn
@@ -73,12 +74,21 @@ def test_scoring_again_reuses_the_published_rows(workspace):
     (rows,) = [path for path in (workspace / ".ost/scores/lookahead").iterdir() if path.is_dir()]
     stamps = {path: path.stat().st_mtime_ns for path in rows.rglob("*.parquet")}
     assert len(stamps) == 4, "three shards, and the check's rows"
-    (walk,) = rows.rglob("*.safetensors")
-    assert read_json(walk.with_suffix(".json"))["steps"] <= 4
+    assert len(list(rows.rglob("*.safetensors"))) == 1
+    assert read_json(rows / "plan-fp32.json")["steps"] <= 4
     second = execute("score-lookahead", workspace)
     assert {path: path.stat().st_mtime_ns for path in rows.rglob("*.parquet")} == stamps
-    assert second["outputs"] == first["outputs"] and second["flops"] < first["flops"]
+    assert second["outputs"] == first["outputs"], "what only this run spent stands in no file that others depend on"
+    assert second["flops"] == first["flops"] > 0, "what was made before is part of what the table took"
+    spent = second["metrics"]["spent_seconds"]
+    assert second["seconds"] > spent > 0 and first["seconds"] == first["metrics"]["spent_seconds"]
+    assert (first["metrics"]["scored"], second["metrics"]["scored"]) == (48, 0)
     assert read_json(workspace / "metrics/score-lookahead.json")["checks"]["samples"] == 20
+
+
+def stored(path: Path) -> dict[Path, pa.Table]:
+    """All rows below a folder, without the seconds that they took."""
+    return {file: read_table(file).drop_columns("seconds") for file in path.rglob("*.parquet")}
 
 
 def fill_up(workspace: Path, room: int, said: SimpleQueue) -> None:
@@ -96,18 +106,20 @@ def test_a_disk_that_is_full_costs_only_what_was_not_written(workspace):
     execute("warmup", workspace)
     whole = execute("score-one-step", workspace)
     scores = (workspace / "scores/one-step.parquet").read_bytes()
-    shards = {path: path.read_bytes() for path in (workspace / ".ost/scores").rglob("*.parquet")}
+    shards = stored(workspace / ".ost/scores")
+    room = min(file.stat().st_size for file in shards) + 64
     for path in (workspace / ".ost/scores", workspace / "scores"):
         shutil.rmtree(path)
     context = multiprocessing.get_context("fork")
     said = context.SimpleQueue()
-    process = context.Process(target=fill_up, args=(workspace, len(min(shards.values(), key=len)) + 1, said))
+    process = context.Process(target=fill_up, args=(workspace, room, said))
     process.start()
     process.join()
     message = said.get()
     assert "no room is left to write what score-one-step makes" in message and "free some space" in message
     assert not (workspace / "scores/one-step.parquet").exists(), "half a table stands under its name"
-    left = {path: path.read_bytes() for path in (workspace / ".ost/scores").rglob("*.parquet")}
-    assert left.items() < shards.items(), "what was published is not what it should be"
+    left = stored(workspace / ".ost/scores")
+    assert left.keys() < shards.keys(), "nothing was published, or all of it"
+    assert all(rows == shards[path] for path, rows in left.items()), "what was published is not what it should be"
     assert execute("score-one-step", workspace)["outputs"] == whole["outputs"]
     assert (workspace / "scores/one-step.parquet").read_bytes() == scores

@@ -11,22 +11,26 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ost.cost import BACKWARD
+from ost.cost import BACKWARD, Stopwatch
 from ost.data import Sample
 from ost.encoding import Batch
 from ost.errors import ModelError
 from ost.models import load_checkpoint
 from ost.scoring.anchors import all_but_each, folds_of
+from ost.scoring.kept import kept_json
 from ost.scoring.methods.two_pass import TwoPassScorer
 from ost.scoring.passes.reuse import PassCache
 from ost.scoring.passes.weights import moved_copy
 from ost.scoring.swapped import swapped
-from ost.store import read_json, write_json
+from ost.store import write_json
 from ost.types import Progress, silent
 
 PATIENCE = 10
 """Steps without a new lowest loss of the anchors left out after which the search for the number of steps ends, unless
 the loss is falling again: Adam's first steps are long, and a large model may have to recover from them."""
+FIRST = 3
+"""Times as many steps until the search ends where no loss was lower than the one before the first step: a model may
+need them to recover from Adam's very first steps, which are as long as the rate whatever the gradient is."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Plan:
     swapped_after: tuple[float, ...] = ()
     """(A,) the losses of the anchors with each other's answers (see `swapped`), likewise: what wrong samples look like.
     """
+    earlier: float = 0.0
+    """Seconds that an earlier run looked for it, where it was taken over from it."""
 
     to_json = asdict
 
@@ -173,11 +179,11 @@ def plan_steps(scorer: TwoPassScorer, store: Path | None = None, progress: Progr
     `steps` is where their mean loss is lowest, or what the settings say. With a single fold nothing can be left out,
     and the anchors are watched by the training that they are in. `store`: a file that the plan is kept in.
     """
-    if store and store.exists():
-        return Plan(**read_json(store) | {"forwards": 0.0})
-    found = _searched(scorer, folds_of(scorer.anchors, scorer.settings.folds), progress)
+    if (known := kept_json(store)) is not None:
+        return Plan(**known)
+    watch, found = Stopwatch(), _searched(scorer, folds_of(scorer.anchors, scorer.settings.folds), progress)
     if store:
-        write_json(store, found.to_json())
+        write_json(store, found.to_json() | {"earlier": watch.seconds})
     return found
 
 
@@ -243,6 +249,8 @@ def _watched(
 
 
 def _has_risen(means: Sequence[float]) -> bool:
-    """Whether a loss has had no new lowest for PATIENCE steps, and is not on its way down."""
-    since = len(means) - 1 - int(np.argmin(means))
-    return since >= PATIENCE and means[-1] >= means[-1 - PATIENCE // 2]
+    """Whether a loss has had no new lowest for PATIENCE steps, FIRST times as many from the very start, and is not on
+    its way down."""
+    lowest = int(np.argmin(means))
+    patience = PATIENCE if lowest else FIRST * PATIENCE
+    return len(means) - 1 - lowest >= patience and means[-1] >= means[-1 - PATIENCE // 2]

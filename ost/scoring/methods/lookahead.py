@@ -2,24 +2,24 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 
+from ost.cost import Stopwatch
 from ost.data import Sample
 from ost.encoding import Batch
 from ost.execution.arithmetic import lowered
 from ost.scoring.anchors import all_but_each
+from ost.scoring.kept import keep_weights, kept_weights
 from ost.scoring.methods.anchor_training import encoded_anchors, plan_steps, starting_weights, training_path
 from ost.scoring.methods.scorer import BatchScores, TurnScores
 from ost.scoring.methods.two_pass import TwoPassScorer
 from ost.scoring.passes.reuse import PassCache
 from ost.scoring.passes.weights import moved_copy
 from ost.settings import Score
-from ost.store import publish
 
 
 class LookaheadScorer(TwoPassScorer):
@@ -46,7 +46,8 @@ class LookaheadScorer(TwoPassScorer):
 
     def prepare(self, store: Path | None = None) -> None:
         """Train on the anchors, or load the weights of an earlier training: a few new samples cost none."""
-        self.ends = self._load(store) if store and store.exists() else self._trained(store)
+        known = kept_weights(store)
+        self.ends = self._trained(store) if known is None else self._with(known)
         if self.arithmetic == "bf16":  # no weight moves any more
             self.ends = [lowered(end, {}, "bf16") for end in self.ends]
             self.proxy = dataclasses.replace(self.proxy, model=lowered(self.proxy.model, {}, "bf16"))
@@ -55,13 +56,14 @@ class LookaheadScorer(TwoPassScorer):
 
     def _trained(self, store: Path | None) -> list[PreTrainedModel]:
         """Copies of the proxy after the steps, one for each cell."""
-        steps, start = self.settings.lookahead.steps or plan_steps(self).steps, starting_weights(self)
+        watch, start = Stopwatch(), starting_weights(self)
+        steps = self.settings.lookahead.steps or plan_steps(self).steps
         ends = [
             next(itertools.islice(training_path(self, encoded_anchors(self, anchors), start), steps, None))
             for anchors in map(self.some_anchors, all_but_each(self.partition.members))
         ]
         if store:
-            self._save(ends, store)
+            keep_weights(store, self._moved(ends), watch.seconds)
         return ends
 
     def compilable(self) -> list[PreTrainedModel]:
@@ -69,19 +71,17 @@ class LookaheadScorer(TwoPassScorer):
         self.proxy = dataclasses.replace(self.proxy, model=moved_copy(self.proxy.model, ()))
         return [self.proxy.model, *self.ends]
 
-    def _save(self, ends: Sequence[PreTrainedModel], path: Path) -> None:
-        weights = {
+    def _moved(self, ends: Sequence[PreTrainedModel]) -> dict[str, torch.Tensor]:
+        return {
             f"{index}.{name}": end.get_parameter(name).detach().cpu().contiguous()
             for index, end in enumerate(ends)
             for name in self.weights
         }
-        with publish(path) as part:
-            part.write_bytes(save(weights))
 
     @torch.no_grad()
-    def _load(self, path: Path) -> list[PreTrainedModel]:
+    def _with(self, weights: Mapping[str, torch.Tensor]) -> list[PreTrainedModel]:
         ends = [moved_copy(self.proxy.model, self.weights) for _ in self.partition.members]
-        for key, weight in load_file(path).items():
+        for key, weight in weights.items():
             index, _, name = key.partition(".")
             ends[int(index)].get_parameter(name).copy_(weight)
         return ends
