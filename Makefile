@@ -9,7 +9,7 @@ UV := uv==0.13.9
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo check docs test stack stack-test lint lock peer deita clients bench-ingest bench-scoring bench-selection bench-kills bench-ray bench-storage bench-recuration bench-memory bench-gpu clean
+.PHONY: install demo check docs test stack stack-test lint lock peer deita clients bench-ingest bench-scoring bench-selection bench-kills bench-ray bench-storage bench-recuration bench-memory bench-gpu audit clean
 
 install: $(VENV)/installed
 
@@ -89,6 +89,9 @@ lock: install ## pin what pyproject.toml allows; torch brings its own accelerato
 		--constraint <(echo "torch==2.13.0") pyproject.toml \
 		| grep -vE '^(nvidia-|cuda-|triton)' | sed -E 's/^torch==([0-9.]+).*/torch==\1/' | uniq > requirements.lock.part
 	@mv requirements.lock.part requirements.lock
+
+audit: install ## the pinned packages, looked up in PyPI's advisories; needs the network
+	@$(BIN)/uv tool run --quiet pip-audit==2.10.1 --requirement requirements.lock --no-deps --disable-pip --strict
 
 clean: ## what runs left; keeps the DVC cache and the record
 	@rm -rf world data models scores selections evaluations report metrics/{ingest,score,arms,audit}.json

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flows.display import console
 from stack.processes import ServerError
+from stack.servers import write_secret
 from stack.stack import deploy, prepare, stack, worker
 
 FOLDER = Path(".stack").resolve()
@@ -20,8 +21,7 @@ def main() -> None:
         prepare(environment)
         deploy(Path.cwd(), environment)
         file = FOLDER / "environment"
-        file.touch(mode=0o600)
-        file.write_text("".join(f"export {name}={value}\n" for name, value in environment.items()))
+        write_secret(file, "".join(f"export {name}={value}\n" for name, value in environment.items()))
         with worker(FOLDER, environment):
             console.print(f"Prefect  {environment['PREFECT_API_URL'].removesuffix('/api')}")
             console.print(f"MLflow   {environment['MLFLOW_TRACKING_URI']}")

@@ -58,8 +58,7 @@ def s3_server(folder: Path, port: int | None = None, secret: str = S3.secret) ->
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     config, data = folder / "s3.json", folder / "data"
-    config.touch(mode=0o600)
-    config.write_text(json.dumps({"identities": [identity]}))
+    write_secret(config, json.dumps({"identities": [identity]}))
     data.mkdir(exist_ok=True)
     options = {"s3.config": config, "dir": data, "ip": "127.0.0.1", "s3.port": server.endpoint.rpartition(":")[2]}
     for one in ("master", "volume", "filer"):
@@ -85,8 +84,7 @@ def postgres(folder: Path, port: int, password: str, databases: tuple[str, ...] 
     if not data.exists():
         data.mkdir(mode=0o700)
         secret = folder / "postgres.password"
-        secret.touch(mode=0o600)
-        secret.write_text(password)
+        write_secret(secret, password)
         if user:
             shutil.chown(data, "postgres")
             shutil.chown(secret, "postgres")
@@ -116,14 +114,18 @@ def mlflow_server(
     port = port or free_ports(1)[0]
     address = f"http://127.0.0.1:{port}"
     options = {
-        "backend-store-uri": store or f"sqlite:///{folder / 'server.db'}",
         "artifacts-destination": artifacts or folder / "artifacts",
         "host": "127.0.0.1",
         "port": port,
         "workers": 1,
     }
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    own = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | (environment or {})  # no jobs, no runners
+    own = os.environ | {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # no jobs, no runners
+        # Its password would be seen by all in the list of processes.
+        "MLFLOW_BACKEND_STORE_URI": store or f"sqlite:///{folder / 'server.db'}",
+    }
+    own |= environment or {}
     with running([BIN / "mlflow", "server", *flags], f"{address}/health", folder / "mlflow.log", cwd=folder, env=own):
         yield address
 
@@ -141,6 +143,13 @@ def prefect_server(folder: Path, port: int, database: str) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}/api"
     with running(command, f"{address}/health", folder / "prefect.log", cwd=folder, env=os.environ | environment):
         yield address
+
+
+def write_secret(file: Path, text: str) -> None:
+    """Write a file that its owner alone may read, whoever could read it before."""
+    file.touch(mode=0o600)
+    file.chmod(0o600)
+    file.write_text(text)
 
 
 def _binary(name: str) -> Path:

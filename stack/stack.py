@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack.processes import BIN, Server, free_ports, run, running
-from stack.servers import S3, mlflow_server, postgres, prefect_server, s3_server
+from stack.servers import S3, mlflow_server, postgres, prefect_server, s3_server, write_secret
 
 POOL = "ost"
 """The work pool that prefect.yaml names."""
@@ -93,8 +93,8 @@ def worker(folder: Path, environment: dict[str, str]) -> Iterator[Server]:
 def _secret(folder: Path, name: str) -> str:
     path = folder / f"{name}.secret"
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_urlsafe(24))
+        write_secret(path, secrets.token_urlsafe(24))
+    path.chmod(0o600)
     return path.read_text()
 
 

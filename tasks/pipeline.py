@@ -1,7 +1,7 @@
 """The pipeline of a workspace: its stages, what each depends on and leaves, and dvc.yaml, which is made from them."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import yaml
 from ost.arms import POOL, TRUTH, Scores
 from ost.arms.plan import Subset
 from ost.selection import turns_beside
-from ost.store import publish, read_json
+from ost.store import publish, read_json, recover
 from tasks.plan import Plan
 from tasks.settings import Params, load_params
 from tasks.storage import is_remote
@@ -19,6 +19,8 @@ HEADER = """\
 # Made from params.yaml by `ost plan`, and not to be edited: every run of the pipeline makes it anew.
 # `dvc repro` and `ost curate` run the same stages (tasks/stages/).
 """
+OWN = "python:"
+"""Begins the name of a metric of one's own (ost/evaluation/metrics/own.py)."""
 SETS = ("pool", "anchors", "benchmark")
 MANIFEST = ".manifest.json"
 """Suffix of the manifest that stands beside an artifact."""
@@ -96,7 +98,46 @@ def stages_of(root: Path, plan: Plan) -> list[Stage]:
     found += [_select(subset, params) for subset in plan.subsets]
     found += _trainings(plan)
     found += [_evaluate(key, folder) for key, folder in plan.untrained.items()]
-    return [*found, _report(root, plan)] if params.curate.keep else found
+    found += [_report(root, plan)] if params.curate.keep else []
+    return [_with_unseen(root, plan, stage) for stage in found]
+
+
+def _with_unseen(root: Path, plan: Plan, stage: Stage) -> Stage:
+    """A stage that also watches what its inputs only name: an adapter's base, and the file of a metric of one's own."""
+    roles = [role for role in plan.roles if f"models/{role}" in stage.reads]
+    unseen = [path for role in roles for path in weights_of(root, getattr(plan.params.models, role))[1:]]
+    if any(name.partition(".")[0] == "evaluate" for name in stage.params):
+        unseen += _own_metrics(root, plan.params)
+    return replace(stage, reads=tuple(dict.fromkeys([*stage.reads, *unseen])))
+
+
+def _own_metrics(root: Path, params: Params) -> list[str]:
+    """Files in the workspace that functions of `evaluate.metric` stand in; what these import is not looked for."""
+    asked = params.evaluate.metric
+    names = [name for name in ([asked] if isinstance(asked, str) else asked.values()) if name.startswith(OWN)]
+    modules = [name.removeprefix(OWN).rpartition(".")[0].replace(".", "/") for name in names]
+    files = [f"{module}{ending}" for module in modules if module for ending in (".py", "/__init__.py")]
+    return [file for file in files if (root / file).is_file()]
+
+
+def weights_of(root: Path, name: str | None) -> tuple[str, ...]:
+    """Local folders that the weights of a model come from, as dvc.yaml has them: its own, and its adapter's base.
+
+    Raises ModelError where the base is not there.
+    """
+    if not name or not (folder := root / name).is_dir():
+        return ()
+    if not (folder / "adapter_config.json").is_file():
+        return (name,)
+    from ost.models import checkpoint_folders  # which loads torch
+
+    return name, *(in_workspace(root, base) for base in checkpoint_folders(folder)[1:])
+
+
+def in_workspace(root: Path, path: Path) -> str:
+    """A path from the workspace's root, or the whole of one that lies outside."""
+    root = root.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def _world(params: Params) -> Stage:
@@ -108,14 +149,13 @@ def _world(params: Params) -> Stage:
 
 
 def _base(root: Path, params: Params, role: str) -> Stage:
-    """The base checkpoint of a role; a local folder that its weights come from is watched."""
+    """The base checkpoint of a role; local folders that its weights come from are watched."""
     name = getattr(params.models, role)
     own = [f"base.{role}_{what}" for what in ("steps", "width")]
     read = ("seed", "world.name", f"models.{role}", "data.max_image_tokens", "base.tasks", *own)
     stage = f"base-{role}"
-    folder = (name,) if name and (root / name).is_dir() else ()
     params_read = (*read, "base.batch_size", "base.learning_rate")
-    return Stage(stage, folder, params_read, (f"models/{role}", manifest_path(stage)))
+    return Stage(stage, weights_of(root, name), params_read, (f"models/{role}", manifest_path(stage)))
 
 
 def _score(root: Path, plan: Plan, scores: Scores) -> Stage:
@@ -191,9 +231,8 @@ def report_reads(root: Path, plan: Plan) -> tuple[str, ...]:
 
 def _report(root: Path, plan: Plan) -> Stage:
     written = ("report/index.html", manifest_path("report"))
-    return Stage(
-        "report", report_reads(root, plan), ("seed", "select"), written, ("metrics/arms.json", "metrics/audit.json")
-    )
+    params = ("seed", "select", "curate.subsets", "curate.protocols")  # the first of them is the one that it tells of
+    return Stage("report", report_reads(root, plan), params, written, ("metrics/arms.json", "metrics/audit.json"))
 
 
 def ingest_reads(root: Path, params: Params) -> tuple[str, ...]:
@@ -254,11 +293,15 @@ def up_to(stages: Sequence[Stage], kind: str) -> list[Stage]:
 def write_pipeline(root: Path) -> bool:
     """Make a workspace's dvc.yaml from its parameters; returns whether it had to be written.
 
-    DVC reads the file at the start of each of its commands, so it is left alone where it holds the same stages.
+    What a killed run was just publishing is there again afterwards (`ost.store.recover`). DVC reads dvc.yaml at the
+    start of each of its commands, so it is left alone where it holds the same stages.
     """
     plan = Plan(load_params(root / "params.yaml")).check()
     given = yaml.safe_load((root / "params.yaml").read_text()) or {}
-    stages = {stage.name: _in_yaml(stage, given) for stage in stages_of(root, plan)}
+    found = stages_of(root, plan)
+    for path in (path for stage in found for path in stage.made):
+        recover(root / path)
+    stages = {stage.name: _in_yaml(stage, given) for stage in found}
     text = HEADER + yaml.safe_dump({"stages": stages}, sort_keys=False, width=120)
     file = root / "dvc.yaml"
     if file.exists() and file.read_text() == text:

@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, field_validator
 
 from ost.errors import ConfigError
-from ost.settings import Count, Execution, Fraction, Rate, Section, Settings, Share, parse_section
+from ost.settings import Count, Execution, Fraction, Rate, Section, Settings, Share, parse_section, without_userinfo
 from ost.types import Device, TrainingProtocol
 from ost.worlds.settings import Base, World
 
@@ -103,7 +103,7 @@ class Tracking(Section):
     """The MLflow record."""
 
     uri: str = "sqlite:///mlflow.db"
-    """Tracking store; the environment's MLFLOW_TRACKING_URI wins."""
+    """Tracking store; the environment's MLFLOW_TRACKING_URI wins, and alone may hold a password."""
     experiment: str = "ost"
     model_name: str = "ost-target"
     """Name under which every fine-tuned target is registered."""
@@ -144,7 +144,7 @@ def load_params(path: str | Path) -> Params:
     try:
         raw = yaml.safe_load(params_text(path)) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML: {without_userinfo(str(error))}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold sections such as `select:`; found {type(raw).__name__}")
     return parse_params(raw, source=str(path))

@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from ost.errors import WorkspaceError
+from ost.settings import without_userinfo
 from ost.store import remove
 from tasks.settings import Params
 
@@ -341,7 +342,8 @@ def tracking_uri(root: Path, configured: str) -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or configured
     if uri.startswith("file:") or "://" not in uri:
         raise WorkspaceError(
-            f"MLflow keeps no runs in plain files any more ({uri}); use sqlite:///mlflow.db or a server"
+            f"MLflow keeps no runs in plain files any more ({without_userinfo(uri)}); use sqlite:///mlflow.db or a "
+            "server"
         )
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         return f"sqlite:///{(root / uri.removeprefix('sqlite:///')).resolve()}"

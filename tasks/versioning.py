@@ -2,18 +2,21 @@
 
 import io
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import IO, TypeVar
 
-from dvc.exceptions import DvcException
+from dvc.dirs import site_cache_dir
+from dvc.exceptions import DvcException, PrettyDvcException
 from dvc.fs import LocalFileSystem
 from dvc.repo import Repo
+from dvc.rwlock import RWLOCK_FILE
 
 from ost.errors import WorkspaceError
-from ost.store import publish
+from ost.store import publish, read_json
 from tasks.storage import explained, patiently
 
 Result = TypeVar("Result")
@@ -51,7 +54,19 @@ def _ask(root: Path, question: Callable[[Repo], Result]) -> Result:
             return question(repo)
 
     with explained("the data in object storage"):
-        return patiently(answer)
+        try:
+            return patiently(answer)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # as where another process holds it
+                raise
+            raise WorkspaceError(
+                f"what DVC remembers of files is damaged ({error}): delete {site_cache_dir()}/repo, which it makes anew"
+            ) from error
+        except PrettyDvcException as error:  # `dvc` itself writes them in place, and may be killed
+            raise WorkspaceError(
+                f"DVC cannot read its own files ({error}): take dvc.lock back from git, or delete it, and its stages "
+                "are run anew"
+            ) from error
 
 
 @contextmanager
@@ -74,14 +89,24 @@ def _repository(root: Path) -> Iterator[Repo]:
 class _WholeFiles(LocalFileSystem):
     """The local files; what DVC writes among them is there whole or not at all, whenever its process is killed.
 
-    DVC writes `dvc.lock`, and the file of its own locks, in place: a kill leaves the half of one, or an empty one.
+    DVC writes `dvc.lock`, and the file of its own locks, in place: a kill leaves the half of one, or an empty one. Such
+    a file of locks, left by a command `dvc`, is as good as none: who held them is gone.
     """
 
     def open(self, path: str, mode: str = "r", encoding: str | None = None, **options) -> IO:
         """A file; one of text that is written anew is published as it is closed."""
-        if mode not in ("w", "w+"):
-            return super().open(path, mode, encoding=encoding, **options)
-        return _Published(path, encoding)
+        if mode in ("w", "w+"):
+            return _Published(path, encoding)
+        if Path(path).name == RWLOCK_FILE and not _is_object(Path(path)):
+            raise FileNotFoundError(path)
+        return super().open(path, mode, encoding=encoding, **options)
+
+
+def _is_object(file: Path) -> bool:
+    try:
+        return isinstance(read_json(file), dict)
+    except (OSError, ValueError):
+        return False
 
 
 class _Published(io.StringIO):

@@ -10,6 +10,7 @@ from flows.forecast import show_forecast
 from ost.arms import arm_of
 from ost.arms.plan import BASE, Training
 from ost.errors import WorkspaceError
+from ost.settings import without_userinfo
 from ost.store import read_json
 from tasks import versioning
 from tasks.forecast import MORE, on_accelerator, tells
@@ -98,7 +99,7 @@ def show_stage(root: Path, params: Params, stage: str) -> None:
         "evaluate": [("the answers", root / "evaluations")],
         "report": [
             ("the report", root / "report/index.html"),
-            ("the runs", f"mlflow ui --backend-store-uri {tracking_uri(root, params.tracking.uri)}"),
+            ("the runs", f"mlflow ui --backend-store-uri {without_userinfo(tracking_uri(root, params.tracking.uri))}"),
             ("what is up to date", "dvc status, dvc dag, dvc metrics show"),
             ("where a model comes from", f"ost lineage {params.tracking.model_name}@{model}"),
             *subset,

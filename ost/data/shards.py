@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ost.data.sample import OPTIONAL, Sample
-from ost.store import publish
+from ost.store import name_file, publish
 
 MESSAGE = {
     "role": datasets.Value("string"),
@@ -137,7 +137,7 @@ class ShardWriter:
             return
         self._file.close()
         name = f"{self._name.hexdigest()}.parquet"
-        self._part.replace(self.folder / name)
+        name_file(self._part, self.folder / name)
         self.shards.append(Shard(name, self._samples))
         self._file, self._size, self._samples = None, 0, 0
 

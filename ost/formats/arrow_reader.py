@@ -1,5 +1,6 @@
 """Arrow stream files, as `datasets` keeps them in a save_to_disk folder and in its cache; a unit is a range of rows."""
 
+import struct
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -9,6 +10,7 @@ import pyarrow as pa
 from ost.formats import arrow_rows
 from ost.formats.arrow_rows import DAMAGE
 from ost.formats.reject import Broken, unreadable
+from ost.formats.streams import MOST_UNPACKED, MOST_UNPACKED_RATIO
 from ost.formats.unit import MOST_BYTES, MOST_RECORDS, Loaded, Unit, digest_of
 
 SUFFIXES = (".arrow",)
@@ -83,10 +85,44 @@ def _batches(file: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
                 return
             if message.type == "dictionary":
                 raise ValueError("it has columns encoded by a dictionary; save them as plain ones")
+            most = max(MOST_UNPACKED, MOST_UNPACKED_RATIO * len(message.body))
+            if (size_unpacked := _unpacked(message)) > most:
+                raise ValueError(f"a batch would grow from {len(message.body):,} bytes to {size_unpacked:,}")
             batch = pa.ipc.read_record_batch(message, schema)
             batch.validate()
             yield at, batch
             at = source.tell()
+
+
+def _unpacked(message: pa.ipc.Message) -> int:
+    """Bytes that the buffers of a record batch take once they are unpacked, as each of them says at its start.
+
+    Arrow has no name for this in Python, so that the message is read here: a table of FlatBuffers, whose third field is
+    the batch, whose third and fourth are the buffers' places and how they are packed (Arrow's format/Message.fbs).
+    """
+    told, body = memoryview(message.metadata), memoryview(message.body)
+
+    def number(kind: str, at: int) -> int:
+        return struct.unpack_from(f"<{kind}", told, at)[0]
+
+    def field(table: int, index: int) -> int:
+        """Where a table has a field; 0 where it has not."""
+        fields = table - number("i", table)
+        offset = number("H", fields + 4 + 2 * index) if 4 + 2 * index < number("H", fields) else 0
+        return offset and table + offset
+
+    try:
+        batch = field(number("I", 0), 2)
+        batch += number("I", batch)
+        if not field(batch, 3):
+            return len(body)
+        buffers = field(batch, 2)
+        buffers += number("I", buffers)
+        places = [struct.unpack_from("<qq", told, buffers + 4 + 16 * one) for one in range(number("I", buffers))]
+        sizes = [(size, struct.unpack_from("<q", body, at)[0]) for at, size in places if size]
+    except struct.error as error:
+        raise ValueError(f"its batches are damaged: {error}") from error
+    return sum(size if unpacked < 0 else unpacked for size, unpacked in sizes)  # -1: this one is not packed
 
 
 def _records(rows: pa.RecordBatch, columns: Mapping[str, str], name: str) -> Iterator[dict | Broken]:

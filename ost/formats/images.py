@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ost.formats.reject import Rejected, show
+from ost.formats.unit import MOST_RECORD
 
-MOST_BYTES = 1 << 28
-"""Bytes of an encoded image beyond which it is refused unread."""
+MOST_BYTES = MOST_RECORD
+"""Bytes of an encoded image, and of all images of a record, beyond which they are refused unread."""
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 """What image files that are read are named by."""
@@ -71,14 +72,17 @@ class Images:
             )
         return self._find(name, file)
 
-    def load(self, located: Path | bytes) -> bytes:
-        """The bytes of what `locate` found. Raises Rejected with `missing-image` or `image-too-large`."""
+    def load(self, located: Path | bytes, most: int | None = None) -> bytes:
+        """The bytes of what `locate` found, at most MOST_BYTES, or `most`: what other images of the record leave.
+
+        Raises Rejected with `missing-image` or `image-too-large`.
+        """
         if isinstance(located, bytes):
-            return located
+            return _bounded(located, len(located), most)
         try:
             with located.open("rb") as stream:
-                _bounded(b"", os.fstat(stream.fileno()).st_size)
-                return _bounded(image := stream.read(MOST_BYTES + 1), len(image))
+                _bounded(b"", os.fstat(stream.fileno()).st_size, most)
+                return _bounded(image := stream.read((MOST_BYTES if most is None else most) + 1), len(image), most)
         except OSError as error:
             raise Rejected("missing-image", f"{show(located.name)} cannot be read ({type(error).__name__})") from error
 
@@ -152,9 +156,11 @@ def _dvc_caches(root: Path) -> list[str]:
     return found
 
 
-def _bounded(image: bytes, size: int) -> bytes:
+def _bounded(image: bytes, size: int, most: int | None = None) -> bytes:
     if size > MOST_BYTES:
         raise Rejected("image-too-large", f"an image of {size:,} bytes or more; at most {MOST_BYTES:,} are read")
+    if most is not None and size > most:
+        raise Rejected("image-too-large", f"the record's images have more than {MOST_BYTES:,} bytes together")
     return image
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -13,7 +14,7 @@ from ost.formats import arrow_rows
 from ost.formats.arrow_rows import DAMAGE
 from ost.formats.reject import Broken, unreadable
 from ost.formats.streams import MOST_UNPACKED_RATIO
-from ost.formats.unit import Loaded, Unit, digest_of
+from ost.formats.unit import MOST_RECORD, Loaded, Unit, digest_of
 
 SUFFIXES = (".parquet",)
 LISTED, COMPRESSED = (2, ".parquet"), ""
@@ -55,7 +56,7 @@ def raw_rows(file: Path, positions: AbstractSet[int]) -> Iterator[pa.Table]:
             rows = parquet.metadata.row_group(group).num_rows
             if not positions.isdisjoint(range(first, first + rows)):
                 at = first
-                for batch in _batches(parquet, group, None):
+                for batch in _batches(file, parquet, group, None):
                     if own := [row for row in range(batch.num_rows) if at + row in positions]:
                         table = pa.Table.from_batches([batch]).take(own)
                         yield table.replace_schema_metadata(parquet.schema_arrow.metadata)
@@ -87,9 +88,11 @@ def _opened(file: Path) -> contextlib.AbstractContextManager[pq.ParquetFile]:
     return pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
 
 
-def _batches(parquet: pq.ParquetFile, group: int, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+def _batches(file: Path, parquet: pq.ParquetFile, group: int, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+    """A row group's rows, as many at a time as memory is for."""
     facts = parquet.metadata.row_group(group)
     rows = arrow_rows.batch_rows(facts.total_byte_size, facts.num_rows)
+    rows = max(1, min(rows, MOST_RECORD // max(1, _largest_dictionary(file, facts))))
     return parquet.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False)
 
 
@@ -102,8 +105,14 @@ def _records(unit: Unit, columns: Mapping[str, str]) -> Iterator[dict | Broken]:
             yield Broken(f"{place} would grow {grown}", "broken-file")
             return
         try:
+            if facts.total_byte_size > MOST_RECORD * max(1, facts.num_rows):
+                yield Broken(f"{place} has rows of more than {MOST_RECORD:,} bytes", "broken-file")
+                return
             filled = _filled(facts, parquet.schema_arrow)
-            read = functools.partial(_batches, parquet, unit.payload)
+            if (largest := _largest_dictionary(unit.file, facts)) > MOST_RECORD:
+                yield Broken(f"{place} has a dictionary of {largest:,} bytes, more than {MOST_RECORD:,}", "broken-file")
+                return
+            read = functools.partial(_batches, unit.file, parquet, unit.payload)
             for row in arrow_rows.records(unit.name, parquet.schema_arrow, columns, filled, read):
                 yield row
                 came += 1
@@ -122,6 +131,29 @@ def _filled(facts: pq.RowGroupMetaData, schema: pa.Schema) -> list[str]:
         for field in schema
         if not pa.types.is_null(field.type) and any(path.startswith(f"{field.name}.") for path in paths)
     ]
+
+
+def _largest_dictionary(file: Path, facts: pq.RowGroupMetaData) -> int:
+    """Unpacked bytes of the largest dictionary of a column: a value of it may stand in every row.
+
+    Writers end a dictionary at about a megabyte. Its size is the second field of its page's header, in Thrift's compact
+    form: for each field a byte, and a number by 7 bits a byte, doubled for its sign.
+    """
+    chunks = [facts.column(index) for index in range(facts.num_columns)]
+    found = 0
+    with file.open("rb") as stream:
+        for chunk in chunks:
+            if chunk.dictionary_page_offset is not None:
+                stream.seek(chunk.dictionary_page_offset)
+                header = iter(stream.read(12))
+                size = shift = 0
+                for byte in itertools.islice(header, 3, None):  # behind the page's type
+                    size |= (byte & 0x7F) << shift
+                    shift += 7
+                    if byte < 0x80:
+                        break
+                found = max(found, size // 2)
+    return found
 
 
 def _packed(facts: pq.RowGroupMetaData) -> int:

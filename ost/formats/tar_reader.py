@@ -11,7 +11,7 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +22,9 @@ from ost.formats.unit import MOST_RECORD, Loaded, Unit, cut, digest_of
 
 SUFFIXES = (".tar", ".tgz")
 LISTED, COMPRESSED = (4, ".tar"), "tars"
+
+MOST_MEMBERS = 1 << 12
+"""Members of one sample; their bytes are bounded by MOST_RECORD together."""
 
 VIDEOS = frozenset(("mp4", "avi", "mov", "mkv", "webm"))
 AUDIOS = frozenset(("wav", "mp3", "flac", "ogg", "m4a"))
@@ -48,11 +51,10 @@ class Group:
 
     key: str
     members: list[Member] = field(default_factory=list)
+    extensions: set[str] = field(default_factory=set)
+    size: int = 0
+    """Bytes of its members."""
     fault: Broken | None = None
-
-    @property
-    def size(self) -> int:
-        return sum(member.size for member in self.members)
 
 
 def units(file: Path, name: str) -> Iterator[Unit]:
@@ -110,9 +112,12 @@ def _groups(file: Path, name: str) -> Iterator[Group]:
                     yield group
                 group = Group(key)
             group.fault = group.fault or _fault(info, member, group)
-            if group.fault:
-                member.content, member.size = b"", 0
-            group.members.append(member)
+            if not group.fault:
+                group.extensions.add(member.extension)
+                group.size += member.size
+                group.members.append(member)
+            elif len(group.members) < MOST_MEMBERS:
+                group.members.append(replace(member, content=b"", size=0))
         if group:
             yield group
     except DAMAGE as error:
@@ -121,14 +126,16 @@ def _groups(file: Path, name: str) -> Iterator[Group]:
 
 
 def _members(file: Path) -> Iterator[tuple[tarfile.TarInfo, Member, str]]:
-    packed = file.suffix.lower() != ".tar"
+    packed, last, together = file.suffix.lower() != ".tar", None, 0
     with opened(file) as stream, tarfile.open(fileobj=(reader := _Reader(stream, packed)), mode="r:") as tar:
         for info in tar:
             tar.members.clear()  # which grows with the tar
             if info.isdir() or not (match := _KEY.match(info.name)):
                 continue
             member = Member(match[2].lower(), info.name, info.size, info.offset_data)
-            if packed and info.isreg() and info.size <= MOST_RECORD:
+            together = info.size + (together if match[1] == last else 0)
+            last = match[1]
+            if packed and info.isreg() and together <= MOST_RECORD:
                 member.content = tar.extractfile(info).read()
             yield info, member, match[1]
         if reader.last.strip(b"\0"):  # neither the end mark nor the file's end; `tarfile` takes damage for both
@@ -172,7 +179,11 @@ def _fault(info: tarfile.TarInfo, member: Member, group: Group) -> Broken | None
         return Broken(f"the member {show(info.name)} leads out of the tar")
     if info.size > MOST_RECORD:
         return Broken(f"the member {show(info.name)} has {info.size:,} bytes, more than {MOST_RECORD:,}")
-    if member.extension in {other.extension for other in group.members}:
+    if group.size + info.size > MOST_RECORD:
+        return Broken(f"the members of the sample {show(group.key)} have more than {MOST_RECORD:,} bytes together")
+    if len(group.members) >= MOST_MEMBERS:
+        return Broken(f"the sample {show(group.key)} has more than {MOST_MEMBERS:,} members")
+    if member.extension in group.extensions:
         return Broken(f"two members of the sample {show(group.key)} are named .{member.extension}")
     return None
 

@@ -13,7 +13,7 @@ from ost.data.sample import content_id, image_digest, is_learned, learned_last, 
 from ost.encoding import Encoder
 from ost.errors import DataError
 from ost.formats import Broken, Draft, Images, Rejected, Why, parse
-from ost.formats.images import value_of
+from ost.formats.images import MOST_BYTES, value_of
 from ost.models import load_processor
 from ost.settings import Data
 
@@ -56,6 +56,9 @@ class ImageFile(NamedTuple):
     size: int
     changed: int
     """When, in nanoseconds."""
+    inode: int = 0
+    touched: int = 0
+    """When its inode changed, which nobody can set back."""
 
 
 @dataclass
@@ -131,18 +134,24 @@ class Gate:
         """
         messages = learned_last(draft.messages) if self.rules.train_on == "last" else draft.messages
         _check_texts(messages, self.rules.max_tokens)
-        images = tuple(self._load(value, file, verdict) for value in draft.images)
+        images = self._load(draft.images, file, verdict)
         digests = list(map(image_digest, images))
         sizes = tuple(map(self._look, images, digests))
         verdict.sample = Sample(images, messages, draft.task, content_id(digests, messages))
         verdict.prompts = prompt_ids(digests, messages)
         return sizes
 
-    def _load(self, value: object, file: Path, verdict: Verdict) -> bytes:
-        located = self._images.locate(value, file)
-        if isinstance(located, Path):
-            verdict.files.append(_state(value_of(value), located))
-        return self._images.load(located)
+    def _load(self, values: Sequence, file: Path, verdict: Verdict) -> tuple[bytes, ...]:
+        """The bytes of a record's images, which together are no more than of one."""
+        images: list[bytes] = []
+        left = MOST_BYTES
+        for value in values:
+            located = self._images.locate(value, file)
+            if isinstance(located, Path):
+                verdict.files.append(_state(value_of(value), located))
+            images.append(self._images.load(located, left))
+            left -= len(images[-1])
+        return tuple(images)
 
     def _look(self, image: bytes, digest: bytes) -> tuple[int, int]:
         """Size of an image, decoded once to see that it is sound; raises Rejected where it isn't."""
@@ -184,7 +193,7 @@ def _state(named: str, path: Path) -> ImageFile:
         state = path.stat()
     except OSError:  # gone since it was found; loading it says so
         return ImageFile(named, str(path), -1, 0)
-    return ImageFile(named, str(path), state.st_size, state.st_mtime_ns)
+    return ImageFile(named, str(path), state.st_size, state.st_mtime_ns, state.st_ino, state.st_ctime_ns)
 
 
 def _check_texts(messages: Sequence[dict], max_tokens: int) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Pret
 from transformers.processing_utils import ProcessorMixin
 
 from ost.errors import ModelError
-from ost.models.adapter import base_of, has_adapter, load_adapter, save_adapter
+from ost.models.adapter import CONFIG, base_of, has_adapter, load_adapter, save_adapter
 from ost.models.configs import load_config, reads_images, revision_of
 from ost.models.parts import probe_text
 from ost.models.processor import load_processor
@@ -66,18 +66,31 @@ class Checkpoint:
 def load_checkpoint(name: str | Path, device: torch.device | str = "cpu", base: str | Path | None = None) -> Checkpoint:
     """Load a local folder or a hub name, `NAME@REVISION` where it is pinned, in fp32: safetensors only, and no code.
 
-    An adapter's folder gives base and adapter as one model. `base`: what the checkpoint was trained from, for a proxy
-    that is scored with. Raises ModelError where nothing loadable is found.
+    An adapter's folder gives base and adapter as one model, and a note that tells where the base came from. `base`:
+    what the checkpoint was trained from, for a proxy that is scored with. Raises ModelError where nothing loadable is
+    found, or an adapter's base is an adapter itself.
     """
     config, beneath = load_config(name), base_of(name)
+    if beneath and base_of(beneath):
+        raise _on_an_adapter(name, beneath)
     try:
         model, notes = _load_weights(beneath or name, config)
         if beneath:
+            if has_adapter(model):  # of the hub, where transformers loads what it is on without a word
+                raise _on_an_adapter(name, beneath)
             load_adapter(model, name)
+            notes += (f"{name} is an adapter; its base was loaded from {beneath}",)
         moments = load_file(file) if (file := Path(name) / SECOND_MOMENT).is_file() else None
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the weights of {name} (safetensors only): {error}") from error
     return Checkpoint(model.to(device).eval(), load_processor(name, config), moments, base, notes)
+
+
+def _on_an_adapter(name: str | Path, beneath: str | Path) -> ModelError:
+    return ModelError(
+        f"{name} is an adapter on {beneath}, which is an adapter itself: merge that one into its base, and name the "
+        f"result in the adapter's {CONFIG}"
+    )
 
 
 def in_float64(checkpoint: Checkpoint) -> Checkpoint:

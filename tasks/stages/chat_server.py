@@ -20,6 +20,7 @@ from ost.cost import Stopwatch
 from ost.data import Sample, sample_id
 from ost.data.picture import shown
 from ost.errors import WorkspaceError
+from ost.settings import without_userinfo
 from ost.store import read_json, write_json
 from ost.types import Progress, silent
 
@@ -75,6 +76,7 @@ class ChatServer:
         requests_per_minute: int = 0,
     ):
         self.model, self.server, self.cache, self.max_tokens = model, server.rstrip("/"), cache, max_tokens
+        self._shown = without_userinfo(self.server)
         self.prompt_tokens = self.completion_tokens = 0
         self.flops = 0.0  # a server does not tell
         self.earlier = 0.0
@@ -143,7 +145,7 @@ class ChatServer:
     def _useless(self) -> WorkspaceError:
         """The error of a run in which the server refuses one sample after the other."""
         return WorkspaceError(
-            f"the judge at {self.server} gave no answer to {len(self._in_a_row)} sample(s) in a row, the last time: "
+            f"the judge at {self._shown} gave no answer to {len(self._in_a_row)} sample(s) in a row, the last time: "
             f"{self.refusal}. Look at models.judge ({self.model!r}), judge.server, and whether the model takes images "
             "and prompts as long as these; then run again, and it goes on where it stood"
         )
@@ -170,7 +172,9 @@ class ChatServer:
         except APITimeoutError as error:
             raise _Refusal(f"no answer within {TIMEOUT:g} s", trouble=True) from error
         except APIConnectionError as error:
-            raise WorkspaceError(f"no answer from the judge at {self.server} ({error}): is it running?") from error
+            raise WorkspaceError(
+                f"no answer from the judge at {self._shown} ({without_userinfo(str(error))}): is it running?"
+            ) from error
         except APIStatusError as error:
             raise self._refused(error) from error
         except (ValueError, AttributeError, TypeError, IndexError) as error:
@@ -185,7 +189,7 @@ class ChatServer:
         remedy = f"look at models.judge ({self.model!r}), judge.server, and the key in {KEY}"
         if code == 429:
             remedy = "ask for less at a time, by judge.concurrency or judge.requests_per_minute, and run again"
-        return WorkspaceError(f"the judge at {self.server} refused with {code}: {remedy}")
+        return WorkspaceError(f"the judge at {self._shown} refused with {code}: {remedy}")
 
 
 def _words(error: APIStatusError) -> str:

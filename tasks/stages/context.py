@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ost.cost import Cost
 from ost.data import Dataset
 from ost.errors import WorkspaceError
-from ost.store import md5, write_json
+from ost.store import md5, recover, write_json
 from ost.types import Progress, silent
 from tasks.settings import Params
 from tasks.slots import Slots
@@ -58,6 +58,8 @@ class Context:
     def input(self, path: str) -> Path:
         """A file or folder that the stage reads; raises WorkspaceError where it is missing."""
         full = self.root / path
+        if not full.exists():
+            recover(full)
         if not full.exists():
             raise WorkspaceError(
                 f"stage {self.stage} needs {path}, which is missing: run `ost curate`, or the stage that makes it"

@@ -14,7 +14,9 @@ SETTLED = 2.0
 
 
 class Digests:
-    """MD5 digests as `ost.store.digest` gives them, known by a file's place, size, inode and time of change.
+    """MD5 digests as `ost.store.digest` gives them, known by a file's place, size, inode and times of change.
+
+    The second of these, when its inode changed, is one that nobody can set back, as `touch` and `rsync` do the first.
 
     Several processes may share the file that they are kept in.
     """
@@ -32,9 +34,9 @@ class Digests:
 
 def _of_file(file: Path, known: sqlite3.Connection) -> str:
     facts = file.stat()
-    if facts.st_size < LARGE or time.time() - facts.st_mtime < SETTLED:
+    if facts.st_size < LARGE or time.time() - max(facts.st_mtime, facts.st_ctime) < SETTLED:
         return digest(file)
-    name, state = str(file.resolve()), f"{facts.st_size} {facts.st_ino} {facts.st_mtime_ns}"
+    name, state = str(file.resolve()), f"{facts.st_size} {facts.st_ino} {facts.st_mtime_ns} {facts.st_ctime_ns}"
     row = known.execute("SELECT md5 FROM digests WHERE path = ? AND state = ?", (name, state)).fetchone()
     if row:
         return row[0]

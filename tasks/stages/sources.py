@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ost.formats import Rejected, load, open_source, parse
 from ost.formats.images import value_of
+from tasks.pipeline import in_workspace
 from tasks.stages.context import Context
 from tasks.storage import Fetched, fetch, is_remote
 
@@ -62,7 +63,6 @@ def watch(ctx: Context, name: str, beside: Iterable[Path]) -> list[str]:
             f"{name}: {len(apart):,} images lie loose beside {address}, too many for DVC to watch one by one: put them "
             "into a folder, or a changed image will not be noticed"
         ]
-    root = ctx.root.resolve()
     for entry in apart:
-        ctx.input(entry.relative_to(root).as_posix() if entry.is_relative_to(root) else str(entry))
+        ctx.input(in_workspace(ctx.root, entry))
     return []

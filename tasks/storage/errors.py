@@ -18,6 +18,7 @@ from botocore.exceptions import (
 )
 
 from ost.errors import DataError
+from ost.settings import without_userinfo
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +39,19 @@ REMEDIES = {
 """What to do about a refusal, by its code. The server's own words are left out: they may quote the credentials."""
 
 
-def patiently(call: Callable[[], Result]) -> Result:
-    """What a call returns; it is made again while the server is down, for as long as PATIENCE."""
-    deadline = time.monotonic() + PATIENCE
+def patiently(call: Callable[[], Result], come: Callable[[], int] = lambda: 0) -> Result:
+    """What a call returns; it is made again while the server is down, for as long as PATIENCE.
+
+    That is counted from the first failure on, and anew where more has come since the one before. `come`: how much has.
+    """
+    known, since = -1, 0.0
     while True:
         try:
             return call()
         except (BotoCoreError, ClientError, S3UploadFailedError) as error:
-            if time.monotonic() > deadline or not is_outage(error):
+            if come() > known:
+                known, since = come(), time.monotonic()
+            if time.monotonic() - since >= PATIENCE or not is_outage(error):
                 raise
             log.warning("the object storage does not answer (%s); trying again", type(error).__name__)
         time.sleep(PAUSE)
@@ -80,4 +86,6 @@ def explained(address: str, doing: str = "read") -> Iterator[None]:
             raise
         raise DataError(f"cannot {doing} {address}: {REMEDIES['AccessDenied']}") from None
     except (BotoCoreError, Boto3Error) as error:
-        raise DataError(f"cannot {doing} {address}: {error}; check AWS_ENDPOINT_URL and the network") from error
+        text = without_userinfo(str(error))
+        cause = error if text == str(error) else None  # which a log would show
+        raise DataError(f"cannot {doing} {address}: {text}; check AWS_ENDPOINT_URL and the network") from cause

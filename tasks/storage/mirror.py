@@ -1,11 +1,12 @@
 """Sample sets between object storage and a folder: mirrored here, or uploaded so that a reader sees all or nothing."""
 
+import errno
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import boto3
@@ -13,7 +14,7 @@ from botocore.client import BaseClient
 from botocore.config import Config
 
 from ost.errors import DataError
-from ost.store import digest, read_json, write_json
+from ost.store import LONGEST_NAME, digest, read_json, write_json
 from ost.types import Progress, silent
 from tasks.storage import SCHEME
 from tasks.storage.errors import explained, patiently
@@ -25,6 +26,8 @@ CONFIG = Config(
     retries={"mode": "standard", "max_attempts": 3},  # for what passes at once; `patiently` waits for the rest
     max_pool_connections=64,
 )
+NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR)
+"""What a file system answers to a name that it cannot give to a file."""
 
 
 class Fetched(NamedTuple):
@@ -48,12 +51,13 @@ def fetch(
     is there already in the same version is not fetched again, and what is no longer at the address is deleted.
     Several objects come at a time, checked against the server's checksums; a large one goes on where it broke off. A
     server that does not answer is waited for. Of several objects one that comes damaged, or whose key would leave the
-    folder, is refused, and the rest goes on. Raises DataError where nothing is left, or access is refused.
+    folder or names no file, is refused, and the rest goes on. Raises DataError where nothing is left, or access is
+    refused.
     """
     bucket, _, key = address.removeprefix(SCHEME).partition("/")
     with explained(address):
         listed = partial(_objects, _client(), bucket)
-        objects = patiently(lambda: listed(key))
+        objects = listed(key)
         if not objects:
             raise DataError(f"nothing is at {address}: give the key of a file, or a prefix with files under it")
         single = len(objects) == 1 and objects[0].key == key
@@ -63,7 +67,7 @@ def fetch(
             refused = _mirror(objects, into, progress, whole=False)
             if not refused and (names := beside(path)):
                 folder = key.rpartition("/")[0]
-                objects += [one for one in patiently(lambda: listed(folder and f"{folder}/")) if one.name in names]
+                objects += [one for one in listed(folder and f"{folder}/") if one.name in names]
                 refused = _unsafe(objects)
         if inside := [one for one in objects if one.key not in refused]:
             refused |= _mirror(inside, into, progress)
@@ -99,23 +103,45 @@ def _client() -> BaseClient:
 def _objects(client: BaseClient, bucket: str, key: str) -> list[StoredObject]:
     """The object with this key, else those under it as a folder."""
     # Of all keys that start with a key, itself comes first.
-    found = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+    first = patiently(partial(client.list_objects_v2, Bucket=bucket, Prefix=key, MaxKeys=1))
+    found = first.get("Contents", [])
     if key and not key.endswith("/") and [one["Key"] for one in found] == [key]:
         prefix = key[: key.rfind("/") + 1]
     else:
         prefix = key.rstrip("/") + "/" if key else ""
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        found = [one for page in pages for one in page.get("Contents", []) if not one["Key"].endswith("/")]
+        found = [one for one in _under(client, bucket, prefix) if not one["Key"].endswith("/")]
     return [
         StoredObject(client, bucket, one["Key"], one["Key"].removeprefix(prefix), one["Size"], one["ETag"])
         for one in found
     ]
 
 
+def _under(client: BaseClient, bucket: str, prefix: str) -> Iterator[dict]:
+    """What the server lists under a prefix; each page of it is waited for by itself."""
+    more: dict[str, str] = {}
+    while True:
+        page = patiently(partial(client.list_objects_v2, Bucket=bucket, Prefix=prefix, **more))
+        yield from page.get("Contents", [])
+        if not page.get("IsTruncated"):
+            return
+        more = {"ContinuationToken": page["NextContinuationToken"]}
+
+
 def _unsafe(objects: list[StoredObject]) -> dict[str, str]:
     """Keys of the objects that nothing may be written for, and why."""
-    remedy = "would lead out of its folder: rename the object, or give a narrower prefix"
-    return {one.key: f"the key {one.key!r} {remedy}" for one in objects if not one.is_safe}
+    names = {one.name for one in objects}
+    found = {}
+    for one in objects:
+        why = None
+        if not one.is_safe:
+            why = "would lead out of its folder"
+        elif not one.is_short:
+            why = f"has a part of more than {LONGEST_NAME} bytes, which is no file's name"
+        elif above := next((str(folder) for folder in PurePosixPath(one.name).parents if str(folder) in names), None):
+            why = f"lies under {above!r}, which is an object too, and no folder"
+        if why:
+            found[one.key] = f"the key {one.key!r} {why}: rename the object, or give a narrower prefix"
+    return found
 
 
 def _mirror(objects: list[StoredObject], into: Path, progress: Progress, whole: bool = True) -> dict[str, str]:
@@ -126,10 +152,9 @@ def _mirror(objects: list[StoredObject], into: Path, progress: Progress, whole: 
     record = into.with_name(into.name + ".etags.json")
     etags = read_json(record) if record.is_file() else {}
     if whole:
-        gone = etags.keys() - {one.name for one in objects}
-        for name in gone:
-            (into / name).unlink(missing_ok=True)
-            del etags[name]
+        names = {one.name for one in objects}
+        _remove_others(into, names, ranges=False)  # with which a large object goes on
+        etags = {name: etag for name, etag in etags.items() if name in names}
     due = [one for one in objects if not one.is_in(into, etags)]
     progress(len(objects) - len(due), len(objects), into.name)
     refused, written = {}, 0.0
@@ -141,9 +166,13 @@ def _mirror(objects: list[StoredObject], into: Path, progress: Progress, whole: 
                 try:
                     etags[one.name] = future.result()
                 except ChangedObject as error:
-                    for leftover in (one.name, f"{one.name}.part"):  # an older version, and this one
-                        (into / leftover).unlink(missing_ok=True)
+                    (into / one.name).unlink(missing_ok=True)  # an older version
+                    etags.pop(one.name, None)
                     refused[one.key] = str(error)
+                except OSError as error:
+                    if error.errno not in NAMES:
+                        raise
+                    refused[one.key] = f"no file can be named as the key {one.key!r} ({error.strerror}): rename it"
                 if time.monotonic() - written > 1:
                     write_json(record, etags)
                     written = time.monotonic()
@@ -151,6 +180,13 @@ def _mirror(objects: list[StoredObject], into: Path, progress: Progress, whole: 
         finally:
             pool.shutdown(cancel_futures=True)
             write_json(record, etags)
-    for leftover in into.rglob(f".*{RANGES}*"):  # of a version that is no longer there
-        leftover.unlink()
+    _remove_others(into, {one.name for one in objects}, ranges=True)  # of versions that are no longer there
     return refused
+
+
+def _remove_others(folder: Path, names: Collection[str], ranges: bool) -> None:
+    """Delete files that have none of these names, however they came: the ranges of large objects, or all others."""
+    for file in folder.rglob("*"):
+        listed = file.relative_to(folder).as_posix() in names
+        if not (listed or file.is_dir()) and (RANGES in file.name) == ranges:
+            file.unlink()

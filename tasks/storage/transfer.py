@@ -1,18 +1,19 @@
 """One object of object storage: its bytes, checked against the server's checksum, as a file here."""
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
 from ost.errors import DataError
-from ost.store import md5, publish, read_json, write_json
+from ost.store import LONGEST_NAME, md5, publish, read_json, write_json
 from tasks.storage.errors import patiently, status_of
 
 CONNECTIONS = 8
@@ -47,6 +48,11 @@ class StoredObject:
         """Whether its name stays in the folder it is put into."""
         return not ({"", ".", ".."} & set(self.name.split("/")) or "\0" in self.name)
 
+    @property
+    def is_short(self) -> bool:
+        """Whether each part of its name is one that a file system takes."""
+        return all(len(part.encode()) <= LONGEST_NAME for part in self.name.split("/"))
+
     def is_in(self, folder: Path, etags: dict[str, str]) -> bool:
         """Whether this version lies in a folder already; `etags`: of what was brought there, by name."""
         path = folder / self.name
@@ -58,13 +64,12 @@ class StoredObject:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with publish(path) as part:
-                    transfer = one._whole if one.size <= RANGE else one._in_ranges
-                    one._verify(part, patiently(partial(transfer, part)))
+                    one._verify(part, one._whole(part) if one.size <= RANGE else one._in_ranges(part))
                 break
             except ChangedObject:
                 if attempt == ATTEMPTS:
                     raise
-                head = one._head()
+                head = patiently(one._head)
                 one = replace(one, size=head["ContentLength"], etag=head["ETag"])
         return one.etag
 
@@ -83,12 +88,23 @@ class StoredObject:
 
     def _whole(self, part: Path) -> str:
         """Fetch it in one go; returns its MD5."""
-        found = md5()
-        with part.open("wb") as out:
-            for chunk in self.chunks():
-                found.update(chunk)
-                out.write(chunk)
-        return found.hexdigest()
+        with part.open("w+b") as out:
+            self._bring(out, 0, self.size)
+            out.seek(0)
+            return hashlib.file_digest(out, md5).hexdigest()
+
+    def _bring(self, out: BinaryIO, start: int, stop: int) -> None:
+        """Write the bytes of a range into their place; a transfer that breaks off goes on where it did."""
+        out.seek(start)
+
+        def rest() -> None:
+            at = out.tell()
+            all_of_it = at == 0 and stop == self.size
+            if all_of_it or at < stop:
+                for chunk in self.chunks(**({} if all_of_it else {"Range": f"bytes={at}-{stop - 1}"})):
+                    out.write(chunk)
+
+        patiently(rest, out.tell)
 
     def _in_ranges(self, part: Path) -> str:
         """Fetch it range by range, but for those that an earlier transfer of this version brought; returns its MD5."""
@@ -103,9 +119,9 @@ class StoredObject:
             if start in came:
                 return
             with file.open("r+b") as out:
-                out.seek(start)
-                for chunk in self.chunks(Range=f"bytes={start}-{min(start + RANGE, self.size) - 1}"):
-                    out.write(chunk)
+                self._bring(out, start, min(start + RANGE, self.size))
+                out.flush()
+                os.fsync(out.fileno())  # before it is said to be there
             with one_at_a_time:
                 came.add(start)
                 write_json(record, sorted(came))
@@ -130,5 +146,5 @@ class StoredObject:
                 f"{self.key} came as {size:,} bytes, listed were {self.size:,}: "
                 "if it is being written just now, run again later"
             )
-        if "-" not in expected and found != expected and "SSEKMSKeyId" not in self._head():
+        if "-" not in expected and found != expected and "SSEKMSKeyId" not in patiently(self._head):
             raise ChangedObject(f"{self.key} came with other bytes than the server's checksum is of: upload it anew")

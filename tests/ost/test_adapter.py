@@ -132,6 +132,22 @@ def test_a_damaged_adapter_is_a_model_error(damage, found, folder, tmp_path):
         load_checkpoint(tmp_path / "models/proxy-warm")
 
 
+def test_an_adapter_on_an_adapter_is_refused(folder, tmp_path):
+    """transformers and PEFT would load one of the two, or both, without a word."""
+    for name in ("upper", "lower"):
+        shutil.copytree(folder / "proxy-warm", tmp_path / name)
+    _settings(tmp_path / "lower", base_model_name_or_path=str(folder / "proxy"))
+    _settings(tmp_path / "upper", base_model_name_or_path="../lower")
+    with pytest.raises(ModelError, match=r"upper is an adapter on .*lower, which is an adapter itself: merge"):
+        load_checkpoint(tmp_path / "upper")
+
+
+def test_where_the_base_came_from_is_told(folder):
+    """An adapter names it, and it may lie anywhere."""
+    (note,) = load_checkpoint(folder / "proxy-warm").notes
+    assert note.endswith(f"its base was loaded from {(folder / 'proxy').resolve()}")
+
+
 def test_a_second_adapter_is_refused(folder):
     with pytest.raises(ModelError, match="adapter already"):
         add_adapter(load_checkpoint(folder / "proxy-warm").model, rank=2, seed=0)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ost.errors import ConfigError
 from ost.formats.fields import FIELDS, IDS, UNSUPPORTED
+from ost.settings import without_userinfo
 from ost.types import Column
 from tasks.settings import Params, load_params, parse_params
 
@@ -234,3 +235,70 @@ def test_columns_that_may_be_renamed_are_those_that_are_read():
     }
     with pytest.raises(ConfigError, match=r"data\.columns\.task_name"):
         parse_params({"data": {"columns": {"task_name": "category"}}})
+
+
+# --- secrets, which params.yaml may not hold --------------------------------------------------------------------------
+
+TRAIN = "train {data} {model} {out}"
+SUITE = "run {model} {tasks} {out}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tracking.uri", "postgresql+psycopg2://me:hidden@db:5432/mlflow"),
+        ("tracking.uri", "postgresql://me:hidden/with@slash@db/mlflow"),
+        ("tracking.uri", "https://hidden@mlflow.example.org"),
+        ("judge.server", "http://me:hidden@127.0.0.1:8000/v1"),
+        ("data.pool", "s3://me:hidden@bucket/pool"),
+        ("data.image_roots", ["images", "s3://me:hidden@bucket/images"]),
+        ("recurate.publish", "s3://me:hidden@bucket/selections"),
+        ("compute.ray", "ray://me:hidden@head:10001"),
+        ("sft.command", f"{TRAIN} --report http://me:hidden@wandb:80"),
+        ("sft.command", f"HF_TOKEN=hidden {TRAIN}"),
+        ("sft.command", f"env AWS_SECRET_ACCESS_KEY='hidden' {TRAIN}"),
+        ("evaluate.suite_command", f"OPENAI_API_KEY=hidden {SUITE}"),
+    ],
+)
+def test_a_secret_is_refused_and_never_quoted(name, value, tmp_path):
+    """Parameters are copied to every manifest, to dvc.lock and to MLflow."""
+    with pytest.raises(ConfigError, match=f"{name}: .*leave it out") as caught:
+        load_params(written(tmp_path, yaml.safe_dump(nested(name, value))))
+    assert "hidden" not in str(caught.value) and caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tracking.uri", "postgresql://me@db/mlflow"),  # its password comes from PGPASSWORD
+        ("tracking.uri", "https://mlflow.example.org:5000/path:1@2"),
+        ("judge.server", "http://127.0.0.1:8000/v1"),
+        ("models.target", "org/name@main"),
+        ("data.pool", "s3://bucket/2026:10/a@b"),
+        ("sft.command", f'HF_TOKEN=$MINE WANDB_API_KEY="$OTHER" {TRAIN} --tokens=3 --eos_token=x'),
+    ],
+)
+def test_what_only_looks_like_a_secret_is_taken(name, value):
+    parse_params(nested(name, value))
+
+
+def test_a_file_that_is_no_yaml_is_told_without_its_passwords(tmp_path):
+    with pytest.raises(ConfigError, match="not valid YAML") as caught:
+        load_params(written(tmp_path, "tracking: uri: postgresql://me:hidden@db/mlflow"))
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:hidden@db:5432/mlflow", "postgresql://db:5432/mlflow"),
+        (
+            "no answer from http://me:hid@den@a:1/v1, nor from http://b:2/v1",
+            "no answer from http://a:1/v1, nor from http://b:2/v1",
+        ),
+        ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+    ],
+)
+def test_an_address_is_shown_without_its_user(text, shown):
+    assert without_userinfo(text) == shown

@@ -21,6 +21,7 @@ import pytest
 import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pools import write_tar
 
 from ost.formats import Broken, Unit, arrow_reader, json_reader, load, open_source, parquet_reader, streams, tar_reader
 from ost.formats import unit as unit_module
@@ -473,3 +474,84 @@ def test_a_member_larger_than_any_record_may_be_is_not_read(tmp_path, monkeypatc
             assert isinstance(last, Broken)
     cut = zlib.compress(b"x") + struct.pack("<I", 0)
     assert isinstance(records(written(tmp_path / "b.tar.gz", cut))[-1][1], Broken)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_the_members_of_a_sample_are_bounded_together(name, tmp_path, monkeypatch):
+    """Each is as large as one may be; together they would be read into memory without bound."""
+    monkeypatch.setattr(tar_reader, "MOST_RECORD", 1000)
+    large = [(f"big.{number}.png", b"x" * 400) for number in range(50)]
+    small = [("small.json", json.dumps({"messages": []}).encode())]
+    (_, first), (_, second) = records(write_tar(tmp_path / name, [*large, *small]))
+    assert "have more than 1,000 bytes together" in first.detail and second["messages"] == []
+    (unit, *_) = list(open_source(tmp_path / name).units())
+    assert sum(len(member.content or b"") for group in unit.payload for member in group.members) < 1500
+
+
+def test_the_members_of_a_sample_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(tar_reader, "MOST_MEMBERS", 10)
+    (_, found), (_, small) = records(
+        write_tar(tmp_path / "a.tar", [*((f"big.{number}.png", b"") for number in range(50)), ("small.json", b"{}")])
+    )
+    assert "has more than 10 members" in found.detail and isinstance(small, dict)
+
+
+@pytest.fixture
+def most_read(monkeypatch) -> list[int]:
+    """Bytes of the values in each batch that is read of a Parquet file."""
+    found, real = [], parquet_reader._batches
+
+    def batches(*args, **options):
+        for batch in real(*args, **options):
+            found.append(sum(len(value or "") for value in batch.column(0).to_pylist()))
+            yield batch
+
+    monkeypatch.setattr(parquet_reader, "_batches", batches)
+    return found
+
+
+@pytest.mark.parametrize("codec", ["none", "snappy", "zstd"])
+def test_a_value_that_stands_in_every_row_is_not_unpacked_for_many_at_a_time(codec, tmp_path, monkeypatch, most_read):
+    """It is stored once, in the column's dictionary, so that the row group is small."""
+    monkeypatch.setattr(parquet_reader, "MOST_RECORD", 100_000)
+    table = pa.table({"query": ["q" * 40_000] * 60, "response": ["a"] * 60})
+    pq.write_table(table, tmp_path / "a.parquet", compression=codec)
+    assert [record for _, record in records(tmp_path / "a.parquet")] == table.to_pylist()
+    assert max(most_read) <= 100_000
+
+
+def test_a_dictionary_and_rows_larger_than_any_record_are_not_read(tmp_path, monkeypatch, most_read):
+    monkeypatch.setattr(parquet_reader, "MOST_RECORD", 10_000)
+    values = {"dictionary": "q" * 40_000, "rows": None}
+    for name, value in values.items():
+        texts = [value or f"{number}" * 40_000 for number in range(9)]
+        table = pa.table({"query": texts, "response": ["a"] * 9})
+        pq.write_table(table, tmp_path / f"{name}.parquet", use_dictionary=value is not None)
+        ((_, found),) = records(tmp_path / f"{name}.parquet")
+        assert isinstance(found, Broken) and "more than 10,000" in found.detail and not most_read
+
+
+def test_an_ordinary_table_is_read_as_many_rows_at_a_time_as_before(tmp_path, most_read):
+    table = pa.table({"query": [f"{number} " * 1000 for number in range(256)], "response": ["a"] * 256})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert len(records(tmp_path / "a.parquet")) == 256 and len(most_read) == 4
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+def test_a_batch_that_packs_too_well_is_not_unpacked(codec, tmp_path, monkeypatch):
+    """Arrow would unpack all of its buffers at once."""
+    table = pa.table({"query": ["q" * 5000, None] * 30, "response": ["a"] * 60})
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    with pa.ipc.new_stream(tmp_path / "a.arrow", table.schema, options=options) as writer:
+        writer.write_table(table)
+    assert [record["response"] for _, record in records(tmp_path / "a.arrow")] == ["a"] * 60
+    monkeypatch.setattr(arrow_reader, "MOST_UNPACKED", 100_000)
+    monkeypatch.setattr(arrow_reader, "MOST_UNPACKED_RATIO", 2)
+    real = pa.ipc.read_record_batch
+    monkeypatch.setattr(pa.ipc, "read_record_batch", lambda *args: pytest.fail("it was unpacked"))
+    ((_, found),) = records(tmp_path / "a.arrow")
+    assert isinstance(found, Broken) and "a batch would grow from" in found.detail
+    monkeypatch.setattr(pa.ipc, "read_record_batch", real)
+    with pa.ipc.new_stream(tmp_path / "b.arrow", table.schema) as writer:
+        writer.write_table(table)
+    assert len(records(tmp_path / "b.arrow")) == 60, "what is not packed lies in the file, as large as it is"

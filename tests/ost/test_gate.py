@@ -149,6 +149,20 @@ def test_a_cut_image_is_broken_and_a_whole_one_is_not(form, gate, folder):
     assert kept.passed and cut.why.reason == "broken-image"
 
 
+def test_the_images_of_a_record_are_bounded_together(gate, folder, monkeypatch):
+    """Each is small enough; many names of one file would be as many copies of it."""
+    (folder / "own.png").write_bytes(PNG)
+    monkeypatch.setattr(gate_module, "MOST_BYTES", 3 * len(PNG))
+    loads, real = [], Images.load
+    monkeypatch.setattr(Images, "load", lambda images, *args: [loads.append(1), real(images, *args)][1])
+    for many in (["own.png"] * 40, [data_url(PNG)] * 40, ["own.png", data_url(PNG)] * 20):
+        loads.clear()
+        three, over = verdicts(gate, folder, record(images=many[:3]), record(images=many))
+        assert three.passed
+        assert over.why.reason == "image-too-large" and "together" in over.why.detail
+        assert len(loads) == 3 + 4, "the rest was read as well"
+
+
 def test_a_decompression_bomb_is_neither_decoded_nor_warned_about(gate, folder, monkeypatch):
     bombs = [encoded((100, 90)), encoded((100, 70))]  # beyond twice PIL's own limit; beyond it once
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4_000)
@@ -202,7 +216,9 @@ def test_an_image_is_looked_at_once_and_only_in_records_that_may_stay(gate, fold
     decoded, loaded = [], []
     fault, load_image = gate_module.fault, Images.load
     monkeypatch.setattr(gate_module, "fault", lambda image, most: decoded.append(image) or fault(image, most))
-    monkeypatch.setattr(Images, "load", lambda self, located: loaded.append(located) or load_image(self, located))
+    monkeypatch.setattr(
+        Images, "load", lambda self, located, most: loaded.append(located) or load_image(self, located, most)
+    )
     (folder / "own.png").write_bytes(own := encoded(seed=77))
     broken = data_url(encoded(seed=78)[:90])
     records = [
@@ -233,7 +249,8 @@ def test_files_that_were_read_are_known_with_their_state(gate, folder):
     os.utime(folder / "state.png", ns=(5, 7))
     (verdict,) = verdicts(gate, folder, record(images=["state.png", data_url(PNG)]))
     (image,) = verdict.files
-    assert image == ("state.png", str((folder / "state.png").resolve()), len(PNG), 7)
+    now = (folder / "state.png").stat()
+    assert image == ("state.png", str((folder / "state.png").resolve()), len(PNG), 7, now.st_ino, now.st_ctime_ns)
     assert gate.is_as_it_was(image, folder / "samples.jsonl")
     os.utime(folder / "state.png", ns=(5, 8))
     assert not gate.is_as_it_was(image, folder / "samples.jsonl")

@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, what cannot be trusted is refused, and a proxy must suit its target."""
 
+import ast
 import contextlib
 import json
 import os
@@ -8,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,10 +35,12 @@ from transformers import (
 from transformers.utils import is_torchvision_available
 
 import ost
+from ost.baselines import deita
 from ost.data import Sample, chat
 from ost.encoding import Encoder
 from ost.errors import DataError, ModelError
 from ost.evaluation.generate import generate
+from ost.execution.estimate import on_meta
 from ost.models import Checkpoint, check_pair, family, load_config, load_processor, reads_images, resolve_device
 from ost.models.configs import revision_of
 from ost.models.processor import image_only
@@ -183,8 +187,66 @@ def test_no_source_runs_code_from_a_checkpoint():
     assert len(sources) > 20
     allowed = r"trust_remote_code(?!=False|\": False)|weights_only=False"
     assert not [path.name for path in sources if re.search(allowed, path.read_text())]
-    loading = r"(?:Auto\w+|auto)\.from_pretrained\((?![^()]*(?:trust_remote_code=False|\*\*))"
-    assert not [path.name for path in sources if re.search(loading, path.read_text())], "this would ask at a terminal"
+    loads = [(path, call) for path in sources for call in _loads(path)]
+    assert len(loads) >= 8
+    for path, call in loads:
+        told = {option.arg: option.value for option in call.keywords}
+        whole = "trust_remote_code" in told or (None in told and '"trust_remote_code": False' in path.read_text())
+        assert whole, f"{path.name}:{call.lineno} would ask at a terminal"
+
+
+def _loads(path: Path) -> Iterator[ast.Call]:
+    """Calls that make a model, a processor or a configuration of files, but for PEFT's, whose files are JSON alone."""
+    for call in ast.walk(ast.parse(path.read_text())):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+            of = call.func.value
+            if call.func.attr in ("from_pretrained", "from_config") and getattr(of, "id", "") != "LoraConfig":
+                yield call
+
+
+def anything(load: Callable, folder: Path) -> None:
+    """Load, or refuse to."""
+    with contextlib.suppress(ModelError):
+        load(folder)
+
+
+LOADERS = {
+    "checkpoint": ost.load_checkpoint,
+    "configuration": load_config,
+    "processor": load_processor,
+    "rater": lambda folder: deita.load_rater(str(folder)),
+    "embedder": lambda folder: deita.load_embedder(str(folder)),
+    "memory that it takes": lambda folder: on_meta(load_config(folder)),
+}
+AUTO = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoProcessor")
+AUTO += ("AutoTokenizer", "AutoImageProcessor", "AutoVideoProcessor")
+
+
+@pytest.mark.parametrize("answer", ["y", None], ids=["at a terminal", "without one"])
+@pytest.mark.parametrize("kind", [None, "own"], ids=["a known model", "an unknown one"])
+@pytest.mark.parametrize("loader", LOADERS)
+def test_no_loader_runs_code_from_a_checkpoint(loader, kind, answer, folder, tmp_path, monkeypatch):
+    """Refused, or loaded without it; nobody is asked, who may be a script that says yes to all."""
+    ran, asked = tmp_path / "ran", []
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\n")
+
+    def typed(*_: str) -> str:
+        asked.append("a question")
+        if answer is None:
+            raise EOFError
+        return answer
+
+    monkeypatch.setattr("builtins.input", typed)
+    for file in folder.glob("*config.json"):
+        content = json.loads(file.read_text()) | {"auto_map": dict.fromkeys(AUTO, "own.Own")}
+        content |= {"model_type": kind} if kind and file.name == "config.json" else {}
+        file.write_text(json.dumps(content))
+    if kind:
+        with pytest.raises(ModelError):
+            LOADERS[loader](folder)
+    else:
+        anything(LOADERS[loader], folder)
+    assert not ran.exists() and not asked
 
 
 @pytest.mark.parametrize("file", ["config.json", "processor_config.json", "tokenizer_config.json"])

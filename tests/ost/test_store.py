@@ -1,7 +1,9 @@
 """Artifacts: whole or not at all, and under the digest that DVC gives them."""
 
+import itertools
 import multiprocessing
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from dvc.repo import Repo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ost.store import digest, publish, read_json, read_table, remove, write_json, write_table
+from ost.store import LONGEST_NAME, digest, publish, read_json, read_table, recover, remove, write_json, write_table
 
 # --- publishing -------------------------------------------------------------------------------------------------------
 
@@ -80,6 +82,72 @@ def _dies_publishing(path: Path, value: bytes | dict) -> None:
     with publish(path) as part:
         put(part, value)
         os._exit(1)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["recovered", "published again"])
+@pytest.mark.parametrize("new", [b"new", {"c": b"3", "other/d": b"4"}], ids=["a file", "a folder"])
+@pytest.mark.parametrize("old", FORMS, ids=["a file", "a folder"])
+def test_a_kill_at_any_step_leaves_the_old_or_the_new(old, new, again, tmp_path):
+    steps, ended, seen = 0, 1, set()
+    while ended:
+        path = tmp_path / str(steps) / "target"
+        path.parent.mkdir()
+        put(path, old)
+        process = multiprocessing.get_context("fork").Process(target=_dies_at, args=(path, new, steps))
+        process.start()
+        process.join()
+        ended, steps = process.exitcode, steps + 1
+        recover(path)
+        seen.add(str(content(path)))
+        assert content(path) in (old, new), f"killed at step {steps}, both were lost"
+        if again:
+            with publish(path) as part:
+                put(part, new)
+            assert content(path) == new
+        assert [child.name for child in path.parent.iterdir()] == ["target"], "what was left fills the disk"
+    assert steps > 3 and seen == {str(old), str(new)}
+
+
+def _dies_at(path: Path, value: bytes | dict, step: int) -> None:
+    """Publish, but for a kill at one of the calls that change what lies on the disk."""
+    calls = itertools.count()
+
+    def or_die(call):
+        return lambda *args, **options: os._exit(1) if next(calls) == step else call(*args, **options)
+
+    for module, name in ((os, "rename"), (os, "replace"), (os, "fsync"), (os, "unlink"), (shutil, "rmtree")):
+        setattr(module, name, or_die(getattr(module, name)))
+    with publish(path) as part:
+        put(part, value)
+
+
+def test_what_is_published_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda file: [done.append(str(Path(f"/proc/self/fd/{file}").readlink())), fsync(file)]
+    )
+    monkeypatch.setattr(os, "replace", lambda *names: [done.append("named"), replace(*names)])
+    with publish(tmp_path / "target") as part:
+        part.write_bytes(b"new")
+    assert done == [str(part), "named", str(tmp_path)]
+
+
+def test_a_folder_that_is_replaced_is_a_link_no_more(tmp_path):
+    """DVC may leave links into its cache in place of folders."""
+    put(tmp_path / "cache", FORMS[1])
+    (tmp_path / "target").symlink_to("cache")
+    with publish(tmp_path / "target") as part:
+        put(part, {"c": b"3"})
+    assert content(tmp_path / "target") == {"c": b"3"} and content(tmp_path / "cache") == FORMS[1]
+    assert sorted(child.name for child in tmp_path.iterdir()) == ["cache", "target"]
+
+
+def test_a_name_as_long_as_may_be_is_published(tmp_path):
+    path = tmp_path / ("n" * LONGEST_NAME)
+    with publish(path) as part:
+        part.write_bytes(b"new")
+    assert content(path) == b"new" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_two_that_publish_one_file_at_once_tear_nothing(tmp_path):

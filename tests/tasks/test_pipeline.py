@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from flows.cli.main import Until
 from flows.parameters import set_params
+from ost import store
 from ost.arms import arms
 from ost.arms.plan import PURE, Subset, subsets_of
 from ost.store import write_json
@@ -273,6 +274,57 @@ def test_weights_in_a_folder_are_watched(tmp_path):
     (tmp_path / "mine/target").mkdir(parents=True)
     assert reads_of(tmp_path, params, "base-target") == {"mine/target"}
     assert reads_of(tmp_path, Params(), "base-target") == reads_of(tmp_path, params, "base-proxy") == set()
+
+
+def test_the_base_of_an_adapter_is_watched_by_all_that_reads_it(tmp_path):
+    """The adapter's own files stay as they are where its base changes."""
+    for base in ("own/base", "../elsewhere"):
+        (tmp_path / "work" / base).resolve().mkdir(parents=True)
+    folder = tmp_path / "work"
+    for name, base in (("own/target", "../base"), ("own/proxy", "../../../elsewhere")):
+        (folder / name).mkdir()
+        write_json(folder / name / "adapter_config.json", {"base_model_name_or_path": base})
+    params = parse_params({"models": {"target": "own/target", "proxy": "own/proxy"}})
+    outside = str((tmp_path / "elsewhere").resolve())
+    assert reads_of(folder, params, "base-target") == {"own/target", "own/base"}
+    assert reads_of(folder, params, "base-proxy") == {"own/proxy", outside}
+    for stage, base in (("sft-full-B", "own/base"), ("warmup", outside)):
+        assert base in reads_of(folder, params, stage), "the copy in models/ is the same as before"
+
+
+def test_the_file_of_a_metric_of_ones_own_is_watched(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for name in ("my_metrics.py", "mine/__init__.py", "mine/other.py"):
+        (tmp_path / name).write_text("def score(answer, reference): return 1.0\n")
+    given = {"a": "python:my_metrics.score", "b": "python:mine.score", "c": "python:mine.other.score", "d": "exact"}
+    params = parse_params({"evaluate": {"metric": given}, "curate": {"subsets": ["full", "judge"]}})
+    own = {"my_metrics.py", "mine/__init__.py", "mine/other.py"}
+    stages = {stage.name: set(stage.reads) for stage in stages_of(tmp_path, Plan(params))}
+    assert {name for name, reads in stages.items() if own <= reads} == {
+        name for name in stages if name.startswith("evaluate-") or name == "score-judge"
+    }
+    installed = parse_params({"evaluate": {"metric": "python:json.loads"}})
+    assert not any("json" in path for path in reads_of(tmp_path, installed, "evaluate-full-B") if "/" not in path)
+
+
+def test_the_report_is_made_anew_where_another_subset_comes_first(folder):
+    """Its main subset and protocol are the first ones; swapping two changes nothing that it reads."""
+    set_params(folder / "params.yaml", ["curate.subsets=[random-5, lookahead-5]"])
+    write_pipeline(folder)
+    assert {"curate.subsets", "curate.protocols"} <= set(stages_in(folder)["report"]["params"])
+
+
+def test_what_a_killed_run_was_publishing_is_there_again(folder):
+    """Between its two renames a folder lies beside its name."""
+    left = folder / "models/target.nobody-999999999-1.old.part"
+    left.mkdir(parents=True)
+    (folder / "models/target").mkdir()
+    (folder / "models/target/config.json").write_text("{}")
+    owner = f"{store._host()}-{2**22 + 1}-1"
+    (folder / "models/target").rename(folder / f"models/target.{owner}.old.part")
+    write_pipeline(folder)
+    assert (folder / "models/target/config.json").is_file()
+    assert left.is_dir(), "of another machine, which may be at work"
 
 
 def test_with_data_of_ones_own_there_is_no_world(tmp_path):

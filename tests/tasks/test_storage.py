@@ -1,11 +1,13 @@
 """Object storage, against a real S3 server."""
 
+import dataclasses
+import errno
 import hashlib
 import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -128,6 +130,71 @@ def test_a_shard_that_left_the_prefix_leaves_the_folder(client, bucket, tmp_path
     assert list(contents(folder)) == ["deep/part-1.parquet"], "a deleted shard would still be read as part of the pool"
 
 
+def test_what_was_fetched_before_a_kill_leaves_with_its_object(client, bucket, tmp_path):
+    """The record of what was fetched is written once a second; a kill leaves files that it does not name."""
+    storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+    (tmp_path / "pool/left.parquet").write_bytes(b"its object has been deleted since")
+    (tmp_path / "pool/deep/left.parquet").write_bytes(b"its object has been deleted since")
+    folder = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool").path
+    assert contents(folder).keys() == {"part-0.parquet", "deep/part-1.parquet"}, "the pool holds a sample of no source"
+
+
+def test_a_file_that_became_a_folder_comes_as_one_and_goes_back(client, bucket, tmp_path):
+    for keys in (["swap/a"], ["swap/a/b"], ["swap/a"]):
+        for one in client.list_objects_v2(Bucket=bucket, Prefix="swap/").get("Contents", []):
+            client.delete_object(Bucket=bucket, Key=one["Key"])
+        for key in keys:
+            client.put_object(Bucket=bucket, Key=key, Body=b"x")
+        assert contents(storage.fetch(f"s3://{bucket}/swap", tmp_path / "swap").path) == {keys[0][5:]: b"x"}
+
+
+def stored(client, bucket: str, name: str) -> StoredObject:
+    """An object of a name that the server here would not hold, with the bytes of another."""
+    return StoredObject(
+        client,
+        bucket,
+        "pool/part-0.parquet",
+        name,
+        5,
+        client.head_object(Bucket=bucket, Key="pool/part-0.parquet")["ETag"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("deep/part-1.parquet/x", "lies under 'deep/part-1.parquet'"),
+        ("deep/" + "n" * 256, "more than 255 bytes"),
+        ("é" * 128, "more than 255 bytes"),
+    ],
+)
+def test_a_key_that_names_no_file_takes_no_other_with_it(name, message, bucket, client, tmp_path, monkeypatch):
+    real = mirror._objects
+    bad = dataclasses.replace(stored(client, bucket, name), key=f"pool/{name}")
+    monkeypatch.setattr(mirror, "_objects", lambda *where: [*real(*where), bad])
+    folder, (refused,) = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+    assert message in refused and f"{bad.key!r}" in refused and "rename the object" in refused
+    assert len(contents(folder)) == 2
+
+
+def test_a_name_that_this_file_system_refuses_takes_no_other_with_it(bucket, client, tmp_path, monkeypatch):
+    real = StoredObject.download
+
+    def download(one, path):
+        if one.name == "part-0.parquet":
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(one, path)
+
+    monkeypatch.setattr(StoredObject, "download", download)
+    folder, (refused,) = storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+    assert "'pool/part-0.parquet' (Invalid argument)" in refused and len(contents(folder)) == 1
+
+
+def test_a_name_as_long_as_may_be_comes(bucket, client, tmp_path):
+    client.put_object(Bucket=bucket, Key="long/" + "n" * 255, Body=b"x")
+    assert contents(storage.fetch(f"s3://{bucket}/long", tmp_path / "long").path) == {"n" * 255: b"x"}
+
+
 def spoil(key: str, times: int, monkeypatch, came: bytes = b"fjrst") -> list[str]:
     """Let an object come as other bytes, so many times; returns the keys that are asked for."""
     asked, real = [], StoredObject.chunks
@@ -222,6 +289,65 @@ def test_transfers_that_break_off_are_made_again(wire, client, bucket, tmp_path,
     assert wire.broken > 5, "no transfer broke off"
     assert not refused
     assert contents(folder) == {"shard.parquet": body, "small.parquet": body[: 1 << 15]}
+
+
+class Clock:
+    """Time that passes only where it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(errors, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def failing(clock: Clock, seconds: list[float]) -> Callable[[], str]:
+    """A call that fails after so many seconds, one time each, and then succeeds."""
+
+    def call() -> str:
+        if not seconds:
+            return "came"
+        clock.now += seconds.pop(0)
+        raise EndpointConnectionError(endpoint_url="http://gone")
+
+    return call
+
+
+def test_patience_counts_from_the_first_failure(monkeypatch):
+    clock = Clock(monkeypatch)
+    assert errors.patiently(failing(clock, [3600.0, 1.0])) == "came", "a long transfer has no patience left"
+    with pytest.raises(EndpointConnectionError):
+        errors.patiently(failing(clock, [1.0] * 1000))
+    assert clock.now < 3600 + 2 * errors.PATIENCE, "it was waited for without end"
+
+
+def test_patience_counts_anew_where_more_has_come(monkeypatch):
+    clock, come = Clock(monkeypatch), [0]
+    long = failing(clock, [errors.PATIENCE] * 5)
+
+    def call() -> str:
+        come[0] += 1
+        return long()
+
+    assert errors.patiently(call, lambda: come[0]) == "came"
+    with pytest.raises(EndpointConnectionError):
+        errors.patiently(failing(clock, [errors.PATIENCE] * 5), lambda: 7)
+
+
+def test_a_transfer_that_breaks_off_goes_on_where_it_did(wire, client, bucket, tmp_path, monkeypatch):
+    body = os.urandom(1 << 20)
+    client.put_object(Bucket=bucket, Key="large/shard.parquet", Body=body)
+    monkeypatch.setattr(transfer, "CHUNK", 1 << 14)
+    asked, real = [], StoredObject.chunks
+    monkeypatch.setattr(StoredObject, "chunks", lambda one, **more: [asked.append(more), real(one, **more)][1])
+    wire.breaks[:] = [300_000, 300_000]
+    assert contents(storage.fetch(f"s3://{bucket}/large", tmp_path / "large").path) == {"shard.parquet": body}
+    starts = [int(one["Range"].removeprefix("bytes=").partition("-")[0]) for one in asked[1:]]
+    assert len(starts) >= 2 and starts[0] > 200_000 and starts == sorted(set(starts)), "it began again"
 
 
 def test_a_slow_server_is_no_fault(wire, bucket, client, tmp_path):
@@ -328,6 +454,13 @@ def test_wrong_credentials_are_explained_but_never_quoted(bucket, server, tmp_pa
     for word in (value, server.key, server.secret):
         assert word not in str(caught.value), "a credential stands in the message"
     assert caught.value.__suppress_context__, "the server's own words, which may quote a key, would reach the log"
+
+
+def test_an_address_with_a_password_is_never_quoted(impatient, bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:hidden@127.0.0.1:9")
+    with pytest.raises(DataError, match="check AWS_ENDPOINT_URL") as caught:
+        storage.fetch(f"s3://{bucket}/pool", tmp_path / "pool")
+    assert "hidden" not in str(caught.value) and not caught.value.__cause__
 
 
 def test_no_credentials_at_all_are_explained(bucket, tmp_path, monkeypatch):

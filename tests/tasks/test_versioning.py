@@ -1,13 +1,16 @@
 """DVC, the real one, in a small workspace without git."""
 
 import io
+import shutil
 import threading
+from pathlib import Path
 
 import pytest
 import yaml
+from dvc.repo import Repo
 
 from ost.errors import WorkspaceError
-from ost.store import digest
+from ost.store import digest, read_json
 from tasks import versioning
 
 PIPELINE = """
@@ -124,3 +127,42 @@ def test_dvc_never_leaves_half_of_its_own_files(committed, monkeypatch, name):
     assert (committed / name).read_text() == before
     versioning.commit(committed, "second")
     assert versioning.is_current(committed, "second")
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"write": {"made', "null", "[]", "\0" * 20], ids=["empty", "half", "null", "a list", "zeros"]
+)
+def test_locks_that_a_kill_of_dvc_tore_are_nobodys(content, committed):
+    (committed / ".dvc/tmp/rwlock").write_text(content)
+    assert versioning.stale_stages(committed) == set()
+    (committed / "made.txt").write_text("made anew")
+    versioning.commit(committed, "second")
+    assert versioning.is_current(committed, "second")
+    assert not any(read_json(committed / ".dvc/tmp/rwlock").values())
+
+
+@pytest.mark.parametrize("name", ["lock", "rwlock.lock", "btime"])
+@pytest.mark.parametrize("content", [b"", b"\0x"])
+def test_what_dvc_only_locks_may_hold_anything(content, name, committed):
+    (committed / ".dvc/tmp" / name).write_bytes(content)
+    assert versioning.stale_stages(committed) == set()
+
+
+@pytest.mark.parametrize("name", ["hashes/local/cache.db", "links/cache.db"])
+def test_digests_of_dvc_that_are_damaged_are_told(name, committed):
+    with Repo(str(committed)) as repo:
+        folder = Path(repo.site_cache_dir)
+    (folder / name).write_bytes((folder / name).read_bytes()[:5000])
+    with pytest.raises(WorkspaceError, match=f"delete {folder.parent}, which it makes anew"):
+        versioning.stale_stages(committed)
+    shutil.rmtree(folder)
+    assert versioning.stale_stages(committed) == set()
+
+
+@pytest.mark.parametrize("content", ["", "schema: '2.0'\nstages:\n  first:\n    cm", "a: [b"])
+def test_a_lock_that_a_kill_of_dvc_tore_is_told(content, committed):
+    (committed / "dvc.lock").write_text(content)
+    with pytest.raises(WorkspaceError, match=r"take dvc\.lock back from git, or delete it"):
+        versioning.stale_stages(committed)
+    (committed / "dvc.lock").unlink()
+    assert versioning.stale_stages(committed) == {"first", "second"}
