@@ -92,13 +92,6 @@ class Display:
         for warning in manifest["warnings"]:
             console.print("  [yellow]![/]", escape(warning))
 
-    def warn_of_records(self, count: int) -> None:
-        """Say how much the record could not take, if it could not take all."""
-        if count:
-            warn(
-                f"MLflow does not answer: {count} records are kept in .ost/outbox, and the next run here delivers them"
-            )
-
     def _drop_bar(self, stage: str) -> None:
         if stage in self._bars:
             self._progress.remove_task(self._bars.pop(stage))

@@ -81,10 +81,10 @@ def deploy(project: Path, environment: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def worker(folder: Path, environment: dict[str, str]) -> Iterator[Server]:
-    """A Prefect worker of the pool, which runs flows in processes of their own."""
-    command = [BIN / "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "worker"]
-    log = folder / "worker.log"
+def worker(folder: Path, environment: dict[str, str], name: str = "worker") -> Iterator[Server]:
+    """A Prefect worker of the pool, which runs flows in processes of their own. What it says is in NAME.log."""
+    command = [BIN / "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name]
+    log = folder / f"{name}.log"
     log.write_bytes(b"")
     with running(command, lambda: "started" in log.read_text(), log, env=os.environ | environment) as process:
         yield process

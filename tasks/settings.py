@@ -61,9 +61,10 @@ class Recurate(Section):
     drift: Share = 0.3
     """Kolmogorov-Smirnov distance of the new samples' utility or loss from the known ones' above which it is."""
     confidence: Fraction = 0.95
-    """Of the interval of the challenger's gain, all of which must be above zero."""
+    """1 − the chance that a champion is ever replaced by a model that is no better, all its challenges together: of the
+    interval of a challenger's gain, all of which must be above zero (docs/production.md)."""
     resamples: Count = 10_000
-    """Of the paired bootstrap that gives the interval."""
+    """Of the paired bootstrap; the interval is that or Student's, whichever is wider."""
     publish: typing.Annotated[str, Field(pattern=r"^s3://[^/]+")] | None = None
     """Where each run's selections are uploaded, such as s3://bucket/selections: `latest.json` there names the newest,
     once all of it is there."""

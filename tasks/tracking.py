@@ -260,12 +260,21 @@ class Tracker:
             params=[Param(*one) for one in [*flat(manifest["params"]), *manifest.get("labels", {}).items()]],
             tags=[RunTag(*one) for one in tags.items()],
         )
+        self._log_curves(run_id, manifest.get("curves", {}), manifest["started"])
         context = [InputTag(MLFLOW_DATASET_CONTEXT, _parts(manifest)[1])]
         datasets = [
             Dataset(name=name, digest=digest, source_type="dvc", source=f'{{"samples": "{name}"}}')
             for name, digest in manifest["datasets"].items()
         ]
         self.client.log_inputs(run_id, [DatasetInput(dataset, context) for dataset in datasets])
+
+    def _log_curves(self, run_id: str, curves: dict[str, list], at: str) -> None:
+        """Log numbers that have changed with the step, as of an ISO time."""
+        milliseconds = int(datetime.datetime.fromisoformat(at).timestamp() * 1000)
+        for name, points in curves.items():
+            for start in range(0, len(points), MOST_METRICS):
+                some = points[start : start + MOST_METRICS]
+                self.client.log_batch(run_id, [Metric(name, value, milliseconds, step) for step, value in some])
 
     def _upload(self, run_id: str, path: str) -> None:
         full, parent = self.root / path, Path(path).parent.as_posix()
@@ -309,6 +318,8 @@ def sweep_downloads(root: Path) -> None:
 
 
 _NO_TAG = re.compile(r"[^/\w.\- :]")
+MOST_METRICS = 1000
+"""Numbers that MLflow takes at once."""
 MOST_TAG = 250
 """Characters of a tag's name in MLflow."""
 

@@ -238,8 +238,8 @@ def lineage(
 
 def _set(workspace: Path, assignments: list[str]) -> None:
     """Change a workspace's params.yaml; raises WorkspaceError while a run is at work there, which would read it."""
+    from flows.lock import claim
     from flows.parameters import changed_params, set_params
-    from flows.session import claim
 
     file = workspace / "params.yaml"
     changed_params(file, assignments)  # what cannot be had leaves nothing behind, not even a lock

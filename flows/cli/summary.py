@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from rich.table import Table
 from rich.tree import Tree
 
@@ -10,8 +11,10 @@ from flows.forecast import show_forecast
 from ost.arms import arm_of
 from ost.arms.plan import BASE, Training
 from ost.errors import WorkspaceError
+from ost.report.words import points
+from ost.selection.signal import may_claim
 from ost.settings import without_userinfo
-from ost.store import read_json
+from ost.store import read_json, read_table
 from tasks import versioning
 from tasks.forecast import MORE, on_accelerator, tells
 from tasks.pipeline import stages_of
@@ -37,7 +40,7 @@ def arms_table(arms: list[dict]) -> Table:
 
 
 def _cells(row: dict, full: float | None) -> list[str]:
-    against = "" if row["arm"] == "full" or full is None else f"{100 * (row['accuracy'] - full):+.1f}"
+    against = "" if row["arm"] == "full" or full is None else points(row["accuracy"], full)
     seconds = [f"{row[name]:.0f} s" for name in ("select_seconds", "train_seconds")]
     counts = [f"{row[name]:,}" for name in ("samples", "steps")]
     return [row["label"], row["protocol"], f"{row['accuracy']:.1%}", against, *counts, *seconds]
@@ -77,11 +80,20 @@ def show_plan(root: Path) -> None:
         say(MORE)
 
 
+def _toxic(root: Path, scores: str) -> list[tuple[str, Path]]:
+    """The list of toxic samples, as it may be called: nothing where it is empty, or there is none yet."""
+    listed = root / f"{scores}-toxic.parquet"
+    if not listed.exists() or not pq.read_metadata(listed).num_rows:
+        return []
+    tells = may_claim(read_table(root / f"{scores}.parquet", ["id"]))
+    return [("the harmful samples" if tells else "flagged, without evidence", listed)]
+
+
 def show_stage(root: Path, params: Params, stage: str) -> None:
     """Print what a curation that ended at a stage has left, and what to do with it."""
     plan = Plan(params)
     chosen, scores = f"selections/{plan.main.key}.parquet", f"scores/{plan.main.arm.by.name}"
-    subset = ("the chosen samples", root / chosen), ("the harmful samples", root / f"{scores}-toxic.parquet")
+    subset = ("the chosen samples", root / chosen), *_toxic(root, scores)
     model = next((one.key for one in plan.trainings if one.subset == plan.main), "")
     left = {
         "ingest": [
@@ -89,7 +101,7 @@ def show_stage(root: Path, params: Params, stage: str) -> None:
             ("what was left out, and why", root / "data/quarantine.parquet"),
         ],
         "warmup": [("the warm proxy", root / "models/proxy-warm")],
-        "score": [("the scores", root / f"{scores}.parquet"), subset[1]],
+        "score": [("the scores", root / f"{scores}.parquet"), *_toxic(root, scores)],
         "select": [
             *subset,
             ("as your own records", f"ost export {chosen} --form same --out subset"),
@@ -159,8 +171,8 @@ def _with_interval(found: dict | None) -> str:
     if not found or found["mean"] is None:
         return ""
     low, high = found["interval"]
-    reach = "" if low is None else f" ({100 * low:+.1f} … {100 * high:+.1f})"
-    return f"{100 * found['mean']:+.1f}{reach}"
+    reach = "" if low is None else f" ({points(low, 0.0)} … {points(high, 0.0)})"
+    return f"{points(found['mean'], 0.0)}{reach}"
 
 
 def _two(value: float | None) -> str:

@@ -31,7 +31,7 @@ from ost.scoring.scored import Scored, Spent, turn_table
 from ost.scoring.self_test import self_test
 from ost.scoring.shards import Job, Runner, collect, pending, prune, run_here
 from ost.scoring.statistics import conformal_p, degrees_of_freedom, resolve, signal, toxic_q
-from ost.scoring.swapped import are_swapped
+from ost.scoring.swapped import are_swapped, swapped
 from ost.selection.signal import Signal
 from ost.settings import Execution, Score, parse_section
 from ost.store import matrix
@@ -212,8 +212,7 @@ class Engine:
           ranks, uniform for samples that are like anchors.
         - `sketch`, where asked for: what breadth is judged by.
 
-        With `lookahead` its metadata hold the signal: whether what ranks tells right from wrong at all, see
-        `ost.selection.signal`.
+        Its metadata hold the signal: whether what ranks tells right from wrong at all, see `ost.selection.signal`.
         """
         found = resolve(matrix(rows, "by_cell"), self.partition)
         loss, freedom = rows["loss"].to_numpy(), degrees_of_freedom(self.partition)
@@ -233,7 +232,7 @@ class Engine:
             **{f"utility/{task}": pa.array(values) for task, values in found.groups.items()},
         }
         table = pa.table(columns | ({"sketch": rows["sketch"]} if self.settings.sketches else {}))
-        return self.signal.onto(table) if self.signal else table
+        return self.signal.onto(table)
 
     def finish(
         self, rows: pa.Table, forward_flops: float, spent: Spent, used: Used | None = None, earlier: float = 0.0
@@ -267,18 +266,30 @@ class Engine:
     @functools.cached_property
     def anchor_loss(self) -> float:
         """Mean loss of the proxy on the anchors, in nats."""
-        return float(np.mean(losses_of(self.anchors, self.proxy, self.execution)))
+        return float(np.mean(self._losses(self.anchors)))
 
     @functools.cached_property
-    def signal(self) -> Signal | None:
-        """How well anchors are told from the same with each other's answers; None where no walk shows it."""
+    def signal(self) -> Signal:
+        """How well anchors are told from the same with each other's answers: by the proxy, and by what ranks."""
+        told = are_swapped(self.anchors)
         if not self.plan:
-            return None
-        plan, offset, told = self.plan, self.settings.lookahead.offset, are_swapped(self.anchors)
+            knowing = self._losses(swapped(self.anchors)) - self._losses(self.anchors)
+            right, wrong = self._held_out
+            return signal(knowing[told], (right - wrong)[told])
+        plan, offset = self.plan, self.settings.lookahead.offset
         right = plan.gains / (np.array(plan.before) + offset)
         wrong = plan.swapped_gains / (np.array(plan.swapped_before) + offset)
         knowing = np.array(plan.swapped_after) - np.array(plan.after)
         return signal(knowing[told], (right - wrong)[told], plan.gains)
+
+    @functools.cached_property
+    def _held_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Utility (A,) by one step of each anchor for the anchors outside its fold, and of it with another's answer."""
+        scorer = self.scorer(detail="folds", sketch=0)
+        return scorer.held_out(), scorer.held_out(swapped(self.anchors))
+
+    def _losses(self, samples: Sequence[Sample]) -> np.ndarray:
+        return np.array(losses_of(samples, self.proxy, self.execution))
 
     @functools.cached_property
     def partition(self) -> Partition:
@@ -305,7 +316,7 @@ class Engine:
             return self.plan.gains
         if degrees_of_freedom(self.partition):
             return None
-        return self.scorer(detail="folds", sketch=0).held_out()
+        return self._held_out[0]
 
     def _comparable(self, tasks: pa.ChunkedArray) -> np.ndarray:
         """Which samples (N,) can be held against trusted ones: those of a task that anchors have, or of none."""

@@ -1,7 +1,7 @@
 """What the utilities of N samples for D anchor cells say together: means, standard errors, and tested harm."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -76,18 +76,20 @@ def without_own(by_cell: np.ndarray, partition: Partition) -> np.ndarray:
     return utility
 
 
-def signal(knowing: np.ndarray, ranking: np.ndarray, gains: np.ndarray) -> Signal:
+def signal(knowing: np.ndarray, ranking: np.ndarray, gains: np.ndarray | None = None) -> Signal:
     """How well n held-out anchors are told from the same with other answers.
 
     knowing (n,): by how much the loss after the steps on the others is lower with an anchor's own answer, in nats;
     ranking (n,): by how much it ranks above itself with the other one. Pairs that are not finite are left out. gains
-    (A,): loss reduction of all anchors while they were left out, in nats.
+    (A,): loss reduction of all anchors while they were left out, in nats, where steps were taken.
     """
     usable = np.isfinite(knowing) & np.isfinite(ranking)
     knowing, ranking = knowing[usable], ranking[usable]
     p = float(stats.wilcoxon(ranking, alternative="greater").pvalue) if ranking.any() else 1.0
-    error = float(stats.sem(gains)) if len(gains) > 1 else 0.0
-    return Signal(len(ranking), _positive(knowing), _positive(ranking), p, float(np.mean(gains)), error)
+    found = Signal(len(ranking), _positive(knowing), _positive(ranking), p)
+    if gains is None:
+        return found
+    return replace(found, gain=float(np.mean(gains)), gain_se=float(stats.sem(gains)) if len(gains) > 1 else 0.0)
 
 
 def _positive(differences: np.ndarray) -> float:

@@ -26,15 +26,17 @@ class Signal:
     pairs: int
     """Anchors that another answer was found for."""
     knows: float
-    """Share of them whose own answer the proxy trained on the others finds likelier, by token, than the other answer;
+    """Share of them whose own answer the proxy, trained on the others where steps are taken, finds likelier, by token,
+    than the other answer;
     as in the next, ties count half, and it is 0.5 without any."""
     ranks: float
     """Share of them that rank above their doubles."""
     p: float
     """One-sided p-value of that, by the signed ranks of the differences (Wilcoxon, 1945); 1 without any."""
-    gain: float
-    gain_se: float
-    """Mean loss, in nats, that held-out anchors gain from steps on the others, and its standard error."""
+    gain: float | None = None
+    gain_se: float = 0.0
+    """Mean loss, in nats, that held-out anchors gain from steps on the others, and its standard error; None where no
+    steps are taken."""
 
     @property
     def tells(self) -> bool:
@@ -46,14 +48,18 @@ class Signal:
         """That they do not, what was looked at, and what to do; empty where they do."""
         if self.tells:
             return []
-        gained = f"held-out anchors gained {self.gain:.2f} ± {self.gain_se:.2f} nats from training on the others"
+        gained = ""
+        if self.gain is not None:
+            gained = (
+                f"anchors left out gained {self.gain:.2f} ± {self.gain_se:.2f} nats from training on the others, but "
+            )
         if not self.pairs:
             return [
-                f"nobody knows whether the scores tell right from wrong: {gained}, but no two anchors of a kind have "
+                f"nobody knows whether the scores tell right from wrong: {gained}no two anchors of a kind have "
                 "different answers to try it on; so nothing is said of harm or purity. Name more anchors"
             ]
         return [
-            f"the scores cannot tell right from wrong: {gained}, but of {self.pairs} of them the trained proxy finds "
+            f"the scores cannot tell right from wrong: {gained}of {self.pairs} anchors the proxy finds "
             f"{self.knows:.0%} likelier with their own answer than with another anchor's, and {self.ranks:.0%} rank "
             f"higher with it (chance is 50%; {TELLS:.0%} is needed, beyond chance at {BY_CHANCE:.0%}); so nothing is "
             "said of harm or purity. Name more anchors, take a stronger proxy or warm it up for longer "

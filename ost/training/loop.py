@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
@@ -28,6 +29,8 @@ from ost.types import Progress, silent
 
 RECOMPUTED = 4
 """How many times the tokens go through a model at once where its blocks' activations are computed anew."""
+POINTS = 1000
+"""Of a curve that is kept."""
 CLIP = 1.0
 """Largest norm of a step's gradient."""
 
@@ -60,6 +63,13 @@ class Trained:
     """Each step's mean loss of an answer token, in nats."""
     cost: Cost
     moments: Moments = field(repr=False)
+
+    @property
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """`training_loss`: (step, loss) in order; of more than POINTS steps the means of so many stretches."""
+        parts = np.array_split(np.array(self.losses), min(POINTS, len(self.losses)))
+        ends = np.cumsum([len(part) for part in parts])
+        return {"training_loss": [(int(end), float(part.mean())) for end, part in zip(ends, parts, strict=True)]}
 
     @property
     def loss(self) -> float:

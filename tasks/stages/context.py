@@ -34,6 +34,8 @@ class Outcome:
     """Content digest of each sample set that the stage read or made."""
     labels: dict[str, str] = field(default_factory=dict)
     """What tells this run from others of its kind, such as the arm; MLflow shows them as parameters."""
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    """Numbers that changed meanwhile: (step, value) in order."""
 
 
 @dataclass
@@ -109,6 +111,7 @@ class Context:
             "warnings": outcome.warnings,
             "datasets": outcome.datasets,
             "labels": outcome.labels,
+            "curves": outcome.curves,
             "seconds": outcome.cost.seconds,
             "flops": outcome.cost.flops,
             "started": started.isoformat(timespec="seconds"),

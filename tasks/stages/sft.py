@@ -38,10 +38,10 @@ def sft(ctx: Context) -> Outcome:
         with publish(ctx.output(folder)) as part:
             shutil.copytree(ctx.root / "models/sft" / twin["key"], part)
         return _as_twin(twin, setup)
-    target, found, cost = _train(ctx, setup)
+    target, found, cost, curves = _train(ctx, setup)
     target.save(ctx.output(folder))
     ctx.saved_training([setup.fingerprint]).forget()
-    return Outcome(setup.metrics | found, cost, datasets=setup.digests, labels=setup.labels)
+    return Outcome(setup.metrics | found, cost, datasets=setup.digests, labels=setup.labels, curves=curves)
 
 
 def trial(ctx: Context) -> Outcome:
@@ -56,13 +56,13 @@ def trial(ctx: Context) -> Outcome:
         training = Cost(told.metrics["train_seconds"], told.metrics["train_flops"])
         datasets = told.datasets | {"benchmark": twin["datasets"]["benchmark"]}
         return replace(told, metrics=told.metrics | whole_cost(choosing, training), datasets=datasets)
-    target, found, cost = _train(ctx, setup)
+    target, found, cost, curves = _train(ctx, setup)
     took = {"train_seconds": cost.seconds, "train_flops": cost.flops}
     tested = evaluate_model(ctx, target, {"samples": len(setup.samples), "steps": setup.recipe.steps} | took)
     ctx.saved_training([setup.fingerprint]).forget()
     metrics = tested.metrics | setup.metrics | whole_cost(choosing, cost) | found
     digests = setup.digests | tested.datasets
-    return Outcome(metrics, Cost(watch.seconds), tested.warnings, digests, setup.labels)
+    return Outcome(metrics, Cost(watch.seconds), tested.warnings, digests, setup.labels, curves)
 
 
 @dataclass(frozen=True)
@@ -140,18 +140,18 @@ def prepare(target: Checkpoint, settings: SFT, seed: int) -> None:
         freeze_but_language(target.model)
 
 
-def _train(ctx: Context, setup: Setup) -> tuple[Checkpoint, dict[str, float], Cost]:
-    """The target, trained, with what its training came to and cost."""
+def _train(ctx: Context, setup: Setup) -> tuple[Checkpoint, dict[str, float], Cost, dict]:
+    """The target, trained, with what its training came to and cost, and its curves."""
     device, settings = resolve_device(ctx.params.compute.device), ctx.params.sft
     if settings.command:
         if setup.training.subset.arm.with_anchors:
             raise ConfigError(f"{ctx.stage} trains on anchors too, which sft.command is not given: leave that arm out")
         selection = f"selections/{setup.training.subset.key}.parquet"
         target, cost = train_by_command(ctx, selection, TARGET, setup.recipe, device)
-        return target, {}, cost
+        return target, {}, cost, {}
     with shared(ctx.slots, _share, replace(ctx, progress=silent, slots=None)):
         target, trained = _fit(ctx, setup, device)
-    return target, {"loss": trained.loss}, trained.cost
+    return target, {"loss": trained.loss}, trained.cost, trained.curves
 
 
 def _fit(ctx: Context, setup: Setup, device: torch.device) -> tuple[Checkpoint, Trained]:
@@ -182,4 +182,5 @@ def _as_twin(twin: dict, setup: Setup) -> Outcome:
     """What a training comes to that was made before under another name."""
     told = f"it keeps exactly what {Training.parse(twin['key']).subset.label} keeps: trained once, as {twin['key']}"
     cost = Cost(twin["seconds"], twin["flops"])
-    return Outcome(twin["metrics"], cost, [told], setup.digests, setup.labels | {"same_as": twin["key"]})
+    labels = setup.labels | {"same_as": twin["key"]}
+    return Outcome(twin["metrics"], cost, [told], setup.digests, labels, twin.get("curves", {}))

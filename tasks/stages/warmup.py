@@ -24,4 +24,5 @@ def warmup(ctx: Context) -> Outcome:
     proxy.save(ctx.output("models/proxy-warm"))
     saved.forget()
     digests = {"warm-up": content_digest(seen.ids())}
-    return Outcome({"loss": trained.loss, "steps": float(recipe.steps)}, trained.cost, datasets=digests)
+    metrics = {"loss": trained.loss, "steps": float(recipe.steps)}
+    return Outcome(metrics, trained.cost, datasets=digests, curves=trained.curves)

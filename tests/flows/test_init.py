@@ -9,8 +9,8 @@ from pools import record, write_jsonl
 from tiny_workspace import Shell, shell_in
 
 from flows.cli.init import init_workspace
+from flows.lock import claim
 from flows.parameters import set_params
-from flows.session import claim
 from ost.data import Dataset
 from ost.errors import ConfigError, DataError
 from ost.models import Checkpoint

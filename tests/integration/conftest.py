@@ -99,9 +99,9 @@ class Production:
             time.sleep(0.2)
         return something
 
-    def log(self) -> str:
-        """What the worker and its flows have said."""
-        return (self.folder / "worker.log").read_text(errors="replace")
+    def log(self, worker: str = "worker") -> str:
+        """What a worker and its flows have said."""
+        return (self.folder / f"{worker}.log").read_text(errors="replace")
 
     def summaries(self) -> list[dict]:
         """Of all recurations, the oldest first."""

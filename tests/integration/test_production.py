@@ -17,6 +17,7 @@ from tiny_workspace import Shell
 from ost.store import digest, read_json, read_table
 from ost.worlds import handmath
 from stack.processes import BIN
+from stack.stack import worker
 from tasks.record.champion import CHAMPION
 from tasks.record.outbox import FOLDER as OUTBOX
 
@@ -35,9 +36,9 @@ def arrives(production):
 BEFORE = {"score": "ingest", "sft": "select-lookahead-20"}
 
 
-def under_way(production, stage: str, since: int):
+def under_way(production, stage: str, since: int, worker: str = "worker"):
     """Whether a stage has begun, by the worker's log from there on: the one before it is done."""
-    return lambda: f"'{BEFORE[stage]}' - Finished" in production.log()[since:]
+    return lambda: f"'{BEFORE[stage]}' - Finished" in production.log(worker)[since:]
 
 
 def test_the_weekly_run_scores_what_is_new_and_leaves_the_rest(production):
@@ -170,6 +171,47 @@ def test_after_a_worker_was_killed_the_next_run_goes_on_where_it_stood(productio
     assert modified(root / ".ost/scores").items() >= shards.items(), "what was scored was scored again"
     assert modified(root / "scores") == scores, "the scores were made again"
     assert production.published()[0] == one["name"]
+
+
+def test_a_worker_on_another_machine_goes_on_with_what_a_lost_one_left(production, arrives):
+    """Two machines share the workspace's folder; one of them, and all that it runs, is lost as it trains."""
+    root = production.shell.root
+    production.worker.stop()
+    with worker(production.folder, production.environment, "second") as second:
+        before = arrives(17)
+        lost = production.start()
+        production.wait(under_way(production, "sft", 0, "second"))
+        shards, scores = modified(root / ".ost/scores"), modified(root / "scores")
+        production.worker.start()
+        second.kill_tree()
+    assert production.finish(production.start()) == "COMPLETED"
+    assert production.state(lost) == "CRASHED"
+    (one,) = production.summaries()[before:]
+    assert one["counts"]["new"] == 10
+    assert modified(root / ".ost/scores").items() >= shards.items(), "what was scored was scored again"
+    assert modified(root / "scores") == scores, "the scores were made again"
+
+
+def test_another_machine_takes_a_workspace_over_from_git_and_s3(production, tmp_path):
+    """Without a folder between them: what a person copies beside is told in docs/production.md."""
+    first, second = (Shell(tmp_path / name, production.shell.environment) for name in ("first", "second"))
+    shutil.copytree(production.shell.root, first.root, symlinks=True)
+    first.run("dvc", "remote", "add", "--default", "store", "s3://ost/dvc")
+    first.run("dvc", "push")
+    first.run("git", "add", "params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config", *first.root.glob("*/.gitignore"))
+    first.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "week 1")
+    subprocess.run(["git", "clone", "--quiet", first.root, second.root], check=True)
+    second.run("dvc", "pull")
+    for beside in ("recurations", ".ost/scores"):
+        shutil.copytree(first.root / beside, second.root / beside)
+    assert "nothing" in second.run("ost", "recurate"), "what is as it was is done again"
+    shards = modified(second.root / ".ost/scores")
+    production.upload("incoming/more-18.parquet", handmath.draw("pool", 10, 0, stream=18))
+    second.run("ost", "recurate")
+    summary = read_json(max((second.root / "recurations").glob("2*")) / "summary.json")
+    assert summary["counts"]["new"] == 10 and not summary["why_warmed_up"]
+    assert read_json(second.root / "scores/lookahead.manifest.json")["metrics"]["scored"] == 10
+    assert modified(second.root / ".ost/scores").items() >= shards.items()
 
 
 def test_wrong_credentials_are_a_clear_error_that_no_log_quotes(production, arrives):

@@ -26,8 +26,11 @@ def test_a_child_run_holds_all_that_the_manifest_says(tracker, parent, made):
         metrics={"toxic_share": 0.25},
         warnings=["one", "two"],
         datasets={"pool": "b" * 32},
+        curves={"training_loss": [[step, 1 / step] for step in range(1, 2501)]},
     )
     run = tracker.client.get_run(tracker.record(manifest, parent, "flow-1"))
+    curve = tracker.client.get_metric_history(run.info.run_id, "training_loss")
+    assert [(point.step, point.value) for point in curve] == [(step, 1 / step) for step in range(1, 2501)]
     tags, data = run.data.tags, run.data
     assert run.info.status == "FINISHED"
     assert tags["mlflow.parentRunId"] == parent
@@ -38,7 +41,7 @@ def test_a_child_run_holds_all_that_the_manifest_says(tracker, parent, made):
     assert tags["dvc.out.scores/lookahead.parquet"] == manifest["outputs"]["scores/lookahead.parquet"]
     assert tags["ost.warnings"] == "one\ntwo"
     assert data.params == {"seed": "0", "select.purity": "0.85"}
-    assert data.metrics == {"toxic_share": 0.25, "seconds": 1.5, "flops": 2e9}
+    assert data.metrics == {"toxic_share": 0.25, "seconds": 1.5, "flops": 2e9, "training_loss": 1 / 2500}
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("pool", "b" * 32), "not our own content digest"
 

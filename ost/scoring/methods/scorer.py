@@ -198,12 +198,12 @@ class Scorer(ABC):
         """Indices of the samples as they are put into batches: by size."""
         return sorted(range(len(samples)), key=lambda index: approximate_tokens(samples[index]))
 
-    def held_out(self) -> np.ndarray:
+    def held_out(self, samples: Sequence[Sample] | None = None) -> np.ndarray:
         """Utility (A,) of each anchor for the anchors outside its fold: what trusted samples look like.
 
-        For a scorer whose detail is `folds`.
+        Or of `samples`, one in the place of each anchor. For a scorer whose detail is `folds`.
         """
-        return without_own(matrix(self.rows(self.anchors), "by_cell"), self.partition)
+        return without_own(matrix(self.rows(samples or self.anchors), "by_cell"), self.partition)
 
     def encode(self, samples: Sequence[Sample]) -> Batch:
         """The samples as a training batch on the proxy's device."""

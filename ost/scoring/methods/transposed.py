@@ -62,7 +62,7 @@ class TransposedScorer(TwoPassScorer):
         return self.batch_scores(utility, sides[-1].mean(self._by_sample), tokens, batch, *states, turns=turns)
 
     @torch.no_grad()
-    def held_out(self) -> np.ndarray:
+    def held_out(self, samples: Sequence[Sample] | None = None) -> np.ndarray:
         """See `Scorer.held_out`; here each fold has one direction, whatever the cells are."""
         utility, number = np.empty(len(self.anchors)), np.array(self.partition.folds)
         for fold in np.unique(number):
@@ -72,7 +72,8 @@ class TransposedScorer(TwoPassScorer):
             direction = _scaled(mean_step(self._units, shares / shares.sum() * lengths))
             own = [at for cell in np.flatnonzero(number == fold) for at in self.partition.members[cell]]
             passed = functools.partial(self._saved_by, direction)
-            utility[own] = np.concatenate(self.without_gradients.run(self.some_anchors(own), passed))
+            placed = [(samples or self.anchors)[at] for at in own]
+            utility[own] = np.concatenate(self.without_gradients.run(placed, passed))
         return utility
 
     def _saved_by(self, direction: Direction, samples: Sequence[Sample], batch: Batch) -> np.ndarray:
