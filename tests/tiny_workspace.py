@@ -97,9 +97,10 @@ class Shell:
         return printed.getvalue()
 
     def start(self, *command: str) -> subprocess.Popen:
-        """A command in the background."""
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen(command, cwd=self.root, env=self._env(), stdout=quiet, stderr=quiet)
+        """A command in the background, in a process group of its own; what it says goes to start.log beside it."""
+        options = {"stderr": subprocess.STDOUT, "start_new_session": True}
+        with (self.root / "start.log").open("w") as log:
+            return subprocess.Popen(command, cwd=self.root, env=self._env(), stdout=log, **options)
 
     def commit(self, message: str) -> None:
         """Commit all that git does not ignore."""

@@ -222,14 +222,17 @@ def test_a_killed_flow_goes_on_after_its_last_finished_stage(copied, monkeypatch
 
 
 def test_a_flow_that_is_told_to_end_ends_at_once_with_all_that_it_started(copied, monkeypatch):
+    """By a Ctrl-C, which reaches its workers and Prefect's server as well."""
     monkeypatch.delenv("PREFECT_API_URL")
     set_params(copied.root / "params.yaml", ["sft.steps=1000000"])
     process = copied.start("ost", "curate")
     wait_for(lambda: workers_of(process.pid), "a worker", process)
     children = children_of(process.pid)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGINT)
     try:
-        process.wait(timeout=30)
+        assert process.wait(timeout=30) == 130
+        said = (copied.root / "start.log").read_text()
+        assert "the same command goes on" in said and "httpx" not in said and "EventsWorker" not in said, said
         wait_for(lambda: not any(alive(pid) for pid in children), "the end of its workers and servers", seconds=20)
     finally:
         for pid in filter(alive, [process.pid, *children]):
