@@ -32,7 +32,7 @@ from ost.store import digest, write_json, write_table
 from stack.processes import BIN
 
 SAMPLES, SHARD = 16384, 64
-LONGEST = 2.0
+LONGEST = 6.0
 """Seconds that a scoring goes on before it is killed, at most."""
 CURATION = [
     "world.pool=400",
