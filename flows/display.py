@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterable
 from functools import partial
+from time import monotonic
 
 from rich import box
 from rich.console import Console
@@ -47,8 +48,12 @@ def table(title: str, *texts: str, numbers: Iterable[str] = ()) -> Table:
     return made
 
 
+EVERY = 30.0
+"""Seconds between two lines of a stage's progress where there is no terminal, at least."""
+
+
 class Display:
-    """Progress bars on a terminal; elsewhere one line for each finished stage. Use as a context manager."""
+    """Progress bars on a terminal, elsewhere lines; and one line for each finished stage. Use as a context manager."""
 
     def __init__(self) -> None:
         columns = (
@@ -59,20 +64,27 @@ class Display:
         )
         self._progress = Bars(*columns, TimeElapsedColumn(), console=console, transient=True)
         self._bars: dict[str, TaskID] = {}
+        self._told: dict[str, float] = {}
+        """Stage → when a line was printed of its progress."""
 
     def __enter__(self) -> "Display":
-        self._progress.start()
+        if console.is_terminal:
+            self._progress.start()
         return self
 
     def __exit__(self, *error) -> None:
-        self._progress.stop()
+        if console.is_terminal:
+            self._progress.stop()
 
     def bar(self, stage: str) -> Progress:
         """The callback that advances a stage's bar."""
         return partial(self.advance, stage)
 
     def advance(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Move a stage's bar on, which begins with its first call."""
+        """Move a stage's bar on, which begins with its first call; a line at most EVERY seconds in its place."""
+        if not console.is_terminal:
+            self._tell(stage, done, total, note)
+            return
         if stage not in self._bars:
             self._bars[stage] = self._progress.add_task("", stage=stage, note=note, total=total)
         self._progress.update(self._bars[stage], completed=done, total=total, note=note)
@@ -92,7 +104,16 @@ class Display:
         for warning in manifest["warnings"]:
             console.print("  [yellow]![/]", escape(warning))
 
+    def _tell(self, stage: str, done: int, total: int, note: str) -> None:
+        """A line of a stage's progress, unless there was one just now; none where it is over with its first call."""
+        last, now = self._told.get(stage), monotonic()
+        if now - last < EVERY if last is not None else 0 < total <= done:
+            return
+        self._told[stage] = now
+        say(f"  {stage:<24} {done:,}{f'/{total:,}' if total else ''} {note}".rstrip())
+
     def _drop_bar(self, stage: str) -> None:
+        self._told.pop(stage, None)
         if stage in self._bars:
             self._progress.remove_task(self._bars.pop(stage))
 

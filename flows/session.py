@@ -14,6 +14,7 @@ from tasks import versioning
 from tasks.coinciding import coinciding
 from tasks.forecast import is_worth_it, on_accelerator
 from tasks.pipeline import Stage, write_pipeline
+from tasks.plan import Plan
 from tasks.record.outbox import Outbox
 from tasks.settings import Params, load_params
 from tasks.stages.context import git_state
@@ -84,7 +85,10 @@ class Session:
     def run(self, stage: str, anew: bool = False) -> bool:
         """Bring a stage up to date, or run it `anew` in any case; returns whether it had to run."""
         try:
-            return self._run(stage, anew or self.force)
+            ran = self._run(stage, anew or self.force)
+            if stage == "ingest":  # from here on the benchmark's tasks are known
+                Plan(self.params).check_tasks(self.root)
+            return ran
         except Exception as error:
             self.errors.append(told := _explained(error, stage))
             self.display.fail(stage)

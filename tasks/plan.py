@@ -4,6 +4,7 @@ A curation plans few subsets, a comparison many, a study varies one thing of a c
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ost.arms import Scores
 from ost.arms.plan import BASE, PURE, Subset, Training, trainings_of
@@ -35,7 +36,11 @@ class Plan:
         for subset in self.subsets:
             if subset.arm.utility:
                 return subset
-        raise ConfigError("no subset is chosen by utility: name one, such as lookahead-20, in curate.subsets")
+        raise ConfigError(
+            "no subset is chosen by utility: name one, such as lookahead-20, in curate.subsets, for the report and the "
+            "list of toxic samples are of one; baselines alone are trained by a comparison: "
+            f"ost compare --arms {','.join(dict.fromkeys(one.name for one in self.subsets))}"
+        )
 
     @property
     def scores(self) -> list[Scores]:
@@ -90,6 +95,20 @@ class Plan:
                 "alone, or set score.method to transposed"
             )
         return self
+
+    def check_tasks(self, root: Path) -> None:
+        """Raise ConfigError where `evaluate.metric` names a task that the ingested benchmark has none of."""
+        asked, benchmark = self.params.evaluate, root / "data/benchmark"
+        if asked.suite or isinstance(asked.metric, str) or not benchmark.exists():
+            return
+        from ost.data import Dataset  # which loads datasets
+        from ost.evaluation.benchmarks import benchmark_tasks
+
+        known = sorted(set(benchmark_tasks(Dataset(benchmark))))
+        if unknown := sorted(asked.metric.keys() - set(known)):
+            raise ConfigError(
+                f"evaluate.metric names the task {unknown[0]!r}, and the benchmark's are {', '.join(map(repr, known))}"
+            )
 
 
 def _by_scores(subset: Subset) -> bool:

@@ -1,5 +1,6 @@
 """What the command prints at the end: the arms compared, what they cost, and where to look next."""
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,12 +18,17 @@ from ost.settings import without_userinfo
 from ost.store import read_json, read_table
 from tasks import versioning
 from tasks.forecast import MORE, on_accelerator, tells
-from tasks.pipeline import stages_of
+from tasks.pipeline import Stage, stages_of
 from tasks.plan import Plan
-from tasks.record.lineage import Artifact, Selected, chain, find_version, uses
+from tasks.record.lineage import Artifact, Selected, chain, find_version, samples_named, uses
 from tasks.settings import Params, load_params
 from tasks.tracking import Tracker, tracking_uri
 from tasks.workers import Workers
+
+UP_TO_DATE, FOLLOWS = "up to date", "follows"
+"""States of a stage, beside `to run`."""
+NAMED, SHOWN = 20, 5
+"""Samples that share an own id: how many are named, and of how many the lineage is shown."""
 
 
 def arms_table(arms: list[dict]) -> Table:
@@ -62,15 +68,29 @@ def show_curation(root: Path, params: Params) -> None:
     show_stage(root, params, "report")
 
 
+def states_of(stages: Sequence[Stage], stale: Collection[str]) -> dict[str, str]:
+    """Stage → whether it is to run, as the stale are, follows one that is or that follows, or is up to date."""
+    states, unsure = {}, set()
+    for stage in stages:
+        states[stage.name] = "to run" if stage.name in stale else FOLLOWS if unsure & {*stage.reads} else UP_TO_DATE
+        unsure |= {*stage.made} if states[stage.name] != UP_TO_DATE else set()
+    return states
+
+
 def show_plan(root: Path) -> None:
     """Print the stages that a workspace plans, and what has to be done for each."""
     plan, stale = Plan(load_params(root / "params.yaml")), versioning.stale_stages(root)
     shown = table(f"{len(plan.subsets)} subset(s), {len(plan.trainings)} training(s)", "stage", "reads", "state")
     stages = stages_of(root, plan)
+    states = states_of(stages, stale)
     for stage in stages:
-        state = "to run" if stage.name in stale else "up to date"
-        shown.add_row(stage.name, ", ".join(stage.reads), state, style="" if state == "to run" else "dim")
+        state = states[stage.name]
+        shown.add_row(stage.name, ", ".join(stage.reads), state, style="dim" if state == UP_TO_DATE else "")
     console.print(shown)
+    if FOLLOWS in states.values():
+        say(f"{FOLLOWS}: runs where those before it leave something else than last time")
+    if "ingest" in states and states["ingest"] == UP_TO_DATE:
+        plan.check_tasks(root)
     if not (names := on_accelerator(stages, stale)):
         return
     if tells(root, plan.params):
@@ -188,13 +208,23 @@ def show_lineage(name: str, root: Path) -> None:
         say(f"model {version.name}/{version.version}: run {version.tags['ost.run']}, accuracy {accuracy}")
         console.print(lineage_tree(chain(tracker, version)))
         return
-    found = uses(tracker, name)
-    if not found:
+    own = [] if (found := uses(tracker, name)) else samples_named(root, name)
+    if own:
+        say(f"your own id {name} is that of {len(own):,} sample(s) of data/pool: {', '.join(own[:NAMED])}" + _more(own))
+    told = {name: found} if found else {sample: uses(tracker, sample) for sample in own[:SHOWN]}
+    if not any(told.values()):
         raise WorkspaceError(
-            f"{name!r} is neither the registered model {tracker.model_name!r} nor a sample of a recorded selection; "
-            "ids stand in data/pool, and refused samples in data/quarantine.parquet"
+            f"{name!r} is neither the registered model {tracker.model_name!r} nor a sample of a recorded selection, by "
+            "its id or your own; both stand in data/pool, and refused samples in data/quarantine.parquet"
         )
-    console.print(uses_table(name, found))
+    for sample, own_uses in told.items():
+        console.print(uses_table(sample, own_uses))
+    if len(own) > SHOWN:
+        say(f"the first {SHOWN} are shown; `ost lineage ID` tells of any other")
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
 
 
 def lineage_tree(artifact: Artifact) -> Tree:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal, get_args
 
 from ost.arms import Arm, arm_of, arms
@@ -49,7 +50,10 @@ class Subset:
         if key in arms() and arms()[key].whole:
             return cls(key, 1.0)
         name, _, share = key.rpartition("-")
-        fraction = PURE if share == PURE else _fraction(share)
+        percent = _percent(share)
+        if percent is not None and name in arms() and not 0 < percent <= 100:
+            raise ConfigError(f"{key}: an arm keeps more than 0 % of the pool and at most 100 %, and not {percent:g} %")
+        fraction = PURE if share == PURE else percent and percent / 100
         if not fraction or cls(name, fraction).key != key:
             raise ConfigError(
                 f"no subset is named {key!r}; one is named like lookahead-20 or lookahead-12_5 by its arm and percent, "
@@ -95,10 +99,10 @@ def trainings_of(subsets: Iterable[Subset], protocols: Sequence[TrainingProtocol
     ]
 
 
-def _fraction(percent: str) -> float | None:
-    """The fraction in (0, 1] that a key's percentage, such as `12_5`, stands for; None where it stands for none."""
+def _percent(share: str) -> float | None:
+    """The percentage that a key's last part, such as `12_5`, stands for; None where it stands for none."""
     try:
-        fraction = float(percent.replace("_", ".")) / 100
+        percent = float(share.replace("_", "."))
     except ValueError:
         return None
-    return fraction if 0.0 < fraction <= 1.0 else None
+    return percent if isfinite(percent) else None

@@ -111,7 +111,10 @@ class Images:
             raise Rejected("image-outside-folder", f"{show(name)} {leads} out of the source's folder; {remedy}")
         if fault:
             raise Rejected("missing-image", f"{show(name)} cannot be read ({type(fault).__name__})") from fault
-        raise Rejected("missing-image", f"{show(name)}: no such file in the record's own folder, nor in the source's")
+        others = ", nor in data.image_roots" if self._roots else "; name others in data.image_roots"
+        raise Rejected(
+            "missing-image", f"{show(name)}: no such file in the record's own folder, nor in the source's{others}"
+        )
 
     def _resolve(self, path: str) -> tuple[int, str]:
         """The mode of what stands there, 0 for nothing, and its path with all links resolved."""

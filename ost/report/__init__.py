@@ -1,6 +1,6 @@
 """Reports: what a curation, a comparison or a study found, as pages and charts that need nothing but themselves."""
 
-from ost.report.answers import Answers, never_right, parted
+from ost.report.answers import Answers, missed, parted
 from ost.report.comparison import accuracies_png, comparison_page, costs_png
 from ost.report.page import Example, ReportData, render
 from ost.report.study import Line, Panel, study_png
@@ -14,7 +14,7 @@ __all__ = [
     "accuracies_png",
     "comparison_page",
     "costs_png",
-    "never_right",
+    "missed",
     "parted",
     "render",
     "study_png",

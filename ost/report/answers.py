@@ -1,4 +1,4 @@
-"""Answers on the benchmark, ready for the page: where two models part, and what a model says that is never right."""
+"""Answers on the benchmark, ready for the page: where two models part, and what a model says where it is wrong."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +14,12 @@ PER_TASK = 3
 """Questions of a task that are shown, each way."""
 TASKS = 6
 """Tasks that are shown: those in which the two part most often."""
-SHOWN = 3
-"""Answers that are shown of a model that is never right."""
+SHOWN = 4
+"""Wrong answers that are shown of a model."""
+POOR = 0.5
+"""Accuracy below which some of a model's wrong answers are shown."""
+UNSAID = 0.25
+"""Share of a model's answers that are empty or cut above which they are as well."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,12 @@ class Answers:
         """Share of the answers that are empty."""
         return sum(one.empty for one in self.by_id.values()) / max(1, len(self.by_id))
 
+    @property
+    def is_poor(self) -> bool:
+        """Whether most of the answers are wrong, or more than a quarter are empty or cut."""
+        unsaid = sum(one.empty or one.cut for one in self.by_id.values())
+        return self.accuracy < POOR or unsaid > UNSAID * len(self.by_id)
+
 
 @dataclass(frozen=True)
 class Parted:
@@ -105,16 +115,18 @@ class Parted:
 
 
 @dataclass(frozen=True)
-class NeverRight:
-    """A model of accuracy 0, and some of what it said."""
+class Missed:
+    """Some of what a model said that is wrong."""
 
     label: str
     questions: int
+    accuracy: float
     cut: float | None
     """Share of its answers that were cut; None where that is not known."""
     empty: float
     """Share of them that are empty."""
     some: Sequence[Answered]
+    """Empty answers first, then cut ones."""
 
 
 def parted(benchmark: Dataset, ours: Answers, other: Answers, seed: int) -> Parted:
@@ -136,19 +148,24 @@ def parted(benchmark: Dataset, ours: Answers, other: Answers, seed: int) -> Part
     return Parted(ours.label, other.label, len(ours.by_id), len(gained), len(lost), *shown)
 
 
-def never_right(benchmark: Dataset, models: Iterable[Answers], seed: int) -> list[NeverRight]:
-    """Each of the models that no answer of which is right, not even in part, with some of them, drawn by the seed."""
+def missed(benchmark: Dataset, models: Iterable[Answers], seed: int, always: str | None = None) -> list[Missed]:
+    """Some wrong answers, drawn by the seed, of each model that is poor, and of the one that is labelled `always`."""
     return [
-        NeverRight(
-            one.label,
-            len(one.by_id),
-            one.cut,
-            one.empty,
-            _answered(benchmark, shuffled(one.by_id, seed)[:SHOWN], one),
-        )
+        Missed(one.label, len(one.by_id), one.accuracy, one.cut, one.empty, _answered(benchmark, some, one))
         for one in models
-        if one.by_id and not one.accuracy
+        if (one.is_poor or one.label == always) and (some := _some_wrong(one, seed))
     ]
+
+
+def _some_wrong(model: Answers, seed: int) -> list[str]:
+    """Ids of SHOWN wrong answers: as many empty ones, cut ones and others as there are, in this order."""
+    kinds: tuple[list[str], ...] = [], [], []
+    for name in shuffled(model.by_id, seed):
+        answer = model.by_id[name]
+        if not answer.correct:
+            kinds[0 if answer.empty else 1 if answer.cut else 2].append(name)
+    in_turn = [(place, kind, name) for kind, own in enumerate(kinds) for place, name in enumerate(own)]
+    return [name for _, name in sorted((kind, name) for _, kind, name in sorted(in_turn)[:SHOWN])]
 
 
 def _answered(benchmark: Dataset, names: Sequence[str], *models: Answers) -> list[Answered]:

@@ -10,7 +10,7 @@ from ost.audit.breadth import Breadth
 from ost.comparison import entries_of
 from ost.data import Sample
 from ost.report import charts
-from ost.report.answers import Answers, NeverRight, Parted
+from ost.report.answers import Answers, Missed, Parted
 from ost.report.kept import kept_labels, kinds_of
 from ost.report.template import fill
 from ost.report.words import below_zero_words, headline, judged_words, ranking_words, remarks, utility_words
@@ -77,7 +77,8 @@ class ReportData:
     """Label of a subset → the table of what it keeps, the main one first."""
     parted: Parted | None = None
     """Where the main subset's model and Full-SFT, or the base, part."""
-    never_right: Sequence[NeverRight] = ()
+    missed: Sequence[Missed] = ()
+    """What models say where they are wrong."""
     answers: Sequence[Answers] = ()
     """What each evaluated model said, and how that was judged."""
 

@@ -79,6 +79,7 @@ class Scored:
             found |= {"fidelity": fidelity, "stability": self.checks.stability, "lookahead": lookahead}
         if self.plan:
             found |= {"steps": float(self.plan.steps), "left_out_loss": self.plan.curve[self.plan.steps]}
+            found |= {"learning_rate": self.plan.learning_rate}
         if self.signal:
             found |= {"anchors_known": self.signal.knows, "anchors_ranked": self.signal.ranks}
         return found | {"anchor_loss": self.anchor_loss}
@@ -100,6 +101,8 @@ def read_scores(path: str | Path) -> pa.Table:
     """A score table from Parquet; raises DataError where there is none, a column is missing or there is no row."""
     try:
         table = read_table(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is no score table: the file is missing; make one with `ost score`") from error
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} is no score table ({error}): make one with `ost score`") from error
     missing = [name for name in ("id", "utility", "toxic", "loss", "task") if name not in table.column_names]

@@ -1,7 +1,10 @@
 """Lineage over MLflow's record: back from a model to the commit, forward from a sample to the models trained on it."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
@@ -77,6 +80,17 @@ def uses(tracker: Tracker, sample: str) -> list[Selected]:
             models = _trained_on(tracker, path, run.data.tags[tag_of("out", path)]) if rows[0]["rank"] else []
             found.append(Selected(subset, run, rows[0]["rank"], rows[0]["reason"], models))
     return found
+
+
+def samples_named(root: Path, own_id: str) -> list[str]:
+    """Ids of the samples in data/pool that the user's own id names; it need not be of one alone."""
+    if not (root / "data/pool").exists():
+        return []
+    from ost.data import Dataset  # which loads datasets
+
+    named = pa.array([json.dumps(own_id), json.dumps(own_id, ensure_ascii=False), own_id])  # kept as JSON: "7" or 7
+    pool = Dataset(root / "data/pool").table(("id", "own_id"))
+    return pool.filter(pc.is_in(pool["own_id"], named))["id"].to_pylist()
 
 
 def _trained_on(tracker: Tracker, path: str, digest: str) -> list[ModelVersion]:

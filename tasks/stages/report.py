@@ -11,7 +11,7 @@ from ost.arms.plan import BASE, Subset
 from ost.audit.breadth import Breadth, breadths, narrow_warnings
 from ost.cost import Cost, Stopwatch
 from ost.data import Dataset
-from ost.report import Answers, Example, ReportData, never_right, parted, render
+from ost.report import Answers, Example, ReportData, missed, parted, render
 from ost.report.answers import Parted
 from ost.scoring import read_scores
 from ost.selection import STRATEGIES
@@ -84,7 +84,7 @@ def _page(
     manifests = [read_json(ctx.input(manifest_path(stage))) for stage in stages]
     order, fates = ranked_by(scores, plan.params.select.by)["row"].to_numpy(), selection["reason"].to_pylist()
     pool, benchmark, models = ctx.samples("pool"), ctx.samples("benchmark"), _models(ctx, plan)
-    by_suite = plan.params.evaluate.suite is not None
+    by_suite, ours = plan.params.evaluate.suite is not None, _main_key(plan)
 
     def examples(end: np.ndarray) -> list[Example]:
         known = [None if wrong is None else bool(wrong[row]) for row in end]
@@ -115,7 +115,7 @@ def _page(
         signal=signal_of(scores),
         selections={one.label: f"selections/{one.key}.parquet" for one in [main, *plan.subsets]},
         parted=_parted(benchmark, plan, models),
-        never_right=never_right(benchmark, () if by_suite else models.values(), plan.params.seed),
+        missed=missed(benchmark, () if by_suite else models.values(), plan.params.seed, models[ours].label),
         answers=list(models.values()),
     )
 
@@ -138,15 +138,19 @@ def _models(ctx: Context, plan: Plan) -> dict[str, Answers]:
 
 
 def _parted(benchmark: Dataset, plan: Plan, models: Mapping[str, Answers]) -> Parted | None:
-    """The main subset's model, of protocol B where that was run, beside Full-SFT's, or the base where none is.
+    """The main subset's model beside Full-SFT's, or the base where none is.
 
     None where a suite evaluates: its questions are not here to be shown.
     """
     if plan.params.evaluate.suite:
         return None
-    keys = sorted((one.key for one in plan.trainings if one.subset == plan.main), reverse=True)
-    full = [one.key for one in plan.trainings if one.subset.name == "full"]
-    return parted(benchmark, models[keys[0]], models[(full or [BASE])[0]], plan.params.seed) if keys else None
+    full, ours = [one.key for one in plan.trainings if one.subset.name == "full"], _main_key(plan)
+    return parted(benchmark, models[ours], models[(full or [BASE])[0]], plan.params.seed)
+
+
+def _main_key(plan: Plan) -> str:
+    """The training of the main subset, under protocol B where that was run."""
+    return max(one.key for one in plan.trainings if one.subset == plan.main)
 
 
 def _strategy(plan: Plan) -> str:
@@ -158,7 +162,7 @@ def _strategy(plan: Plan) -> str:
 def _facts(ctx: Context, scored: dict) -> dict[str, str]:
     params, git = ctx.params, git_state(ctx.root)
     return {
-        "commit": git["commit"] + (" (with local changes)" if git["dirty"] else ""),
+        **({"commit": git["commit"] + (" (with local changes)" if git["dirty"] else "")} if git["commit"] else {}),
         "seed": str(params.seed),
         "target": params.models.target,
         "proxy": params.models.proxy,

@@ -8,6 +8,8 @@ import pytest
 from tiny_workspace import ONE_TRAINING, TINY, Shell, make_workspace
 
 from ost.data import Dataset
+from ost.formats.images import Images
+from ost.formats.reject import Rejected
 from ost.selection import kept_ids
 from ost.store import read_json, read_table
 
@@ -100,3 +102,9 @@ def test_one_percent_of_new_data_costs_its_own_shard(stranger):
     stranger.ost("curate", "--until", "ingest")
     second = {path.name for path in (stranger.root / "data/pool").glob("*.parquet")}
     assert first < second and len(second - first) == 1
+
+
+def test_an_image_that_is_not_found_is_told_where_else_to_name_it(tmp_path):
+    for roots, told in ((), "; name others in data.image_roots"), ((tmp_path,), ", nor in data.image_roots"):
+        with pytest.raises(Rejected, match=f"nor in the source's{told}$"):
+            Images(tmp_path / "pool", roots).locate("absent.png", tmp_path / "pool/a.json")

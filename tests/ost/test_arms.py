@@ -17,6 +17,7 @@ from ost.arms.plan import PURE, Subset
 from ost.baselines.finevision import AXES, rated
 from ost.data import FEATURES
 from ost.errors import ConfigError, DataError
+from ost.scoring import read_scores
 from ost.selection import KEPT, NOT_DRAWN, kept_ids
 from ost.selection.purity import purities
 from ost.settings import Select, Settings
@@ -297,3 +298,11 @@ def test_arms_by_utility_warn_of_a_clean_pool_and_no_others():
     for name, arm in arms().items():
         told = arm.warn(table, Settings(select=Select(clean_below=0.5)))
         assert bool(told) == arm.utility, name
+
+
+def test_a_score_table_that_is_not_there_is_said_to_be_missing(tmp_path):
+    with pytest.raises(DataError, match=r"nothing\.parquet is no score table: the file is missing; make one with"):
+        read_scores(tmp_path / "nothing.parquet")
+    (tmp_path / "note.parquet").write_text("a note")
+    with pytest.raises(DataError, match=r"note\.parquet is no score table \("):
+        read_scores(tmp_path / "note.parquet")

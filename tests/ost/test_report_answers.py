@@ -1,4 +1,4 @@
-"""The answers on the report page: where two models part, models that are never right, and hostile text."""
+"""The answers on the report page: where two models part, what is wrong, and hostile text."""
 
 import pyarrow as pa
 import pytest
@@ -9,7 +9,7 @@ from ost.data.dataset import write_listing
 from ost.data.picture import size_of
 from ost.errors import DataError
 from ost.evaluation import evaluate
-from ost.report import Answers, never_right, parted, render
+from ost.report import Answers, missed, parted, render
 from ost.report.answers import PER_TASK, SHOWN, TASKS
 from ost.report.words import MANY, judged_words
 
@@ -85,22 +85,57 @@ def test_answers_that_were_cut_or_empty_are_marked(benchmark):
 
 def test_a_model_that_is_never_right_is_shown_beside_the_references(benchmark):
     cuts = [place < 15 for place in range(20)]
-    base, part = answers("Base model", benchmark, (), cut=cuts), answers("Part", benchmark, (), accuracy=0.3)
-    (found,) = never_right(benchmark, [base, answers("Full-SFT", benchmark, {3}), part], seed=0)
+    base, part = answers("Base model", benchmark, (), cut=cuts), answers("Part", benchmark, (), accuracy=0.6)
+    (found,) = missed(benchmark, [base, answers("Full-SFT", benchmark, range(10)), part], seed=0)
     assert (found.label, found.questions, found.cut, found.empty) == ("Base model", 20, 0.75, 0.0)
     assert len(found.some) == SHOWN
-    text = Tags(render(data(never_right=[found]))).spaced
+    text = Tags(render(data(missed=[found]))).spaced
     assert "Base model answers no question rightly" in text and "75.0 % were cut and 0.0 % are empty" in text
     for reason in ("another form than the references", "evaluate.max_new_tokens", "no end token"):
         assert reason in text
-    assert text.count("Reference right") == SHOWN
+    assert text.count("Reference right") == SHOWN and "Wrong answers" not in text
+
+
+def test_of_a_model_that_is_mostly_wrong_each_kind_of_wrong_answer_is_shown_and_empty_ones_first(benchmark):
+    said = ["", " "] * 7 + ["an answer without", "so much so"] + ["blue"] * 3 + ["right"]
+    cuts = [text in ("an answer without", "so much so") for text in said]
+    full = answers("Full-SFT", benchmark, {19}, prediction=said, cut=cuts)
+    (found,) = missed(benchmark, [full, answers("Random 20 %", benchmark, range(15))], seed=0)
+    assert (found.label, found.accuracy, found.empty, found.cut) == ("Full-SFT", 0.05, 0.7, 0.1)
+    told = [one.answers["Full-SFT"] for one in found.some]
+    assert [(one.empty, one.cut) for one in told] == [(True, False), (True, False), (False, True), (False, False)]
+    text = Tags(render(data(missed=[found]))).spaced
+    assert "Wrong answers" in text and "answers no question rightly" not in text
+    assert "Full-SFT: accuracy 5.0 %, 70.0 % of the answers are empty, 10.0 % were cut" in text
+    assert text.count("(empty) ✗ wrong") == 2 and "blue ✗ wrong" in text and "✗ wrong, cut at the token limit" in text
+    assert missed(benchmark, [full], seed=1) != [found] == missed(benchmark, [full], seed=0)
+
+
+@pytest.mark.parametrize(("unsaid", "shown"), [(5, False), (6, True)])
+def test_answers_are_shown_where_more_than_a_quarter_are_empty_or_cut(benchmark, unsaid, shown):
+    """Those of 20 that are wrong, be the model mostly right or not; half of them say nothing, half are cut."""
+    said = ["" if place % 2 and place < unsaid else "blue" for place in range(20)]
+    cuts = [place < unsaid and not place % 2 for place in range(20)]
+    model = answers("Full-SFT", benchmark, range(unsaid, 20), prediction=said, cut=cuts)
+    found = missed(benchmark, [model], seed=0)
+    assert [one.label for one in found] == ["Full-SFT"] * shown
+
+
+def test_of_the_main_model_a_few_wrong_answers_are_always_shown(benchmark):
+    good, perfect = answers("Lookahead 20 %", benchmark, range(18)), answers("Lookahead 20 %", benchmark, range(20))
+    assert missed(benchmark, [good], seed=0) == []
+    (found,) = missed(benchmark, [good], seed=0, always="Lookahead 20 %")
+    assert [one.answers["Lookahead 20 %"].text for one in found.some] == ["wrong"] * 2
+    text = Tags(render(data(missed=[found]))).spaced
+    assert "Lookahead 20 %: accuracy 90.0 %" in text and "of the answers are empty" not in text
+    assert missed(benchmark, [perfect], seed=0, always="Lookahead 20 %") == []
 
 
 def test_an_older_evaluation_does_not_tell_what_was_cut(benchmark):
     table = pa.table({"id": benchmark.ids(), "prediction": [""] * 20, "correct": [False] * 20})
-    (found,) = never_right(benchmark, [Answers.read("Base model", table, {"accuracy": 0.0})], seed=0)
+    (found,) = missed(benchmark, [Answers.read("Base model", table, {"accuracy": 0.0})], seed=0)
     assert (found.cut, found.empty) == (None, 1.0)
-    text = Tags(render(data(never_right=[found]))).spaced
+    text = Tags(render(data(missed=[found]))).spaced
     assert "Of its answers 100.0 % are empty" in text and "were cut and" not in text
 
 
@@ -114,7 +149,7 @@ def test_a_question_without_a_task_is_shown_with_that_of_its_file_and_its_metric
     how = {"metrics": {"docvqa": "anls", "chartqa": "number"}}
     found = parted(sets, answers("a", sets, range(4), how=how), answers("b", sets, ()), seed=0)
     assert {(one.sample.task, one.metric) for one in found.gains} == {("docvqa", "anls"), ("chartqa", "number")}
-    (never,) = never_right(sets, [answers("b", sets, (), how=how)], seed=0)
+    (never,) = missed(sets, [answers("b", sets, (), how=how)], seed=0)
     assert {one.metric for one in never.some} == {"anls", "number"}
 
 
@@ -178,7 +213,7 @@ def test_hostile_answers_are_only_text(tmp_path):
     bad = answers(HOSTILE, benchmark, (), said=HOSTILE + '"><img src=x onerror=y>' + "x" * 5000)
     good = answers("Full-SFT", benchmark, range(3))
     found = parted(benchmark, good, bad, seed=0)
-    tags = Tags(render(data(parted=found, never_right=never_right(benchmark, [bad], seed=0))))
+    tags = Tags(render(data(parted=found, missed=missed(benchmark, [bad], seed=0))))
     assert not tags.open
     assert not [tag for tag, attrs in tags.found if tag == "script" or any(name.startswith("on") for name in attrs)]
     sources = {attrs["src"][:22] for tag, attrs in tags.found if tag == "img"}

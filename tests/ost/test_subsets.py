@@ -46,8 +46,6 @@ def test_a_key_is_refused_or_is_the_one_of_its_subset(arm, share):
 @pytest.mark.parametrize(
     "key",
     [
-        "lookahead-0",
-        "lookahead-200",
         "lookahead-nan",
         "lookahead-20.5",
         "lookahead-020",
@@ -59,6 +57,12 @@ def test_a_key_is_refused_or_is_the_one_of_its_subset(arm, share):
 )
 def test_a_key_that_is_no_subsets_is_told_how_one_is_named(key):
     with pytest.raises(ConfigError, match=rf"no subset is named '{key}'; one is named like lookahead-20"):
+        Subset.parse(key)
+
+
+@pytest.mark.parametrize(("key", "share"), [("lookahead-0", "0"), ("lookahead-200", "200"), ("random-100_5", "100.5")])
+def test_a_share_beyond_the_pool_is_named(key, share):
+    with pytest.raises(ConfigError, match=rf"{key}: an arm keeps more than 0 % of .* at most 100 %, and not {share} %"):
         Subset.parse(key)
 
 

@@ -7,8 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ost.data import Dataset, Facts, Sample, ShardWriter, chat
+from ost.data.dataset import write_listing
 from ost.errors import WorkspaceError
-from tasks.record.lineage import Artifact, chain, find_version, uses
+from tasks.record.lineage import Artifact, chain, find_version, samples_named, uses
 
 SUBSETS = ("full", "random-20", "lookahead-20", "lookahead-50")
 KEEPERS = {"full", "lookahead-20", "lookahead-50"}
@@ -101,6 +103,18 @@ def test_a_sample_that_no_subset_kept_has_no_models(tracker, trained):
     found = uses(tracker, "b")
     assert len(found) == len(SUBSETS)
     assert not any(use.models for use in found)
+
+
+def test_a_sample_is_found_by_the_users_own_id(tmp_path):
+    with ShardWriter(tmp_path / "data/pool") as writer:
+        for place, own in enumerate(['"own-0"', '"own-0"', "7", '"\\u00e9"', '"è"', None]):
+            sample = Sample((), chat(f"What is {place}?", "right"), "")
+            writer.add(sample, Facts(40, 3, (), "pool.jsonl", place, own))
+    write_listing(tmp_path / "data/pool", writer.shards, {})
+    ids = Dataset(tmp_path / "data/pool").ids()
+    asked = ("own-0", "7", "é", "è", "nobody", "None")
+    assert [samples_named(tmp_path, own) for own in asked] == [ids[:2], ids[2:3], ids[3:4], ids[4:5], [], []]
+    assert samples_named(tmp_path / "empty", "own-0") == []
 
 
 def test_an_unknown_sample_has_no_uses(tracker, trained):

@@ -1,7 +1,11 @@
 """The plan of a workspace: what its parameters ask for, and what is refused before anything is run."""
 
-import pytest
+from contextlib import nullcontext
 
+import pytest
+from specimens import drawn
+
+from ost.data import write_samples
 from ost.errors import ConfigError
 from tasks.plan import Plan
 from tasks.settings import Params, parse_params
@@ -27,7 +31,12 @@ def test_the_defaults_can_be_had():
 @pytest.mark.parametrize(
     ("subsets", "sections", "told"),
     [
-        (["full", "less-20"], {}, "no subset is chosen by utility: name one, such as lookahead-20, in curate.subsets"),
+        (
+            ["full", "less-20", "less-50"],
+            {},
+            "no subset is chosen by utility: name one, such as lookahead-20, in curate.subsets, for the report and the "
+            "list of toxic samples are of one; .* by a comparison: ost compare --arms full,less$",
+        ),
         (
             ["lookahead-20", "oracle", "clean-20"],
             {"data": {"truth": None}},
@@ -66,6 +75,17 @@ def test_what_cannot_be_had_is_refused_with_the_remedy(subsets, sections, told):
 def test_what_can_be_had_is_taken(subsets, sections):
     asked = plan(*subsets, **sections)
     assert asked.check() is asked
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_task_that_the_benchmark_does_not_have_is_refused_once_it_is_there(tmp_path, there):
+    if there:
+        write_samples(tmp_path / "data/benchmark", drawn("benchmark", 20))
+    plan("lookahead-20", evaluate={"metric": {"sum": "exact"}}).check_tasks(tmp_path)
+    plan("lookahead-20", evaluate={"metric": "exact"}).check_tasks(tmp_path)
+    told = "evaluate.metric names the task 'docvqa', and the benchmark's are '.*'sum'"
+    with pytest.raises(ConfigError, match=told) if there else nullcontext():
+        plan("lookahead-20", evaluate={"metric": {"docvqa": "anls"}}).check_tasks(tmp_path)
 
 
 @pytest.mark.parametrize(

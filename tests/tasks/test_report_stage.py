@@ -76,7 +76,14 @@ def test_it_reads_what_dvc_yaml_lists_and_shows_answers(finished):
     assert "up to 5 tokens, and the references of 25.0 % of the questions are longer" in text
     for label in ("Base model", "Lookahead 20 %, protocol A"):
         assert f"{label} answers no question rightly" in text
+    assert f"{ours}: accuracy 65.0 %" in text, "the main model's wrong answers are always shown"
+    assert f"{full}: accuracy" not in text, "half of its answers are right"
     assert len(page.read_bytes()) < 2_000_000
+
+
+def test_outside_of_git_no_commit_is_told(finished):
+    execute("report", finished)
+    assert "<dt>seed</dt>" in (page := (finished / "report/index.html").read_text()) and "<dt>commit</dt>" not in page
 
 
 def test_without_full_sft_the_base_stands_beside_it(finished):
