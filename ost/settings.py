@@ -150,7 +150,8 @@ class Lookahead(Section):
     """How many; null: as many as give anchors that were left out the lowest loss."""
     most_steps: Count = 100
     """Most steps that are tried in looking for that number."""
-    learning_rate: Rate = 5e-4
+    learning_rate: Rate | None = None
+    """Null: what suits the proxy's size, see docs/training.md."""
     offset: Rate = 0.05
     """c of the relative loss reduction (L0 − L1) / (L0 + c), in nats."""
 
@@ -430,6 +431,8 @@ def _explain(problem: dict, section: type[BaseModel]) -> str:
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
         return f"{name}: unknown key; did you mean `{near[0]}`? Known here: {', '.join(known)}"
     found = _SECRET.sub(r"\1…", without_userinfo(repr(problem["input"])))
+    if problem["type"] == "tuple_type":
+        return f"{name}: a list is needed, such as [{problem['input']}] (found {found})"
     return f"{name}: {problem['msg'].removeprefix('Value error, ')} (found {found})"
 
 

@@ -62,7 +62,9 @@ def score(
     warmup_steps: Annotated[
         int, typer.Option(min=0, help="Steps that the proxy is trained on the pool first; 0: it is warmed up already.")
     ] = 0,
-    warmup_learning_rate: Annotated[float, typer.Option(min=0.0, help="Peak rate of that training.")] = 2e-5,
+    warmup_learning_rate: Annotated[
+        float | None, typer.Option(help="Peak rate of that training; else what suits the proxy's size.")
+    ] = None,
     warmup_lora_rank: Annotated[
         int,
         typer.Option(min=0, help="Rank of an adapter that is trained, and scored, in place of all weights; 0: none."),
@@ -74,6 +76,10 @@ def score(
     steps: Annotated[
         int | None,
         typer.Option(min=1, help="Steps on the anchors (lookahead); else as many as help anchors that were left out."),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Rate of the training on the anchors (lookahead); else what suits the proxy's size."),
     ] = None,
     settings: Annotated[
         Score,
@@ -120,14 +126,16 @@ def score(
     """
     from flows.cli.score import score_files
 
+    warmup = {"learning_rate": warmup_learning_rate, "lora_rank": warmup_lora_rank}
+    ahead = parse_section(Lookahead, {"steps": steps, "learning_rate": learning_rate}, "the training on the anchors")
     score_files(
         (pool, anchors),
         (proxy, base),
         out,
         work or out.with_suffix(".work"),
         _data(max_tokens, train_on, image_roots, columns),
-        (Warmup(learning_rate=warmup_learning_rate, lora_rank=warmup_lora_rank), warmup_steps),
-        settings.model_copy(update={"lookahead": Lookahead(steps=steps)}),
+        (parse_section(Warmup, warmup, "the warm-up"), warmup_steps),
+        settings.model_copy(update={"lookahead": ahead}),
         execution,
         workers,
         threads,

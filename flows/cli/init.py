@@ -48,8 +48,6 @@ data:
 models:
   target: {target} # what is fine-tuned in the end
   proxy: {proxy} # a smaller one of its family, which scores
-score:
-  lookahead: {{learning_rate: 1.0e-5}}
 sft:
   method: lora # or full: all weights, which takes four times their bytes in memory, and as many on disk a training
   epochs: 1 # over the whole pool; every arm takes as many steps

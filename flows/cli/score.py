@@ -78,6 +78,9 @@ def score_files(
     for name, counts in ingested.counts.items():
         if counts["quarantined"]:
             say(f"{name}: {counts['quarantined']} left out {counts['reasons']}")
+    if result.plan:
+        rate = f"a learning rate of {result.plan.learning_rate:g}"
+        say(f"trained on the anchors for {result.plan.steps} step(s) at {rate}")
     say(_checks_line(result.checks))
     took = f"{result.cost.seconds:.1f} s"
     if result.spent.scored < len(result.table):
@@ -106,28 +109,34 @@ def _write_turns(scores: Path, turns: "pa.Table | None") -> str:
 def _warmed_up(proxy: str, pool: "Dataset", settings: Warmup, steps: int, work: Path, display: Display) -> Path:
     """Folder of the proxy after a short training on the pool; one that lies there from before is taken over.
 
-    Its name is the digest of all that makes it what it is. Others, of what was given before, are removed.
+    Its name is the digest of all that makes it what it is. Others, of what was given before, are removed. Without a
+    learning rate it is trained at the usual one of its size.
     """
     from ost.models import add_adapter, load_checkpoint, resolve_device
     from ost.scoring.shards import made_by, weights_of
     from ost.store import md5, remove
-    from ost.training import Recipe, train
+    from ost.training import Recipe, train, usual_rate
+    from ost.training.recipe import RATES
     from tasks.stages.digests import Digests
 
-    recipe = Recipe(steps=steps, batch_size=SFT().batch_size, learning_rate=settings.learning_rate)
+    batch_size, adapter = SFT().batch_size, bool(settings.lora_rank)
     weights = weights_of(proxy, Digests(work / ".ost/digests.db").of)
-    given = [proxy, *weights, *made_by(), settings.lora_rank, content_digest(pool.ids()), vars(recipe)]
+    how = [settings.lora_rank, settings.learning_rate or RATES[adapter], steps, batch_size]
+    given = [proxy, *weights, *made_by(), content_digest(pool.ids()), *how]
     folder = work / f"proxy-warm-{md5(json.dumps(given).encode()).hexdigest()}"
     for other in set(work.glob("proxy-warm*")) - {folder}:
         remove(other)
     if folder.is_dir():
         return folder
     checkpoint = load_checkpoint(proxy, resolve_device("auto"))
-    if settings.lora_rank:
+    rate = settings.learning_rate or usual_rate(checkpoint.model.num_parameters(), adapter)
+    if adapter:
         add_adapter(checkpoint.model, settings.lora_rank, 0)
+    recipe = Recipe(steps=steps, batch_size=batch_size, learning_rate=rate)
     trained = train(checkpoint, pool, recipe, display.bar("warmup"))
     checkpoint.second_moment = trained.moments.corrected_second()
     checkpoint.save(folder)
+    say(f"warmed up for {steps} step(s) at a learning rate of {rate:g}")
     return folder
 
 
@@ -152,7 +161,7 @@ def select_file(path: Path, out: Path, fraction: float, settings: Select, seed: 
     if settings.unit == "turn":
         table = mask_turns(table, scores, read_turns(path), settings)
     write_table(out, table)
-    for warning in warnings_of(scores, settings, fraction):
+    for warning in warnings_of(scores, settings, fraction, in_full=True):
         warn(warning)
     purity = expected_purity(table)
     told = "" if purity is None else f", chosen from a part of which {purity:.0%} is expected to be right"

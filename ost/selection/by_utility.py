@@ -17,6 +17,7 @@ USUAL = Select()
 """Defaults of the call are those of the settings."""
 
 TOXIC = "toxic: training on it raises the anchor loss"
+BLIND = "these scores cannot tell right from wrong (see the warning given with them): nothing is said of harm or purity"
 QUARANTINED = "quarantined: its loss is not finite"
 
 
@@ -50,11 +51,17 @@ def select(
     return selection if turns is None else mask_turns(selection, scores, turns, settings)
 
 
-def warnings_of(scores: pa.Table, settings: Select, fraction: float | None = None) -> list[str]:
+def warnings_of(
+    scores: pa.Table, settings: Select, fraction: float | None = None, *, in_full: bool = False
+) -> list[str]:
     """What a person should know of a selection: that the scores cannot tell, that the pool shows no harm, or that fewer
-    samples are left to keep than a fraction asks for."""
-    found, clean, claim = signal_of(scores), is_clean(scores, settings), may_claim(scores)
-    warnings = [*(found.warnings if found else []), *_shortage(scores, fraction)]
+    samples are left to keep than a fraction asks for.
+
+    `in_full`: why the scores cannot tell, and what to do, as well; whoever made them has said so already.
+    """
+    clean, claim = is_clean(scores, settings), may_claim(scores)
+    blind = [] if claim else signal_of(scores).warnings if in_full else [BLIND]
+    warnings = [*blind, *_shortage(scores, fraction)]
     if not clean:
         return warnings
     toxic = pc.sum(scores["toxic"].cast(pa.int64())).as_py()

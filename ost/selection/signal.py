@@ -10,6 +10,15 @@ TELLS = 0.65
 are by proxies that can read the images, 0.85 and more where the pool does harm, and about half by those that cannot."""
 BY_CHANCE = 0.01
 """Significance at which that must differ from a half."""
+REMEDY = (
+    "Name more anchors, take a stronger proxy or warm it up for longer (warmup.fraction), or move other layers "
+    "(score.layers)"
+)
+WALK_REMEDY = (
+    "Mend that training first: how long it is (score.lookahead.steps, or score.lookahead.most_steps where their number "
+    "is looked for), or its rate (score.lookahead.learning_rate)"
+)
+"""What to do where the anchors lose by the training on them: a longer warm-up would only set its mark higher."""
 KEY = b"signal"
 """Of the metadata of a score table."""
 
@@ -48,23 +57,36 @@ class Signal:
         """That they do not, what was looked at, and what to do; empty where they do."""
         if self.tells:
             return []
-        gained = ""
-        if self.gain is not None:
-            gained = (
-                f"anchors left out gained {self.gain:.2f} ± {self.gain_se:.2f} nats from training on the others, but "
-            )
         if not self.pairs:
             return [
-                f"nobody knows whether the scores tell right from wrong: {gained}no two anchors of a kind have "
+                f"nobody knows whether the scores tell right from wrong: {self._gained}no two anchors of a kind have "
                 "different answers to try it on; so nothing is said of harm or purity. Name more anchors"
+                + (f". {WALK_REMEDY}" if self._lost else "")
             ]
         return [
-            f"the scores cannot tell right from wrong: {gained}of {self.pairs} anchors the proxy finds "
+            f"the scores cannot tell right from wrong: {self._gained}of {self.pairs} anchors the proxy finds "
             f"{self.knows:.0%} likelier with their own answer than with another anchor's, and {self.ranks:.0%} rank "
             f"higher with it (chance is 50%; {TELLS:.0%} is needed, beyond chance at {BY_CHANCE:.0%}); so nothing is "
-            "said of harm or purity. Name more anchors, take a stronger proxy or warm it up for longer "
-            "(warmup.fraction), or move other layers (score.layers)"
+            f"said of harm or purity. {WALK_REMEDY if self._lost else REMEDY}"
         ]
+
+    @property
+    def _lost(self) -> bool:
+        """Whether anchors left out lose by the steps on the others."""
+        return self.gain is not None and self.gain <= 0
+
+    @property
+    def _gained(self) -> str:
+        """What steps on the other anchors did for those left out, to be read on; empty where none are taken."""
+        if self.gain is None:
+            return ""
+        found = f"{abs(self.gain):.2f} ± {self.gain_se:.2f} nats"
+        if self._lost:
+            return (
+                "the training on the anchors ended worse than the warm proxy (anchors left out have a mean loss "
+                f"{found} higher by the proxy trained on the others than by the warm one), and "
+            )
+        return f"anchors left out gained {found} from training on the others, but "
 
     def onto(self, scores: pa.Table) -> pa.Table:
         """A score table that carries this, in the metadata of its schema."""

@@ -12,7 +12,7 @@ RATES = {False: ((1e7, 1e-3), (1e9, 2e-5), (math.inf, 1e-5)), True: ((1e7, 2e-3)
 
 1e-5 and 1e-4: what ms-swift and LLaMA-Factory set for models of 2 to 8 B; 2e-5 and 2e-4: LLaVA-1.5 (arXiv:2310.03744);
 an adapter's is ten times that of whole weights, as in "LoRA Without Regret" (Thinking Machines, 2025); below 10 M: the
-built-in world's.
+built-in world's. Those of the training on the anchors: `ost.scoring.methods.anchor_training`.
 """
 
 

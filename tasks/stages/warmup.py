@@ -24,5 +24,5 @@ def warmup(ctx: Context) -> Outcome:
     proxy.save(ctx.output("models/proxy-warm"))
     saved.forget()
     digests = {"warm-up": content_digest(seen.ids())}
-    metrics = {"loss": trained.loss, "steps": float(recipe.steps)}
+    metrics = {"loss": trained.loss, "steps": float(recipe.steps), "learning_rate": recipe.learning_rate}
     return Outcome(metrics, trained.cost, datasets=digests, curves=trained.curves)

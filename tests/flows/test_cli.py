@@ -20,7 +20,7 @@ from flows.cli.main import app, main
 from flows.cli.score import _warmed_up, score_files
 from flows.lock import claim
 from ost.data import Dataset, write_samples
-from ost.errors import WorkspaceError
+from ost.errors import ConfigError, WorkspaceError
 from ost.export import FORMS
 from ost.models import load_checkpoint
 from ost.selection import kept_ids
@@ -66,7 +66,8 @@ def test_score_and_select_work_on_files_alone(curated, tmp_path):
     steps = f"{curated.manifests()['score-lookahead']['metrics']['steps']:.0f}"
     files = ["world/pool.parquet", "--anchors", "world/anchors.parquet", "--proxy", "models/proxy-warm"]
     files += ["--steps", steps]
-    curated.run("ost", "score", *files, "--out", str(scores))
+    said = curated.run("ost", "score", *files, "--out", str(scores))
+    assert f"trained on the anchors for {steps} step(s) at a learning rate of 0.0005" in said
     assert read_table(scores).equals(read_table(curated.root / "scores/lookahead.parquet"))
     curated.ost("select", str(scores), "--fraction", "0.2", "--clean-below", "0", "--out", str(subset))
     assert read_table(subset).equals(read_table(curated.root / "selections/lookahead-20.parquet"))
@@ -90,14 +91,30 @@ class Dark:
         return silent
 
 
+@pytest.mark.parametrize(("option", "where"), [("", "training on the anchors"), ("warmup-", "warm-up")])
+def test_rates_of_a_scoring_are_options_and_follow_from_the_proxys_size_without_them(option, where, monkeypatch):
+    given = {}
+    monkeypatch.setattr("flows.cli.score.score_files", lambda *args: given.update(warmup=args[5][0], score=args[6]))
+    command = ["score", "pool.json", "--anchors", "anchors.json", "--proxy", "proxy", "--out", "scores.parquet"]
+
+    def rates(*options: str) -> tuple[float | None, float | None]:
+        assert CliRunner().invoke(app, [*command, *options]).exit_code == 0
+        return given["score"].lookahead.learning_rate, given["warmup"].learning_rate
+
+    assert rates() == (None, None)
+    assert rates(f"--{option}learning-rate", "3e-4") == ((None, 3e-4) if option else (3e-4, None))
+    refused = CliRunner().invoke(app, [*command, f"--{option}learning-rate", "0"]).exception
+    assert isinstance(refused, ConfigError) and f"the {where} has 1 problem(s):\n  learning_rate" in str(refused)
+
+
 @pytest.fixture
 def warmed(fresh, tmp_path):
     """Warms a proxy up as `ost score` does; its folder, and when that was made."""
     write_samples(tmp_path / "pool.parquet", drawn("pool", 8))
     pool = Dataset(tmp_path / "pool.parquet")
 
-    def warm(steps: int = 1) -> tuple[Path, int]:
-        settings = Warmup(learning_rate=1e-3)
+    def warm(steps: int = 1, rate: float | None = 1e-3) -> tuple[Path, int]:
+        settings = Warmup(learning_rate=rate)
         folder = _warmed_up(str(tmp_path / "proxy"), pool, settings, steps, tmp_path / "work", Dark())
         return folder, folder.stat().st_mtime_ns
 
@@ -117,6 +134,13 @@ def test_a_warm_proxy_is_taken_over_until_its_weights_or_its_training_change(war
     assert torch.allclose(found, other.model.lm_head.weight, atol=0.1)
     assert warmed(2)[0] != second[0]
     assert len(list((tmp_path / "work").glob("proxy-warm*"))) == 1, "one that is of no use stays"
+
+
+def test_a_proxy_is_warmed_up_at_the_usual_rate_of_its_size_which_is_told(warmed, capsys):
+    """1e-3, for one of less than 10 million weights."""
+    named, usual = (load_checkpoint(warmed(2, rate)[0]).model.state_dict() for rate in (1e-3, None))
+    assert all(torch.equal(weight, usual[name]) for name, weight in named.items())
+    assert capsys.readouterr().out.count("warmed up for 2 step(s) at a learning rate of 0.001") == 2
 
 
 def test_two_runs_do_not_share_a_work_folder(tmp_path):

@@ -55,6 +55,7 @@ def test_a_folder_with_all_that_is_needed_becomes_a_workspace_that_runs(shell):
         None,
     )
     assert (params.models.target, params.models.proxy) == ("the-model", "a-small-model"), "the larger is fine-tuned"
+    assert params.score.lookahead.learning_rate is None, "it follows from the proxy's size"
     assert params.sft.method == "lora" and params.sft.steps_over(SETS["pool"]) == 2
     text = (shell.root / "params.yaml").read_text()
     assert len(text.splitlines()) <= 30 and "epochs: 1 # over the whole pool" in text

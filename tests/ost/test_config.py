@@ -302,3 +302,8 @@ def test_a_file_that_is_no_yaml_is_told_without_its_passwords(tmp_path):
 )
 def test_an_address_is_shown_without_its_user(text, shown):
     assert without_userinfo(text) == shown
+
+
+def test_a_value_in_place_of_a_list_is_told_how_to_become_one():
+    with pytest.raises(ConfigError, match=r"curate\.subsets: a list is needed, such as \[lookahead-20\]"):
+        parse_params({"curate": {"subsets": "lookahead-20"}})

@@ -66,8 +66,11 @@ def test_scores_that_cannot_tell_say_nothing_of_a_pool_of_which_38_percent_is_wr
     found = signal_of(table)
     assert found.gain > 10 * found.gain_se, "held-out anchors gain, which by itself says nothing"
     assert is_clean(table, Select()), "the scores show no harm"
-    told = " ".join(warnings_of(table, Select()))
+    told = " ".join(warnings_of(table, Select(), in_full=True))
     assert "cannot tell right from wrong" in told and "warmup.fraction" in told and f"{found.gain:.2f} ±" in told
+    short, *rest = warnings_of(table, Select())
+    assert len(short) < 130 and "see the warning given with them" in short, "the scores' own is said again"
+    assert rest == warnings_of(table, Select(), in_full=True)[1:]
     assert "shows no harm" not in told and "may well be best" not in told
     assert "says nothing, so the subset is drawn at random" in told
     for chosen in (select(table, 0.2, "draw"), select(table, 0.2, "draw", clean_below=0.0)):
@@ -128,6 +131,15 @@ def test_a_signal_is_large_and_beyond_chance(changes, tells):
     assert found.tells == tells and bool(found.warnings) != tells
     if not found.pairs:
         assert "no two anchors of a kind have different answers" in found.warnings[0]
+
+
+@pytest.mark.parametrize("pairs", [100, 0])
+def test_where_the_training_on_the_anchors_lost_that_is_what_is_to_be_mended(pairs):
+    """A longer warm-up would set the mark that it failed to reach only higher."""
+    (told,) = Signal(pairs, 0.5, 0.46, 0.9, -0.42, 0.03).warnings
+    assert "ended worse than the warm proxy" in told and "0.42 ± 0.03 nats higher by the proxy trained on" in told
+    assert "warmup.fraction" not in told and "gained" not in told
+    assert all(f"score.lookahead.{name}" in told for name in ("steps", "most_steps", "learning_rate"))
 
 
 # --- what it is -------------------------------------------------------------------------------------------------------

@@ -15,13 +15,15 @@ from ost.cost import BACKWARD, Stopwatch
 from ost.data import Sample
 from ost.encoding import Batch
 from ost.errors import ModelError
-from ost.models import load_checkpoint
+from ost.models import Checkpoint, load_checkpoint
+from ost.models.adapter import has_adapter
 from ost.scoring.anchors import all_but_each, folds_of
 from ost.scoring.kept import kept_json
 from ost.scoring.methods.two_pass import TwoPassScorer
 from ost.scoring.passes.reuse import PassCache
 from ost.scoring.passes.weights import moved_copy
 from ost.scoring.swapped import swapped
+from ost.settings import Lookahead
 from ost.store import write_json
 from ost.types import Progress, silent
 
@@ -31,6 +33,20 @@ the loss is falling again: Adam's first steps are long, and a large model may ha
 FIRST = 3
 """Times as many steps until the search ends where no loss was lower than the one before the first step: a model may
 need them to recover from Adam's very first steps, which are as long as the rate whatever the gradient is."""
+RATES = {False: ((1e7, 5e-4), (1e9, 2e-5), (math.inf, 1e-5)), True: ((1e7, 5e-4), (1e9, 2e-4), (math.inf, 1e-4))}
+"""Learning rates of whole weights, and of an adapter (True), of proxies with fewer weights than stands before each.
+
+Below 10 M: what all figures of the built-in worlds were measured with; above: as `ost.training.recipe.RATES`. They
+stand here, whose code is part of a run's name, so that no row by another rate is taken over.
+"""
+
+
+def rate_of(proxy: Checkpoint, settings: Lookahead) -> float:
+    """The learning rate of the proxy's training on the anchors: as set, or by the proxy's size, see RATES."""
+    if settings.learning_rate:
+        return settings.learning_rate
+    size = proxy.model.num_parameters()
+    return next(rate for most, rate in RATES[has_adapter(proxy.model)] if size < most)
 
 
 @dataclass(frozen=True)
@@ -56,10 +72,14 @@ class Plan:
     """(A,) the same after `steps` steps on the other folds: what trusted samples look like."""
     forwards: float
     """Forward-pass equivalents that it took, of the part that moves."""
+    learning_rate: float
+    """Of the steps, see `rate_of`."""
     swapped_before: tuple[float, ...] = ()
     swapped_after: tuple[float, ...] = ()
     """(A,) the losses of the anchors with each other's answers (see `swapped`), likewise: what wrong samples look like.
     """
+    limit: int | None = None
+    """Most steps that were tried; None where their number was set."""
     earlier: float = 0.0
     """Seconds that an earlier run looked for it, where it was taken over from it."""
 
@@ -68,6 +88,11 @@ class Plan:
     @property
     def warnings(self) -> list[str]:
         """What a person should know before using scores by these steps."""
+        if self.steps == self.limit and self.curve[-1] < self.curve[-2]:
+            return [
+                "the loss of anchors left out was still falling at score.lookahead.most_steps "
+                f"({self.limit}): raise it, or score.lookahead.learning_rate"
+            ]
         if self.curve[self.steps] < self.curve[0]:
             return []
         return [
@@ -140,7 +165,8 @@ def training_path(
         for name, weight in start.items():
             weights[name].copy_(weight)
     kind = torch.optim.SGD if scorer.settings.optimizer == "sgd" else torch.optim.Adam
-    optimizer = kind(weights.values(), lr=scorer.settings.lookahead.learning_rate, fused=True)  # makes no copies
+    rate = rate_of(scorer.proxy, scorer.settings.lookahead)
+    optimizer = kind(weights.values(), lr=rate, fused=True)  # makes no copies
     while True:
         yield model
         anchors = _gradient_taken(scorer, model, list(weights.values()), anchors)
@@ -213,7 +239,9 @@ def _searched(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: P
     steps, length = _lowest(scorer, losses[:, :anchors]), min(map(len, paths))
     curve, ends = losses[:length, :anchors].mean(axis=1), losses[steps]
     right, other = ((before[own].tolist(), ends[own].tolist()) for own in (slice(anchors), slice(anchors, None)))
-    return Plan(steps, tuple(curve.tolist()), *map(tuple, right), forwards, *map(tuple, other))
+    ahead = scorer.settings.lookahead
+    limit, rate = None if ahead.steps else ahead.most_steps, rate_of(scorer.proxy, ahead)
+    return Plan(steps, tuple(curve.tolist()), *map(tuple, right), forwards, rate, *map(tuple, other), limit)
 
 
 def _side_by_side(paths: Sequence[np.ndarray], places: Sequence[Sequence[int]]) -> np.ndarray:
