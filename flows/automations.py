@@ -6,8 +6,10 @@ from urllib.parse import urlsplit
 
 from prefect.automations import Automation, ChangeFlowRunState, EventTrigger, Posture, SendNotification
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 
+from flows.curate import ACCELERATOR
 from flows.recurate import CHAMPION_RESOURCE, KEPT, PROMOTED
 
 BLOCK = "ost-notifications"
@@ -19,10 +21,12 @@ _ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cance
 _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 
 
-def automate(address: str | None) -> list[str]:
+def automate(address: str | None, accelerators: int | None = None) -> list[str]:
     """Make the automations on the server, or bring them up to date; returns their names.
 
     `address`: a Slack webhook, or an address that JSON `{"subject", "body"}` is posted to. Without one nobody is told.
+    `accelerators`: how many stages that use one may run at a time, whatever machine their workers are on; None leaves
+    the server's limit as it is.
     """
     wanted = [_dead_runs(), *(_notifications(_block(address)) if address else [])]
     for one in wanted:
@@ -30,7 +34,12 @@ def automate(address: str | None) -> list[str]:
             while True:
                 Automation.read(name=one.name).delete()
         one.create()
-    return [one.name for one in wanted]
+    made = [one.name for one in wanted]
+    if accelerators is not None:
+        with get_client(sync_client=True) as client:
+            client.create_concurrency_limit(tag=ACCELERATOR, concurrency_limit=accelerators)
+        made.append(f"ost: at most {accelerators} at a time with the tag {ACCELERATOR}")
+    return made
 
 
 def _dead_runs() -> Automation:

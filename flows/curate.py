@@ -13,6 +13,9 @@ from flows.session import Session
 from tasks.pipeline import ON_ACCELERATOR, Stage, stages_of, up_to
 from tasks.plan import Plan
 
+ACCELERATOR = "accelerator"
+"""Tag of the tasks that use one."""
+
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
 def _run_stage(stage: str, session: Session, anew: bool = False) -> bool:
@@ -22,9 +25,9 @@ def _run_stage(stage: str, session: Session, anew: bool = False) -> bool:
 def stage_task(stage: str) -> Task[[str, Session], bool]:
     """The task that brings one stage up to date. Whether it is, DVC knows; the work is done in a worker process.
 
-    Where the accelerator is used it has the tag `accelerator`, which a server may limit (`prefect concurrency-limit`).
+    Where the accelerator is used it has a tag, which a server may limit (`ost automate --accelerators`).
     """
-    return _run_stage.with_options(tags=["accelerator"] if stage.partition("-")[0] in ON_ACCELERATOR else [])
+    return _run_stage.with_options(tags=[ACCELERATOR] if stage.partition("-")[0] in ON_ACCELERATOR else [])
 
 
 def run_stages(session: Session, stages: Sequence[Stage]) -> None:

@@ -14,8 +14,6 @@ POOL = "ost"
 """The work pool that prefect.yaml names."""
 BUCKETS = ("ost", "mlflow")
 """For data and DVC, and for MLflow's artifacts."""
-LIMITS = {"accelerator": 1}
-"""Tags of tasks, and how many with one of them may run at a time."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +63,9 @@ def stack(folder: Path, ports: Ports | None = None) -> Iterator[Stack]:
 
 
 def prepare(environment: dict[str, str]) -> None:
-    """Make the work pool and its limits in Prefect, where they are not yet."""
+    """Make the work pool in Prefect, where it is not yet."""
     options = {"env": os.environ | environment}
     run([BIN / "prefect", "--no-prompt", "work-pool", "create", POOL, "--type", "process", "--overwrite"], **options)
-    for tag, limit in LIMITS.items():
-        run([BIN / "prefect", "--no-prompt", "concurrency-limit", "create", tag, str(limit)], **options)
 
 
 def deploy(project: Path, environment: dict[str, str]) -> None:
@@ -77,7 +73,7 @@ def deploy(project: Path, environment: dict[str, str]) -> None:
     here = {"PWD": str(project)}  # where prefect.yaml has them run
     options = {"env": os.environ | environment | here, "cwd": project}
     run([BIN / "prefect", "--no-prompt", "deploy", "--all"], **options)
-    run([BIN / "ost", "automate"], **options)
+    run([BIN / "ost", "automate", "--accelerators", "1"], **options)
 
 
 @contextlib.contextmanager

@@ -142,7 +142,12 @@ def rollback(workspace: Workspace = Path()) -> None:
 
 
 @app.command()
-def automate() -> None:
+def automate(
+    accelerators: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stages on accelerators at a time, over all workers; else the limit stays."),
+    ] = None,
+) -> None:
     """Let the Prefect server end runs whose worker died, and tell of what failed and of new champions.
 
     For the server that PREFECT_API_URL names. Who is told: OST_NOTIFY_URL, a Slack webhook or any address that takes
@@ -151,7 +156,7 @@ def automate() -> None:
     from flows.automations import automate as run
     from flows.display import say
 
-    for name in run(os.environ.get("OST_NOTIFY_URL")):
+    for name in run(os.environ.get("OST_NOTIFY_URL"), accelerators):
         say(name)
 
 

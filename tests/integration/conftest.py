@@ -67,19 +67,19 @@ class Production:
 
     def start(self) -> str:
         """Ask for a run of the weekly deployment; returns its id."""
-        weekly = self._ask("/deployments/name/recurate/weekly")
-        return self._ask(f"/deployments/{weekly['id']}/create_flow_run", {})["id"]
+        weekly = self.ask("/deployments/name/recurate/weekly")
+        return self.ask(f"/deployments/{weekly['id']}/create_flow_run", {})["id"]
 
     def state(self, run: str) -> str:
         """Name of the state that a run is in; empty where the server cannot tell, its database being away."""
         try:
-            return self._ask(f"/flow_runs/{run}")["state"]["type"]
+            return self.ask(f"/flow_runs/{run}")["state"]["type"]
         except urllib.error.HTTPError as error:
             if error.code < 500:
                 raise
             return ""
 
-    def _ask(self, path: str, content: dict | None = None) -> dict:
+    def ask(self, path: str, content: dict | None = None) -> dict:
         """What Prefect's server answers to a GET, or to a POST of some content."""
         data = None if content is None else json.dumps(content).encode()
         headers = {"Content-Type": "application/json"}

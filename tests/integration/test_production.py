@@ -71,6 +71,8 @@ def test_of_two_runs_at_once_the_second_waits(production):
     assert [production.finish(run) for run in runs] == ["COMPLETED", "COMPLETED"]
     (one,) = production.summaries()[before:]
     assert one["counts"]["new"] == 5, "the second did the same again"
+    limit = production.ask("/concurrency_limits/tag/accelerator")
+    assert (limit["concurrency_limit"], limit["active_slots"]) == (1, []), "a slot is lost"
 
 
 def test_the_champion_lies_in_s3_and_its_lineage_leads_back_to_the_data(production, record):
