@@ -1,15 +1,14 @@
 """The `ost` command: the library's calls, and the flow, from a shell."""
 
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from flows.cli import files
+from flows.cli.ending import end_soon_after_a_signal
 from flows.descendants import end_descendants_with_this_process
 from ost.errors import OSTError
 from ost.worlds.settings import WorldName
@@ -31,8 +30,6 @@ for command in (files.check, files.score, files.select, files.export):
 Workspace = Annotated[
     Path, typer.Option("--workspace", "-w", resolve_path=True, help="Folder that holds params.yaml and dvc.yaml.")
 ]
-ENDED, GRACE = 130, 10.0
-"""Exit status of a command that a signal ended, and seconds that it has to put things in order."""
 Until = Literal["ingest", "warmup", "score", "select", "sft", "evaluate", "report"]
 
 
@@ -255,24 +252,9 @@ def _set(workspace: Path, assignments: list[str]) -> None:
         set_params(file, assignments)
 
 
-def _end(number: int, frame: object) -> None:
-    """End what runs, in order; GRACE seconds later, or at the next signal, at once.
-
-    A Ctrl-C ends the server that a flow has started, too, which Prefect would tell of the end for a minute.
-    """
-    if number == signal.SIGINT and signal.getsignal(signal.SIGINT) is _end:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(ENDED))
-    print("ending; the same command goes on where it stood", file=sys.stderr)  # noqa: T201
-    timer = threading.Timer(GRACE, os._exit, [ENDED])
-    timer.daemon = True
-    timer.start()
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Run the command; an error that a user can act on is printed without a traceback."""
-    signal.signal(signal.SIGINT, _end)
-    signal.signal(signal.SIGTERM, _end)
+    end_soon_after_a_signal()
     try:
         app()
     except OSTError as error:

@@ -221,14 +221,15 @@ def test_a_killed_flow_goes_on_after_its_last_finished_stage(copied, monkeypatch
     assert not [path for path in copied.root.rglob("*.part") if ".dvc" not in path.parts]
 
 
-def test_a_flow_that_is_told_to_end_ends_at_once_with_all_that_it_started(copied, monkeypatch):
-    """By a Ctrl-C, which reaches its workers and Prefect's server as well."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_flow_that_is_told_to_end_ends_at_once_with_all_that_it_started(number, copied, monkeypatch):
+    """By a Ctrl-C, or `timeout`, which reach its workers and Prefect's server as well."""
     monkeypatch.delenv("PREFECT_API_URL")
     set_params(copied.root / "params.yaml", ["sft.steps=1000000"])
     process = copied.start("ost", "curate")
     wait_for(lambda: workers_of(process.pid), "a worker", process)
     children = children_of(process.pid)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     try:
         assert process.wait(timeout=30) == 130
         said = (copied.root / "start.log").read_text()
