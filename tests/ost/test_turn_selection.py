@@ -41,7 +41,7 @@ def scored(seed: int, counts: list[int], wrong_share: float = 0.4) -> tuple[pa.T
     trusted = np.sort(rng.normal(size=ANCHORS))
     p = (1 + np.searchsorted(trusted, own, side="right")) / (1 + ANCHORS)
     ids = [f"{at:03}" for at in range(samples)]
-    scores = {"id": ids, "utility": own, "p_clean": p, "toxic": own < -2, "loss": np.ones(samples)}
+    scores = {"id": ids, "utility": own, "p_clean": p, "toxic": own < -3, "loss": np.ones(samples)}
     places = np.concatenate([np.arange(count) * 2 + 1 for count in counts])
     turns = {"id": [ids[at] for at in owner], "turn": pa.array(places, pa.int32()), "utility": values}
     return pa.table(scores | {"task": ["a"] * samples}), pa.table(turns), wrong
@@ -106,10 +106,11 @@ def test_the_relative_utility_ranks_turns_where_it_ranks_samples():
 def test_without_p_clean_a_negative_utility_decides():
     scores, turns, _ = scored(4, [3] * 20)
     selection = select(scores, 1.0, "top", clean_below=0)
-    masks = masks_of(mask_turns(selection, scores.drop_columns("p_clean"), turns, SELECT))
+    masks, kept = masks_of(mask_turns(selection, scores.drop_columns("p_clean"), turns, SELECT)), kept_ids(selection)
+    assert set(scores.filter(scores["toxic"])["id"].to_pylist()).isdisjoint(kept) and len(kept) > 10
     for own in turns.group_by("id").aggregate([("utility", "list")]).to_pylist():
         negative = [2 * at + 1 for at, value in enumerate(own["utility_list"]) if value < 0]
-        assert masks.get(own["id"], []) == (negative if len(negative) < 3 else [])
+        assert masks.get(own["id"], []) == (negative if own["id"] in kept and len(negative) < 3 else [])
 
 
 def test_nothing_is_masked_in_a_pool_that_is_right():
