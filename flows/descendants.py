@@ -8,7 +8,7 @@ import uuid
 import psutil
 
 MARK = "OST_RUN"
-"""Variable of the environment that all that a run starts has from it."""
+"""Variable of the environment that all that a run starts has from it: its mark, behind those of the runs around it."""
 PATIENCE = 5.0
 """Seconds that a process may take to end by itself."""
 
@@ -18,9 +18,10 @@ def end_descendants_with_this_process() -> None:
 
     A second process sees to that, which waits for this one's end of a pipe to close.
     """
-    if MARK in os.environ:  # done already, here or by whoever started this
+    if _watchers:
         return
-    os.environ[MARK] = mark = uuid.uuid4().hex
+    mark = uuid.uuid4().hex
+    os.environ[MARK] = " ".join([*os.environ.get(MARK, "").split(), mark])  # behind those of whoever started this
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     # In a session of its own a Ctrl-C does not reach it. The pipe is never closed by hand: the kernel does that.
     process = subprocess.Popen(
@@ -47,7 +48,7 @@ def end_marked(mark: str) -> None:
 
 def _has(process: psutil.Process, mark: str) -> bool:
     try:
-        return process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
+        return mark in process.environ().get(MARK, "").split() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:  # it has ended, or is another user's
         return False
 
