@@ -14,17 +14,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-import psutil
 import torch
 import yaml
 
 from benchmarks.recuration import make_workspace
 from benchmarks.scoring import apart
-from flows.descendants import MARK
+from flows.descendants import MARK, marked
 from flows.display import console
 from ost.scoring import Job, score_file
 from ost.settings import Lookahead, Score
@@ -49,8 +49,8 @@ CURATION = [
 """Small, so that what is killed is often the writing of something."""
 LONGEST_CURATION = 30.0
 """Seconds after its start within which a curation is killed."""
-OWN = "OST_BENCH_KILLS"
-"""Variable of the environment by which what a curation starts is found, whatever runs beside it."""
+OWN = uuid.uuid4().hex
+"""The mark by which what a curation starts is found, whatever runs beside it."""
 AWHILE = 20.0
 """Seconds within which all that a killed command has started has to be gone."""
 
@@ -128,8 +128,7 @@ def _curation(root: Path, moment: float | None) -> bool:
     """Run `ost curate`, and kill it at a moment; returns whether it was killed. Raises where it fails by itself."""
     log = root.with_suffix(".log")
     with log.open("w") as said:
-        environment = {name: value for name, value in os.environ.items() if name not in (MARK, "PREFECT_API_URL")}
-        environment[OWN] = str(os.getpid())
+        environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {MARK: OWN}
         process = subprocess.Popen([BIN / "ost", "curate"], cwd=root, env=environment, stdout=said, stderr=said)
         try:
             code = process.wait(timeout=moment)
@@ -144,16 +143,9 @@ def _curation(root: Path, moment: float | None) -> bool:
 def _left_after(seconds: float) -> int:
     """How many processes there still are, so many seconds later, that a killed curation started."""
     deadline = time.monotonic() + seconds
-    while (left := sum(map(_is_marked, psutil.process_iter()))) and time.monotonic() < deadline:
+    while (left := len(marked(OWN))) and time.monotonic() < deadline:
         time.sleep(0.2)
     return left
-
-
-def _is_marked(process: psutil.Process) -> bool:
-    try:
-        return process.environ().get(OWN) == str(os.getpid()) and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def _made(root: Path) -> dict[str, str]:

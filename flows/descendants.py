@@ -37,13 +37,17 @@ _watchers: list[subprocess.Popen] = []
 def end_marked(mark: str) -> None:
     """End all processes that have the mark, but for this one: those that do not end by themselves are killed."""
     for _ in range(10):  # one may have started another meanwhile
-        left = [process for process in psutil.process_iter() if process.pid != os.getpid() and _has(process, mark)]
-        if not left:
+        if not (left := marked(mark)):
             return
         for process in left:
             process.terminate()
         for process in psutil.wait_procs(left, PATIENCE)[1]:
             process.kill()
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """The processes that were started with the mark in their environment, but for this one."""
+    return [process for process in psutil.process_iter() if process.pid != os.getpid() and _has(process, mark)]
 
 
 def _has(process: psutil.Process, mark: str) -> bool:

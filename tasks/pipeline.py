@@ -105,7 +105,7 @@ def stages_of(root: Path, plan: Plan) -> list[Stage]:
 def _with_unseen(root: Path, plan: Plan, stage: Stage) -> Stage:
     """A stage that also watches what its inputs only name: an adapter's base, and the file of a metric of one's own."""
     roles = [role for role in plan.roles if f"models/{role}" in stage.reads]
-    unseen = [path for role in roles for path in weights_of(root, getattr(plan.params.models, role))[1:]]
+    unseen = [path for role in roles for path in weight_folders(root, getattr(plan.params.models, role))[1:]]
     if any(name.partition(".")[0] == "evaluate" for name in stage.params):
         unseen += _own_metrics(root, plan.params)
     return replace(stage, reads=tuple(dict.fromkeys([*stage.reads, *unseen])))
@@ -120,7 +120,7 @@ def _own_metrics(root: Path, params: Params) -> list[str]:
     return [file for file in files if (root / file).is_file()]
 
 
-def weights_of(root: Path, name: str | None) -> tuple[str, ...]:
+def weight_folders(root: Path, name: str | None) -> tuple[str, ...]:
     """Local folders that the weights of a model come from, as dvc.yaml has them: its own, and its adapter's base.
 
     Raises ModelError where the base is not there.
@@ -155,7 +155,7 @@ def _base(root: Path, params: Params, role: str) -> Stage:
     read = ("seed", "world.name", f"models.{role}", "data.max_image_tokens", "base.tasks", *own)
     stage = f"base-{role}"
     params_read = (*read, "base.batch_size", "base.learning_rate")
-    return Stage(stage, weights_of(root, name), params_read, (f"models/{role}", manifest_path(stage)))
+    return Stage(stage, weight_folders(root, name), params_read, (f"models/{role}", manifest_path(stage)))
 
 
 def _score(root: Path, plan: Plan, scores: Scores) -> Stage:

@@ -103,12 +103,9 @@ class Plan:
             return
         from ost.data import Dataset  # which loads datasets
         from ost.evaluation.benchmarks import benchmark_tasks
+        from ost.evaluation.metrics import check_tasks
 
-        known = sorted(set(benchmark_tasks(Dataset(benchmark))))
-        if unknown := sorted(asked.metric.keys() - set(known)):
-            raise ConfigError(
-                f"evaluate.metric names the task {unknown[0]!r}, and the benchmark's are {', '.join(map(repr, known))}"
-            )
+        check_tasks(asked.metric, benchmark_tasks(Dataset(benchmark)))
 
 
 def _by_scores(subset: Subset) -> bool:

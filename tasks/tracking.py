@@ -243,9 +243,8 @@ class Tracker:
 
     def _log_metrics(self, run_id: str, values: dict[str, float], at: str | None = None, **more: list) -> None:
         """Log numbers as of an ISO time, else of now; `more`: params and tags that are logged with them."""
-        moment = datetime.datetime.fromisoformat(at) if at else datetime.datetime.now(datetime.UTC)
-        milliseconds = int(moment.timestamp() * 1000)
-        metrics = [Metric(name, value, milliseconds, 0) for name, value in values.items()]
+        moment = _milliseconds(at or datetime.datetime.now(datetime.UTC).isoformat())
+        metrics = [Metric(name, value, moment, 0) for name, value in values.items()]
         self.client.log_batch(run_id, metrics, **more)
 
     def _log_manifest(self, run_id: str, manifest: dict) -> None:
@@ -270,11 +269,11 @@ class Tracker:
 
     def _log_curves(self, run_id: str, curves: dict[str, list], at: str) -> None:
         """Log numbers that have changed with the step, as of an ISO time."""
-        milliseconds = int(datetime.datetime.fromisoformat(at).timestamp() * 1000)
+        moment = _milliseconds(at)
         for name, points in curves.items():
             for start in range(0, len(points), MOST_METRICS):
                 some = points[start : start + MOST_METRICS]
-                self.client.log_batch(run_id, [Metric(name, value, milliseconds, step) for step, value in some])
+                self.client.log_batch(run_id, [Metric(name, value, moment, step) for step, value in some])
 
     def _upload(self, run_id: str, path: str) -> None:
         full, parent = self.root / path, Path(path).parent.as_posix()
@@ -308,6 +307,11 @@ class Tracker:
         for version in self.model_versions():
             if version.tags.get("ost.digest") in manifest["inputs"].values():
                 self.tag(version, "ost.accuracy", f"{manifest['metrics']['accuracy']:.4f}")
+
+
+def _milliseconds(at: str) -> int:
+    """An ISO time as MLflow counts it."""
+    return int(datetime.datetime.fromisoformat(at).timestamp() * 1000)
 
 
 def sweep_downloads(root: Path) -> None:

@@ -113,7 +113,8 @@ def show_stage(root: Path, params: Params, stage: str) -> None:
     """Print what a curation that ended at a stage has left, and what to do with it."""
     plan = Plan(params)
     chosen, scores = f"selections/{plan.main.key}.parquet", f"scores/{plan.main.arm.by.name}"
-    subset = ("the chosen samples", root / chosen), *_toxic(root, scores)
+    toxic = _toxic(root, scores)
+    subset = ("the chosen samples", root / chosen), *toxic
     model = next((one.key for one in plan.trainings if one.subset == plan.main), "")
     left = {
         "ingest": [
@@ -121,7 +122,7 @@ def show_stage(root: Path, params: Params, stage: str) -> None:
             ("what was left out, and why", root / "data/quarantine.parquet"),
         ],
         "warmup": [("the warm proxy", root / "models/proxy-warm")],
-        "score": [("the scores", root / f"{scores}.parquet"), *_toxic(root, scores)],
+        "score": [("the scores", root / f"{scores}.parquet"), *toxic],
         "select": [
             *subset,
             ("as your own records", f"ost export {chosen} --form same --out subset"),

@@ -10,9 +10,8 @@ import numpy as np
 
 from ost.data import Sample
 from ost.data.sample import image_digest
-from ost.errors import ConfigError
 from ost.evaluation.generate import LEAST_TOKENS, MARGIN, Generated, generate, limit_for, token_counts
-from ost.evaluation.metrics import AUTO, metrics_by_task, metrics_named, references_of
+from ost.evaluation.metrics import AUTO, check_tasks, metrics_by_task, metrics_named, references_of
 from ost.evaluation.uncertainty import clusters_of, mean_interval
 from ost.models import Checkpoint
 from ost.settings import Execution
@@ -106,10 +105,7 @@ def evaluate(
         images.append([image_digest(image) for image in sample.images])
         references.append((sample.task, sample.answer))
     names = metrics_by_task(metric, references)
-    if not isinstance(metric, str) and (unknown := sorted(metric.keys() - names)):
-        raise ConfigError(
-            f"evaluate.metric names the task {unknown[0]!r}, and the benchmark's are {', '.join(map(repr, names))}"
-        )
+    check_tasks(metric, names)
     metrics, split = metrics_named(names), [references_of(reference) for _, reference in references]
     lengths = token_counts(checkpoint, itertools.chain.from_iterable(split))
     each = iter(lengths)

@@ -8,7 +8,7 @@ from ost.settings import BUILTIN, LLAVA
 from ost.training import Recipe, train
 from ost.worlds import world_of
 from ost.worlds.tiny import PROXY, TARGET, build, sized
-from tasks.pipeline import weights_of
+from tasks.pipeline import weight_folders
 from tasks.stages.context import Context, Outcome
 
 Role = Literal["target", "proxy", "judge"]
@@ -33,7 +33,7 @@ def base(ctx: Context) -> Outcome:
 
 def _fetched(ctx: Context, name: str) -> tuple[Checkpoint, Outcome]:
     watch = Stopwatch()
-    own = list(map(ctx.input, weights_of(ctx.root, name)))
+    own = list(map(ctx.input, weight_folders(ctx.root, name)))
     checkpoint = load_checkpoint(own[0] if own else name)
     labels = {"revision": commit} if (commit := commit_of(ctx.root / name if own else name)) else {}
     return checkpoint, Outcome(cost=Cost(watch.seconds), warnings=list(checkpoint.notes), labels=labels)

@@ -59,6 +59,13 @@ def check_metric(asked: str | Mapping[str, str]) -> None:
             metric_of(name)
 
 
+def check_tasks(asked: str | Mapping[str, str], known: Iterable[str]) -> None:
+    """Raise ConfigError where `evaluate.metric` names a task that is not among the benchmark's."""
+    if not isinstance(asked, str) and (unknown := sorted(asked.keys() - set(known))):
+        tasks = ", ".join(map(repr, sorted(set(known))))
+        raise ConfigError(f"evaluate.metric names the task {unknown[0]!r}, and the benchmark's are {tasks}")
+
+
 def metrics_by_task(asked: str | Mapping[str, str], references: Iterable[tuple[str, str]]) -> dict[str, str]:
     """The name of the metric of each task, in the tasks' order; `auto` is decided for each by all of its references.
 
