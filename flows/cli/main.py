@@ -257,9 +257,10 @@ def main() -> None:
     end_soon_after_a_signal()
     try:
         app()
-    except OSTError as error:
+    except (OSTError, PermissionError) as error:
         from rich.console import Console
         from rich.markup import escape
 
-        Console(stderr=True).print("[red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+        told = f"no permission for {error.filename}" if isinstance(error, PermissionError) else str(error)
+        Console(stderr=True).print("[red]error:[/]", escape(told), highlight=False, soft_wrap=True)
         sys.exit(1)

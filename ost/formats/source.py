@@ -137,10 +137,11 @@ def _folder(folder: Path) -> Source:
 def _files_in(folder: Path) -> tuple[list[Path], list[str]]:
     """The files of a folder that hold samples, however deep, and the names of others that may; hidden ones are neither.
 
-    Both in the order of their paths. Links to folders are not followed, but named where samples stand behind them.
+    Both in the order of their paths. Links to folders are not followed, but named where samples stand behind them; so
+    are folders that may not be read.
     """
-    files, unread = [], []
-    for place, folders, names in os.walk(folder):
+    files, unread, closed = [], [], []
+    for place, folders, names in os.walk(folder, onerror=closed.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         here = Path(place)
         links = [here / name for name in folders if (here / name).is_symlink()]
@@ -153,16 +154,17 @@ def _files_in(folder: Path) -> tuple[list[Path], list[str]]:
                 files += [file] if file.is_file() else []
             elif not _is_beside(file):
                 unread.append(file.relative_to(folder).as_posix())
+    unread += [f"{Path(error.filename).relative_to(folder).as_posix()}/ ({error.strerror})" for error in closed]
     return sorted(files), sorted(unread)
 
 
 def _is_beside(file: Path) -> bool:
-    return (
-        file.suffix.lower() in _IMAGES | _SIDECARS
-        or file.name.partition(".")[0].lower() in _SIDECAR_STEMS
-        or not file.is_file()
-        or not file.stat().st_size
-    )
+    if file.suffix.lower() in _IMAGES | _SIDECARS or file.name.partition(".")[0].lower() in _SIDECAR_STEMS:
+        return True
+    try:
+        return not file.is_file() or not file.stat().st_size
+    except OSError:  # who knows what it holds
+        return False
 
 
 def _holds_samples(folder: Path) -> bool:

@@ -49,6 +49,7 @@ class Outbox:
         """`tell`: shows a person what became of records, in a line each."""
         self._root, self._folder, self._tracker, self._tell = root, root / FOLDER, tracker, tell
         self._one_at_a_time = threading.Lock()
+        self._held: set[Path] = set()
         self.trouble = ""
         """Why the last delivery left something; empty where it left nothing."""
 
@@ -57,13 +58,24 @@ class Outbox:
         self._put({"parent": parent})
         return self.deliver()
 
-    def put(self, manifest: dict, parent: Parent, flow_run: str = "") -> None:
-        """Keep a finished stage, to make a child run of it (see `Tracker.start`, `Tracker.fill`) with `deliver`."""
-        self._put({"manifest": manifest, "parent": parent, "flow_run": flow_run})
+    @contextmanager
+    def holding(self, manifest: dict, parent: Parent, flow_run: str = "") -> Iterator[None]:
+        """Keep a finished stage, to make a child run of it (see `Tracker.start`, `Tracker.fill`), once the block has ended.
+
+        Within it DVC may commit what the stage made: it takes a file away for a moment. What is kept later waits as well.
+        """
+        file = self._new_file()
+        self._held.add(file)
+        try:
+            write_json(file, {"manifest": manifest, "parent": parent, "flow_run": flow_run})
+            yield
+        finally:
+            self._held.remove(file)
 
     def record(self, manifest: dict, parent: Parent, flow_run: str = "") -> int:
-        """`put` and `deliver` at once."""
-        self.put(manifest, parent, flow_run)
+        """Make a child run of a finished stage, now or when the server answers."""
+        with self.holding(manifest, parent, flow_run):
+            pass
         return self.deliver()
 
     def log(self, what: str, parent: Parent, summary: dict, folder: Path) -> int:
@@ -81,7 +93,7 @@ class Outbox:
         with self._one_at_a_time, _impatiently():
             left = sorted(self._folder.glob("*.json"))
             self.trouble = "" if not left or self._tracker.answers() else "it does not answer"
-            while left and not self.trouble:
+            while left and not self.trouble and left[0] not in self._held:
                 try:
                     self._hand_over(left[0])
                     left[0].unlink()
@@ -102,7 +114,10 @@ class Outbox:
             )
 
     def _put(self, entry: dict) -> None:
-        write_json(self._folder / f"{time.time_ns():020}.json", entry)
+        write_json(self._new_file(), entry)
+
+    def _new_file(self) -> Path:
+        return self._folder / f"{time.time_ns():020}.json"
 
     def _hand_over(self, file: Path) -> None:
         entry, tracker = read_json(file), self._tracker

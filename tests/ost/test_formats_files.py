@@ -555,3 +555,19 @@ def test_a_batch_that_packs_too_well_is_not_unpacked(codec, tmp_path, monkeypatc
     with pa.ipc.new_stream(tmp_path / "b.arrow", table.schema) as writer:
         writer.write_table(table)
     assert len(records(tmp_path / "b.arrow")) == 60, "what is not packed lies in the file, as large as it is"
+
+
+def test_folders_that_may_not_be_read_are_named(tmp_path, monkeypatch):
+    listed = os.scandir
+
+    def scandir(place):
+        if Path(place).name == "closed":
+            raise PermissionError(13, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "pool.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    source = open_source(tmp_path)
+    assert [file.name for file in source.files] == ["pool.jsonl"]
+    assert source.unread == ("closed/ (Permission denied)",)

@@ -162,11 +162,25 @@ def test_what_the_server_refuses_is_laid_aside_and_the_rest_goes_on(tmp_path, tr
     assert outbox.deliver() == 0
 
 
+def test_what_dvc_commits_is_delivered_afterwards_and_in_order(tmp_path, tracker, made):
+    """DVC takes a file away for a moment while it commits it, and other stages end meanwhile."""
+    told = []
+    outbox, parent = Outbox(tmp_path, tracker, told.append), tracker.open(GIT, "prefect")
+    with outbox.holding(made("select-lookahead-20", {}, {SELECTION: b"subset"}), parent):
+        (tmp_path / SELECTION).rename(tmp_path / "taken")
+        assert outbox.record(made("select-random-20", {}, {"selections/random-20.parquet": b"subset"}), parent) == 2
+        (tmp_path / "taken").rename(tmp_path / SELECTION)
+    assert outbox.deliver() == 0 and not told
+    runs = [tracker.runs_with("ost.stage", f"select-{name}-20")[0].info for name in ("lookahead", "random")]
+    assert runs[0].start_time <= runs[1].start_time
+
+
 @pytest.mark.parametrize("spoil", ["gone", "another", "half"])
 def test_an_entry_whose_files_are_no_longer_its_own_is_laid_aside(tmp_path, tracker, made, monkeypatch, spoil):
     told = []
     outbox, parent = Outbox(tmp_path, tracker, told.append), tracker.open(GIT, "prefect")
-    outbox.put(made("sft-lookahead-20-B", {}, {"models/sft/lookahead-20-B": b"weights"}), parent)
+    with outbox.holding(made("sft-lookahead-20-B", {}, {"models/sft/lookahead-20-B": b"weights"}), parent):
+        pass
     if spoil == "gone":
         (tmp_path / "models/sft/lookahead-20-B").unlink()
     elif spoil == "another":
