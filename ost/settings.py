@@ -150,6 +150,8 @@ class Lookahead(Section):
     """How many; null: as many as give anchors that were left out the lowest loss."""
     most_steps: Count = 100
     """Most steps that are tried in looking for that number."""
+    batch_size: Count = 20
+    """Anchors of a step, of which each has its turn."""
     learning_rate: Rate | None = None
     """Null: what suits the proxy's size, see docs/training.md."""
     offset: Rate = 0.05

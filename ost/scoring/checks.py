@@ -26,6 +26,7 @@ from ost.models import Checkpoint, in_float64
 from ost.scoring.anchors import folds_of
 from ost.scoring.kept import kept_table
 from ost.scoring.methods import prepared_scorer
+from ost.scoring.methods.anchor_training import step_size
 from ost.scoring.methods.scorer import BatchScores, Scorer
 from ost.scoring.passes.weights import scored_weights, untied
 from ost.settings import Execution, Score
@@ -194,7 +195,7 @@ def _by_one_step(
     ahead = settings.lookahead.model_copy(update={"steps": STEPS, "start": "warm"})
     changes = {"method": "lookahead", "optimizer": "auto", "detail": "total", "lookahead": ahead, "sketch": 0}
     other = _utility(proxy, anchors, settings.model_copy(update=changes), samples, execution)
-    forwards = len(samples) * (3 + BACKWARD + len(anchors)) + STEPS * len(anchors) * (1 + BACKWARD)
+    forwards = len(samples) * (3 + BACKWARD + len(anchors)) + STEPS * step_size(ahead, len(anchors)) * (1 + BACKWARD)
     return _rows(samples, utility, halves, other, arithmetic), forwards
 
 
@@ -216,8 +217,9 @@ def _by_many_steps(
     for own, how in ways:
         found.append(_utility(precise, own, how, samples, execution))
         progress(len(found), len(ways), f"checking ({arithmetic})")
-    training = settings.lookahead.steps * (1 + BACKWARD)
-    forwards = 2 * len(found) * len(samples) + 2 * training * len(anchors) + 2 * (2 + BACKWARD) * len(anchors)
+    taken = sum(step_size(settings.lookahead, len(own)) for own, how in ways if how is not one_step)
+    training = settings.lookahead.steps * (1 + BACKWARD) * taken
+    forwards = 2 * len(found) * len(samples) + training + 2 * (2 + BACKWARD) * len(anchors)
     return _rows(samples, found[0], np.stack(found[1:3], axis=1), found[3], arithmetic), forwards
 
 

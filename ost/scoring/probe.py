@@ -9,7 +9,6 @@ from ost.data import Sample
 from ost.execution.estimate import Timeline
 from ost.models import Checkpoint
 from ost.scoring.checks import count_of
-from ost.scoring.methods.anchor_training import PATIENCE
 from ost.scoring.methods.lookahead import with_steps
 from ost.scoring.score import score
 from ost.settings import Execution, Score
@@ -41,7 +40,8 @@ def probe_scoring(
 ) -> ScoringTime:
     """Score a few samples twice, and tell from it what a whole run takes.
 
-    Time that depends on anchors, steps or checks is taken to grow in proportion. Raises what `score` raises.
+    Time that depends on anchors, steps or checks is taken to grow in proportion; a step's is the same however many
+    anchors there are. Raises what `score` raises.
     """
     few = list(anchors) if settings.method == "exact" else list(anchors[:: -(-len(anchors) // ANCHORS)])
     asked = count_of(settings, proxy.model)
@@ -63,14 +63,12 @@ def probe_scoring(
         return ScoringTime(first.until(CHECK) * share * checked + max(0.0, prepared) * share, rate)
     (walk, check, last), (walks, checks_more, lasts) = (_phases(one, len(samples), rate) for one in (first, run(MORE)))
     most = settings.lookahead.steps or settings.lookahead.most_steps
-    looked = settings.lookahead.steps or min(most, most + PATIENCE)
     per_step = [
         max(0.0, more - less) / (MORE - FEW) for more, less in ((walks, walk), (checks_more, check), (lasts, last))
     ]
     once = walk + max(0.0, check - FEW * per_step[1]) * checked / share + last
-    return ScoringTime(
-        (once + (looked - FEW) * per_step[0] + most * per_step[1] + (most - FEW) * per_step[2]) * share, rate
-    )
+    stepping = (most - FEW) * (per_step[0] + per_step[2]) + most * per_step[1]
+    return ScoringTime(once * share + stepping, rate)
 
 
 def _phases(seen: Timeline, samples: int, rate: float) -> tuple[float, float, float]:

@@ -78,7 +78,7 @@ class Scored:
             fidelity, lookahead = self.checks.fidelity.spearman, self.checks.lookahead.spearman
             found |= {"fidelity": fidelity, "stability": self.checks.stability, "lookahead": lookahead}
         if self.plan:
-            found |= {"steps": float(self.plan.steps), "left_out_loss": self.plan.curve[self.plan.steps]}
+            found |= {"steps": float(self.plan.steps), "left_out_loss": self.plan.left_out_loss}
             found |= {"learning_rate": self.plan.learning_rate}
         if self.signal:
             found |= {"anchors_known": self.signal.knows, "anchors_ranked": self.signal.ranks}

@@ -60,9 +60,9 @@ class Outbox:
 
     @contextmanager
     def holding(self, manifest: dict, parent: Parent, flow_run: str = "") -> Iterator[None]:
-        """Keep a finished stage, to make a child run of it (see `Tracker.start`, `Tracker.fill`), once the block has ended.
+        """Keep a finished stage, to make a child run of it (see `Tracker.start`, `Tracker.fill`) after the block.
 
-        Within it DVC may commit what the stage made: it takes a file away for a moment. What is kept later waits as well.
+        Within it DVC may commit what the stage made, and takes a file away for a moment. What is kept later waits too.
         """
         file = self._new_file()
         self._held.add(file)

@@ -1,5 +1,6 @@
 """Training of the proxy's copies on the anchors, until anchors that were left out stop gaining."""
 
+import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,10 @@ the loss is falling again: Adam's first steps are long, and a large model may ha
 FIRST = 3
 """Times as many steps until the search ends where no loss was lower than the one before the first step: a model may
 need them to recover from Adam's very first steps, which are as long as the rate whatever the gradient is."""
-RATES = {False: ((1e7, 5e-4), (1e9, 2e-5), (math.inf, 1e-5)), True: ((1e7, 5e-4), (1e9, 2e-4), (math.inf, 1e-4))}
+SETTLED = 0.02
+"""Share of the whole fall of that loss that is not worth waiting for: the search ends where the last PATIENCE steps
+brought less, and the steps taken are the fewest that come as close to the lowest loss."""
+RATES = {False: ((1e7, 1e-3), (1e9, 2e-5), (math.inf, 1e-5)), True: ((1e7, 1e-3), (1e9, 2e-4), (math.inf, 1e-4))}
 """Learning rates of whole weights, and of an adapter (True), of proxies with fewer weights than stands before each.
 
 Below 10 M: what all figures of the built-in worlds were measured with; above: as `ost.training.recipe.RATES`. They
@@ -65,7 +69,7 @@ class Plan:
 
     steps: int
     curve: tuple[float, ...]
-    """Mean loss of the anchors, in nats, each left out of the training: after 0, 1, … steps."""
+    """Mean loss of the anchors, in nats, each left out of the training: after each number of steps in `looks`."""
     before: tuple[float, ...]
     """(A,) the anchors' losses by the proxy as it is."""
     after: tuple[float, ...]
@@ -78,6 +82,8 @@ class Plan:
     swapped_after: tuple[float, ...] = ()
     """(A,) the losses of the anchors with each other's answers (see `swapped`), likewise: what wrong samples look like.
     """
+    looks: tuple[int, ...] = ()
+    """Numbers of steps, from 0 on, after which the anchors left out were looked at."""
     limit: int | None = None
     """Most steps that were tried; None where their number was set."""
     earlier: float = 0.0
@@ -88,18 +94,23 @@ class Plan:
     @property
     def warnings(self) -> list[str]:
         """What a person should know before using scores by these steps."""
-        if self.steps == self.limit and self.curve[-1] < self.curve[-2]:
+        if self.steps == self.limit:
             return [
                 "the loss of anchors left out was still falling at score.lookahead.most_steps "
                 f"({self.limit}): raise it, or score.lookahead.learning_rate"
             ]
-        if self.curve[self.steps] < self.curve[0]:
+        if self.left_out_loss < self.curve[0]:
             return []
         return [
-            f"after {self.steps} step(s) on the others an anchor's loss is {self.curve[self.steps]:.3f} nats, and was "
+            f"after {self.steps} step(s) on the others an anchor's loss is {self.left_out_loss:.3f} nats, and was "
             f"{self.curve[0]:.3f} before: the walk learns nothing that carries over; add anchors, set a smaller "
             "score.lookahead.learning_rate, or fewer score.layers"
         ]
+
+    @property
+    def left_out_loss(self) -> float:
+        """Mean loss of the anchors left out, in nats, after the steps."""
+        return self.curve[self.looks.index(self.steps)]
 
     @property
     def gains(self) -> np.ndarray:
@@ -122,6 +133,16 @@ def encoded_anchors(scorer: TwoPassScorer, anchors: Sequence[Sample]) -> list[An
         return AnchorBatch(batch, cache, losses)
 
     return scorer.with_gradients.run(anchors, passed)
+
+
+def steps_over(scorer: TwoPassScorer, anchors: Sequence[Sample]) -> list[list[AnchorBatch]]:
+    """Anchors as the steps of one pass over them take them, encoded: parts of like size that hold each of them once.
+
+    As many parts as `score.lookahead.batch_size` asks for; which anchor is in which hangs on their contents alone.
+    """
+    order = sorted(anchors, key=lambda anchor: hashlib.blake2b(anchor.id.encode(), digest_size=8).digest())
+    parts = math.ceil(len(order) / scorer.settings.lookahead.batch_size)
+    return [encoded_anchors(scorer, order[part::parts]) for part in range(parts)]
 
 
 def starting_weights(scorer: TwoPassScorer) -> dict[str, Tensor]:
@@ -151,14 +172,15 @@ def starting_weights(scorer: TwoPassScorer) -> dict[str, Tensor]:
 
 
 def training_path(
-    scorer: TwoPassScorer, anchors: Sequence[AnchorBatch], start: Mapping[str, Tensor]
+    scorer: TwoPassScorer, anchors: Sequence[Sample], start: Mapping[str, Tensor]
 ) -> Iterator[PreTrainedModel]:
     """A copy of the proxy in training on the mean loss of some anchors: yielded before the first step and after each.
 
-    All anchors are in every step, and there is no last step. By Adam from a fresh state, or by plain gradient descent
-    where `score.optimizer` is `sgd`. `start`: the weights to start from, see `starting_weights`. Raises ModelError
-    where the loss, and with it the step, is not finite.
+    A step is on one part of the anchors, see `steps_over`, in turn, and there is no last step. By Adam from a fresh
+    state, or by plain gradient descent where `score.optimizer` is `sgd`. `start`: the weights to start from, see
+    `starting_weights`. Raises ModelError where the loss, and with it the step, is not finite.
     """
+    parts = steps_over(scorer, anchors)
     model = moved_copy(scorer.proxy.model, scorer.weights)
     weights = {name: model.get_parameter(name) for name in scorer.weights}
     with torch.no_grad():
@@ -167,16 +189,17 @@ def training_path(
     kind = torch.optim.SGD if scorer.settings.optimizer == "sgd" else torch.optim.Adam
     rate = rate_of(scorer.proxy, scorer.settings.lookahead)
     optimizer = kind(weights.values(), lr=rate, fused=True)  # makes no copies
-    while True:
+    for step in itertools.count():
         yield model
-        anchors = _gradient_taken(scorer, model, list(weights.values()), anchors)
+        own = step % len(parts)
+        parts[own] = _gradient_taken(scorer, model, list(weights.values()), parts[own])
         optimizer.step()
         optimizer.zero_grad()
 
 
 def _gradient_taken(
     scorer: TwoPassScorer, model: PreTrainedModel, weights: Sequence[Tensor], anchors: Sequence[AnchorBatch]
-) -> Sequence[AnchorBatch]:
+) -> list[AnchorBatch]:
     """Add the gradient of the anchors' mean loss to the weights; returns the anchors, in the batches that fitted."""
     count = sum(len(own.losses) for own in anchors)
     try:
@@ -192,7 +215,7 @@ def _gradient_taken(
     except torch.OutOfMemoryError:
         scorer.with_gradients.budget.halve(own.cache.samples)
     else:
-        return anchors
+        return list(anchors)
     for weight in weights:
         weight.grad = None
     every = [anchor for own in anchors for anchor in own.cache.samples]
@@ -202,8 +225,9 @@ def _gradient_taken(
 def plan_steps(scorer: TwoPassScorer, store: Path | None = None, progress: Progress = silent) -> Plan:
     """Train on all anchors but a fold, for each fold in turn, and watch the loss of those left out.
 
-    `steps` is where their mean loss is lowest, or what the settings say. With a single fold nothing can be left out,
-    and the anchors are watched by the training that they are in. `store`: a file that the plan is kept in.
+    `steps` is the fewest that bring their mean loss as low as it gets, but for SETTLED, or what the settings say. With
+    a single fold nothing can be left out, and the anchors are watched by the training that they are in. `store`: a file
+    that the plan is kept in.
     """
     if (known := kept_json(store)) is not None:
         return Plan(**known)
@@ -213,18 +237,29 @@ def plan_steps(scorer: TwoPassScorer, store: Path | None = None, progress: Progr
     return found
 
 
+def looks_of(settings: Lookahead, anchors: int) -> list[int]:
+    """Numbers of steps, from 0 on, after which anchors that were left out are looked at: once a pass over all anchors.
+
+    After the very first step as well; the last number is the most steps that are taken.
+    """
+    most = settings.steps or settings.most_steps
+    return sorted({0, 1, *range(0, most, math.ceil(anchors / settings.batch_size)), most})
+
+
 def _searched(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: Progress) -> Plan:
-    anchors, wrong = len(scorer.anchors), swapped(scorer.anchors)
+    anchors, wrong, ahead = len(scorer.anchors), swapped(scorer.anchors), scorer.settings.lookahead
     start, before, forwards = starting_weights(scorer), np.empty(2 * anchors), 0.0
     rests, places = all_but_each(folds), [[*own, *(anchors + at for at in own)] for own in folds]
+    looks = looks_of(ahead, anchors)
 
     def walked(fold: int, least: int = 0) -> np.ndarray:
         nonlocal forwards
-        own, others = (encoded_anchors(scorer, scorer.some_anchors(part)) for part in (folds[fold], rests[fold]))
+        own = encoded_anchors(scorer, scorer.some_anchors(folds[fold]))
         own += encoded_anchors(scorer, [wrong[at] for at in folds[fold]])
         before[places[fold]] = torch.cat([part.losses for part in own]).cpu().numpy()
-        path = np.array(list(_watched(training_path(scorer, others, start), scorer, own, len(folds[fold]), least)))
-        forwards += path.size + (len(path) - 1) * (1 + BACKWARD) * len(rests[fold])
+        training = training_path(scorer, scorer.some_anchors(rests[fold]), start)
+        path = np.array(list(_watched(training, scorer, own, looks, len(folds[fold]), least)))
+        forwards += path.size + looks[len(path) - 1] * (1 + BACKWARD) * step_size(ahead, len(rests[fold]))
         return path
 
     paths = []
@@ -232,20 +267,24 @@ def _searched(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: P
         paths.append(walked(fold))
         progress(len(paths), len(folds), "walking on the anchors, a fold left out")
     losses = _side_by_side(paths, places)
-    while short := [fold for fold, path in enumerate(paths) if len(path) <= _lowest(scorer, losses[:, :anchors])]:
+    while short := [fold for fold, path in enumerate(paths) if len(path) <= _best(ahead, losses[:, :anchors])]:
         for fold in short:  # what ended first may not say where the others are best
-            paths[fold] = walked(fold, _lowest(scorer, losses[:, :anchors]))
+            paths[fold] = walked(fold, _best(ahead, losses[:, :anchors]))
         losses = _side_by_side(paths, places)
-    steps, length = _lowest(scorer, losses[:, :anchors]), min(map(len, paths))
-    curve, ends = losses[:length, :anchors].mean(axis=1), losses[steps]
+    best, length = _best(ahead, losses[:, :anchors]), min(map(len, paths))
+    curve, ends = losses[:length, :anchors].mean(axis=1), losses[best]
     right, other = ((before[own].tolist(), ends[own].tolist()) for own in (slice(anchors), slice(anchors, None)))
-    ahead = scorer.settings.lookahead
-    limit, rate = None if ahead.steps else ahead.most_steps, rate_of(scorer.proxy, ahead)
-    return Plan(steps, tuple(curve.tolist()), *map(tuple, right), forwards, rate, *map(tuple, other), limit)
+    limit, rate, seen = None if ahead.steps else ahead.most_steps, rate_of(scorer.proxy, ahead), tuple(looks[:length])
+    return Plan(looks[best], tuple(curve.tolist()), *map(tuple, right), forwards, rate, *map(tuple, other), seen, limit)
+
+
+def step_size(settings: Lookahead, anchors: int) -> float:
+    """Mean number of anchors of a step on so many."""
+    return anchors / math.ceil(anchors / settings.batch_size)
 
 
 def _side_by_side(paths: Sequence[np.ndarray], places: Sequence[Sequence[int]]) -> np.ndarray:
-    """Loss of each sample watched, (steps, their number); behind the end of a fold's path, as it was there."""
+    """Loss of each sample watched, (looks, their number); behind the end of a fold's path, as it was there."""
     longest = max(map(len, paths))
     losses = np.empty((longest, sum(map(len, places))))
     for path, own in zip(paths, places, strict=True):
@@ -253,32 +292,49 @@ def _side_by_side(paths: Sequence[np.ndarray], places: Sequence[Sequence[int]]) 
     return losses
 
 
-def _lowest(scorer: TwoPassScorer, losses: np.ndarray) -> int:
-    """How many steps give the lowest mean loss, or what the settings say."""
-    return scorer.settings.lookahead.steps or 1 + int(np.argmin(losses.mean(axis=1)[1:]))
+def _best(settings: Lookahead, losses: np.ndarray) -> int:
+    """At which look to end: the first after which the mean loss falls by no more than SETTLED of its whole fall, or the
+    last where the settings say how many steps."""
+    means = losses.mean(axis=1)
+    if settings.steps:
+        return len(means) - 1
+    lowest = means[1:].min()
+    return 1 + int(np.argmax(means[1:] <= lowest + SETTLED * max(0.0, means[0] - lowest)))
 
 
 @torch.no_grad()
 def _watched(
-    training: Iterator[PreTrainedModel], scorer: TwoPassScorer, own: Sequence[AnchorBatch], anchors: int, least: int
+    training: Iterator[PreTrainedModel],
+    scorer: TwoPassScorer,
+    own: Sequence[AnchorBatch],
+    looks: Sequence[int],
+    anchors: int,
+    least: int,
 ) -> Iterator[np.ndarray]:
-    """Losses of the samples watched before the first step and after each, until the search ends, `least` steps on.
+    """Losses of the samples watched at each look, until the search ends, `least` looks on.
 
     The first of them are anchors, by whose mean the search ends.
     """
     settings, means = scorer.settings.lookahead, []
-    for step, model in enumerate(itertools.islice(training, 1 + (settings.steps or settings.most_steps))):
+    patience = max(2, math.ceil(PATIENCE / np.diff(looks).max()))
+    for step, model in enumerate(itertools.islice(training, 1 + looks[-1])):
+        if step not in looks:
+            continue
         losses = [scorer.cached_losses(model, part.batch, part.cache)[0] for part in own]
         found = torch.cat(losses).cpu().numpy()
         yield found
         means.append(found[:anchors].mean())
-        if not settings.steps and step >= least and _has_risen(means):
+        if not settings.steps and len(means) > least and _is_over(means, patience):
             return
 
 
-def _has_risen(means: Sequence[float]) -> bool:
-    """Whether a loss has had no new lowest for PATIENCE steps, FIRST times as many from the very start, and is not on
-    its way down."""
+def _is_over(means: Sequence[float], patience: int = PATIENCE) -> bool:
+    """Whether a loss has settled, or has risen: no new lowest for `patience` looks, FIRST times as many from the very
+    start, and not on its way down."""
     lowest = int(np.argmin(means))
-    patience = PATIENCE if lowest else FIRST * PATIENCE
-    return len(means) - 1 - lowest >= patience and means[-1] >= means[-1 - PATIENCE // 2]
+    if lowest and len(means) > 1 + patience:
+        settled = 0 <= means[-1 - patience] - means[-1] < SETTLED * (means[0] - means[-1])
+        if settled:
+            return True
+    waited = patience if lowest else FIRST * patience
+    return len(means) - 1 - lowest >= waited and means[-1] >= means[-1 - max(1, patience // 2)]
