@@ -18,7 +18,7 @@ from ost.scoring import Job, score_file
 from ost.scoring.anchors import folds_of
 from ost.scoring.kept import seconds_of_weights
 from ost.scoring.methods import anchor_training
-from ost.scoring.methods.anchor_training import PATIENCE, SETTLED, Plan, looks_of, plan_steps, rate_of, steps_over
+from ost.scoring.methods.anchor_training import PATIENCE, Plan, looks_of, plan_steps, rate_of, steps_over
 from ost.scoring.methods.lookahead import LookaheadScorer
 from ost.settings import Execution, Lookahead, Score
 from ost.store import matrix, read_json, read_table, write_json
@@ -220,12 +220,8 @@ def test_the_curve_is_the_loss_of_anchors_left_out(anchors, proxy64):
 
 
 def test_the_walk_ends_where_the_anchors_left_out_gain_most(proxy):
-    """But for what is not worth waiting for: it is the first look that comes so close to the lowest."""
     found = planned(proxy, drawn("anchors", 60), most_steps=60)
-    lowest = min(found.curve[1:])
-    enough = lowest + SETTLED * (found.curve[0] - lowest)
-    close = [at for at, loss in zip(found.looks, found.curve, strict=True) if at and loss <= enough]
-    assert found.steps == close[0] and found.left_out_loss <= enough < found.curve[0]
+    assert found.left_out_loss == min(found.curve[1:]) < found.curve[0]
     assert found.looks == (0, 1, 3, *range(6, found.looks[-1] + 1, 3)) and found.warnings == []
 
 
@@ -296,11 +292,26 @@ def test_folds_are_of_like_size_however_few_anchors_a_task_has(anchors):
         ([1.0, 1.5, 2.0, *np.linspace(2.0, 0.5, 30)[:25]], False),
         ([1.0, 0.5, *np.linspace(0.5, 0.9, 10)], True),
         ([3.0, *np.linspace(1.0, 0.5, 12)], False),
-        ([3.0, *np.linspace(1.0, 0.5, 12), *np.linspace(0.5, 0.46, 11)], True),
+        ([3.0, *np.linspace(1.0, 0.5, 12), *np.linspace(0.5, 0.48, 11)], True),
     ],
 )
 def test_the_search_ends_where_the_loss_rises_or_settles_and_not_while_it_is_on_its_way_down(means, ends):
     assert anchor_training._is_over(means) == ends
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "best"),
+    [
+        ([3, 2, 1.0], [3, 2, 1.0, 0.98], 2),  # what is behind is not worth another training
+        ([3, 2, 1.0], [3, 2, 1.0, 0.5], 3),
+        ([3, 1, 1.5], [3, 1, 1.5, 1.6], 1),
+        ([3, 4, 5.0], [3, 4, 5.0, 3.5], 1),  # nothing helped: the first step harmed least
+    ],
+)
+def test_the_best_look_is_one_that_all_have_reached_unless_a_later_one_is_worth_it(first, second, best):
+    paths = [np.tile(np.array(path)[:, None], 4) for path in (first, second)]
+    assert anchor_training._best(Lookahead(), paths, [[0, 1], [2, 3]]) == best
+    assert anchor_training._best(Lookahead(steps=9), paths, [[0, 1], [2, 3]]) == 3
 
 
 def test_what_a_fold_would_have_lost_later_is_found_out_before_it_counts(proxy, monkeypatch):

@@ -34,9 +34,9 @@ the loss is falling again: Adam's first steps are long, and a large model may ha
 FIRST = 3
 """Times as many steps until the search ends where no loss was lower than the one before the first step: a model may
 need them to recover from Adam's very first steps, which are as long as the rate whatever the gradient is."""
-SETTLED = 0.02
+SETTLED = 0.01
 """Share of the whole fall of that loss that is not worth waiting for: the search ends where the last PATIENCE steps
-brought less, and the steps taken are the fewest that come as close to the lowest loss."""
+brought less."""
 RATES = {False: ((1e7, 1e-3), (1e9, 2e-5), (math.inf, 1e-5)), True: ((1e7, 1e-3), (1e9, 2e-4), (math.inf, 1e-4))}
 """Learning rates of whole weights, and of an adapter (True), of proxies with fewer weights than stands before each.
 
@@ -225,9 +225,9 @@ def _gradient_taken(
 def plan_steps(scorer: TwoPassScorer, store: Path | None = None, progress: Progress = silent) -> Plan:
     """Train on all anchors but a fold, for each fold in turn, and watch the loss of those left out.
 
-    `steps` is the fewest that bring their mean loss as low as it gets, but for SETTLED, or what the settings say. With
-    a single fold nothing can be left out, and the anchors are watched by the training that they are in. `store`: a file
-    that the plan is kept in.
+    `steps` is where their mean loss is lowest, but for SETTLED, or what the settings say. With a single fold nothing
+    can be left out, and the anchors are watched by the training that they are in. `store`: a file that the plan is kept
+    in.
     """
     if (known := kept_json(store)) is not None:
         return Plan(**known)
@@ -262,17 +262,17 @@ def _searched(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: P
         forwards += path.size + looks[len(path) - 1] * (1 + BACKWARD) * step_size(ahead, len(rests[fold]))
         return path
 
-    paths = []
+    paths: list[np.ndarray] = []
     for fold in range(len(folds)):
-        paths.append(walked(fold))
+        paths.append(walked(fold, _best(ahead, paths, folds) if paths else 0))
         progress(len(paths), len(folds), "walking on the anchors, a fold left out")
-    losses = _side_by_side(paths, places)
-    while short := [fold for fold, path in enumerate(paths) if len(path) <= _best(ahead, losses[:, :anchors])]:
+    while short := [fold for fold, path in enumerate(paths) if len(path) <= _best(ahead, paths, folds)]:
         for fold in short:  # what ended first may not say where the others are best
-            paths[fold] = walked(fold, _best(ahead, losses[:, :anchors]))
-        losses = _side_by_side(paths, places)
-    best, length = _best(ahead, losses[:, :anchors]), min(map(len, paths))
-    curve, ends = losses[:length, :anchors].mean(axis=1), losses[best]
+            paths[fold] = walked(fold, _best(ahead, paths, folds))
+    best, length, ends = _best(ahead, paths, folds), min(map(len, paths)), np.empty(2 * anchors)
+    curve = _means(paths, folds)[:length]
+    for path, own in zip(paths, places, strict=True):
+        ends[own] = path[best]
     right, other = ((before[own].tolist(), ends[own].tolist()) for own in (slice(anchors), slice(anchors, None)))
     limit, rate, seen = None if ahead.steps else ahead.most_steps, rate_of(scorer.proxy, ahead), tuple(looks[:length])
     return Plan(looks[best], tuple(curve.tolist()), *map(tuple, right), forwards, rate, *map(tuple, other), seen, limit)
@@ -283,23 +283,24 @@ def step_size(settings: Lookahead, anchors: int) -> float:
     return anchors / math.ceil(anchors / settings.batch_size)
 
 
-def _side_by_side(paths: Sequence[np.ndarray], places: Sequence[Sequence[int]]) -> np.ndarray:
-    """Loss of each sample watched, (looks, their number); behind the end of a fold's path, as it was there."""
+def _means(paths: Sequence[np.ndarray], folds: Sequence[Sequence[int]]) -> np.ndarray:
+    """Mean loss at each look of the anchors that were left out; behind the end of a fold's path, as it was there."""
     longest = max(map(len, paths))
-    losses = np.empty((longest, sum(map(len, places))))
-    for path, own in zip(paths, places, strict=True):
-        losses[:, own] = np.pad(path, ((0, longest - len(path)), (0, 0)), mode="edge")
-    return losses
+    right = [path[:, : len(own)] for path, own in zip(paths, folds, strict=False)]  # behind them stand swapped ones
+    padded = [np.pad(path, ((0, longest - len(path)), (0, 0)), mode="edge") for path in right]
+    return np.concatenate(padded, axis=1).mean(axis=1)
 
 
-def _best(settings: Lookahead, losses: np.ndarray) -> int:
-    """At which look to end: the first after which the mean loss falls by no more than SETTLED of its whole fall, or the
-    last where the settings say how many steps."""
-    means = losses.mean(axis=1)
+def _best(settings: Lookahead, paths: Sequence[np.ndarray], folds: Sequence[Sequence[int]]) -> int:
+    """The look at which the mean loss is lowest, or the last where the settings say how many steps.
+
+    Among those that all folds have reached, unless a later one is lower by more than SETTLED of the whole fall.
+    """
+    means, reached = _means(paths, folds), min(map(len, paths))
     if settings.steps:
         return len(means) - 1
-    lowest = means[1:].min()
-    return 1 + int(np.argmax(means[1:] <= lowest + SETTLED * max(0.0, means[0] - lowest)))
+    lowest, common = (1 + int(np.argmin(own[1:])) for own in (means, means[:reached]))
+    return common if means[common] - means[lowest] <= SETTLED * (means[0] - means[lowest]) else lowest
 
 
 @torch.no_grad()
