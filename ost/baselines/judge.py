@@ -5,12 +5,13 @@ conversation the last answer is judged; what comes before it is shown.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
+from ost.baselines.changed import Changed
 from ost.data import Sample, chat
 from ost.evaluation.evaluate import RIGHT
 from ost.evaluation.generate import generate
@@ -79,7 +80,7 @@ def judge(
     `grade`: it is shown the answer and asked; a reply that holds neither yes nor no is no agreement.
     """
     if mode == "grade":
-        replies = model.complete(_Graded(samples), progress)
+        replies = model.complete(Changed(samples, _graded), progress)
         agrees = [reply is not None and _says_yes(reply) for reply in replies]
         return Verdicts(replies, np.array(agrees, dtype=bool))
     replies, references = model.complete(samples, progress), [(sample.task, sample.answer) for sample in samples]
@@ -113,23 +114,6 @@ class LocalChat:
         read = forward_flops(self.checkpoint, samples, self.execution, "prompts") * len(samples)
         self.flops += read + 2 * parameters * said.completion_tokens
         return said.texts
-
-
-class _Graded(Sequence[Sample]):
-    """Samples as the questions of grading them, each made when it is asked for."""
-
-    def __init__(self, samples: Sequence[Sample]):
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, place: int | slice) -> Sample | list[Sample]:
-        found = self.samples[place]
-        return [_graded(sample) for sample in found] if isinstance(place, slice) else _graded(found)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return map(_graded, self.samples)
 
 
 def _graded(sample: Sample) -> Sample:
