@@ -372,10 +372,17 @@ class Less(Section):
 
 
 class Holdout(Section):
-    """Reference models trained on the anchors, which CoLoR-Filter and RHO-LOSS compare losses with."""
+    """Models trained on the anchors, which CoLoR-Filter, RHO-LOSS and Train on Validation compare losses with."""
 
     epochs: Count = 10
     """Passes over the anchors, in batches of `sft.batch_size` and at `warmup.learning_rate`."""
+
+
+class Tacs(Section):
+    """TACS: a path on the anchors by an adapter of rank 1 on the base proxy, at `warmup.learning_rate`."""
+
+    most_steps: Count = 20
+    """Longest path that is tried, in steps on all anchors."""
 
 
 class Settings(Section):
@@ -393,6 +400,7 @@ class Settings(Section):
     deita: Deita = Deita()
     less: Less = Less()
     holdout: Holdout = Holdout()
+    tacs: Tacs = Tacs()
 
 
 def _texts(value: object) -> Iterator[str]:
