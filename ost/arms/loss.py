@@ -1,12 +1,16 @@
 """Rivals by a model's loss: low loss alone, and its fall in a reference model that has fitted the anchors."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from ost.arms.arm import Arm, Material, Scores, ScoreTable, best
 from ost.cost import Cost
+
+if TYPE_CHECKING:
+    from ost.training import Recipe
 
 
 def low_loss(material: Material) -> ScoreTable:
@@ -37,21 +41,25 @@ def rho(material: Material) -> ScoreTable:
 
 
 def _reducible(material: Material, score, *base) -> ScoreTable:
-    """Scores by a reference model: `holdout.epochs` passes over the anchors, at the warm-up's rate."""
+    """Scores by a reference model."""
+    pool, anchors, warm = material.samples("pool"), material.samples("anchors"), material.model("proxy-warm")
+    how = {"execution": material.execution, "progress": material.progress}
+    scores, cost = score(pool, anchors, warm, *base, on_anchors(material, warm, len(anchors)), **how)
+    return _table(pool, scores, cost, reducible=float(np.mean(scores)))
+
+
+def on_anchors(material: Material, warm, anchors: int) -> "Recipe":
+    """The training of a second model on so many anchors: `holdout.epochs` passes over them, at the warm-up's rate."""
     from ost.training import Recipe, usual_rate
 
-    params, pool, anchors = material.params, material.samples("pool"), material.samples("anchors")
-    warm = material.model("proxy-warm")
+    params = material.params
     usual = usual_rate(warm.model.num_parameters(), bool(params.warmup.lora_rank))
-    recipe = Recipe(
-        steps=params.holdout.epochs * math.ceil(len(anchors) / params.sft.batch_size),
+    return Recipe(
+        steps=params.holdout.epochs * math.ceil(anchors / params.sft.batch_size),
         batch_size=params.sft.batch_size,
         learning_rate=params.warmup.learning_rate or usual,
         seed=params.seed,
     )
-    how = {"execution": material.execution, "progress": material.progress}
-    scores, cost = score(pool, anchors, warm, *base, recipe, **how)
-    return _table(pool, scores, cost, reducible=float(np.mean(scores)))
 
 
 def _table(pool, scores: np.ndarray, cost: Cost, **metrics: float) -> ScoreTable:
