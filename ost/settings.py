@@ -385,6 +385,13 @@ class Tacs(Section):
     """Longest path that is tried, in steps on all anchors."""
 
 
+class InContext(Section):
+    """In-context approximation of the loss of a model trained on the anchors."""
+
+    demonstrations: Count = 4
+    """Anchors that stand before each sample, as earlier turns of its conversation."""
+
+
 class Settings(Section):
     """Everything that scoring, selection, training and evaluation of one curation are told."""
 
@@ -401,6 +408,7 @@ class Settings(Section):
     less: Less = Less()
     holdout: Holdout = Holdout()
     tacs: Tacs = Tacs()
+    in_context: InContext = InContext()
 
 
 def _texts(value: object) -> Iterator[str]:
