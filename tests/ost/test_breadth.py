@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from scipy.stats import entropy
 
 import ost.audit.breadth
-from ost.audit.breadth import FEWEST, NARROW, Breadth, breadths, clusters, narrow_warnings
+import ost.selection.clusters
+from ost.audit.breadth import FEWEST, NARROW, Breadth, breadths, narrow_warnings
 from ost.errors import DataError
+from ost.selection.clusters import clusters
 from ost.store import lists
 
 
@@ -142,7 +144,7 @@ def test_tiny_pools(size):
 def test_of_a_large_pool_a_part_is_clustered_and_the_rest_dealt(monkeypatch):
     scores, kind = planted(each=30, noise=0.01)
     whole = breadths(scores, {"one": kind == 3})["one"]
-    monkeypatch.setattr(ost.audit.breadth, "FIT", 70)
+    monkeypatch.setattr(ost.selection.clusters, "FIT", 70)
     part = breadths(scores, {"one": kind == 3})["one"]
     assert (clusters(scores) >= 0).all()
     assert part.ratio < 0.35 and whole.ratio < 0.35
