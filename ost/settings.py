@@ -201,6 +201,9 @@ class Score(Section):
     not move are held in bf16. auto: on an accelerator the fastest of them that the check passes with, else fp32."""
     shard_size: Count = 1000
     """Samples scored and published at a time; a killed run loses no more."""
+    visual_gain: bool = False
+    """Whether a score table of the pipeline or of `ost score` has a column `visual_gain`: what a sample's image takes
+    off its loss by the warm proxy, in nats (ost/baselines/visual_gain.py). Two forward passes more a sample."""
 
     @field_validator("sketch")
     @classmethod

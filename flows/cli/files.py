@@ -96,6 +96,7 @@ def score(
             "checks": "Random samples to check against float64 and against another anchor set, else 200, or 20 with a "
             "large proxy on a CPU; 0: none.",
             "toxic_q": "False-discovery rate of the toxic flag.",
+            "visual_gain": "Also tell what each sample's image takes off its loss, in a column visual_gain.",
         },
     ],
     execution: Annotated[

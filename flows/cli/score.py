@@ -1,18 +1,22 @@
 """The library's calls on files, for the `ost` command: no workspace and no flow needed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.display import Display, say, warn
 from ost.data import content_digest
 from ost.settings import SFT, Data, Execution, Score, Select, Warmup
+from ost.types import Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from ost.data import Dataset
+    from ost.scoring import Job
     from ost.scoring.checks import Checks
+    from ost.scoring.scored import Scored
 
 
 def score_files(
@@ -65,12 +69,14 @@ def score_files(
             proxy=proxy,
             base=base,
             store=work / "scores",
-            settings=settings,
+            settings=settings.model_copy(update={"visual_gain": False}),  # no row depends on it
             threads=threads,
             execution=execution,
             digest_of=Digests(work / ".ost/digests.db").of,
         )
         result = score_file(job, progress=display.bar("score"))
+        if settings.visual_gain:
+            result = _with_visual_gain(result, job, display.bar("visual gain"))
     write_table(out, result.table)
     several = _write_turns(out, result.turns)
     for warning in [*ingested.warnings, *result.warnings]:
@@ -90,6 +96,16 @@ def score_files(
         f"{several}next: ost select {out} --out subset.parquet\n"
         f"      ost export subset.parquet --data {work / 'data/pool'} --form trl --out subset"
     )
+
+
+def _with_visual_gain(scored: "Scored", job: "Job", progress: Progress) -> "Scored":
+    """The scores of a job with what images take off its proxy's losses."""
+    from ost.baselines.visual_gain import with_visual_gain
+    from ost.data import Dataset
+
+    table, found = with_visual_gain(scored.table, Dataset(job.pool), job.load_proxy(), job.execution, progress)
+    spent = replace(scored.spent, seconds=scored.spent.seconds + found.cost.seconds)
+    return replace(scored, table=table, cost=scored.cost + found.cost, spent=spent)
 
 
 def _write_turns(scores: Path, turns: "pa.Table | None") -> str:

@@ -49,7 +49,7 @@ def quota(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
     ids, tasks = np.array(ranked["id"].to_pylist()), np.array(ranked["task"].to_pylist())
     names, counts = np.unique(np.array(scores["task"].to_pylist()), return_counts=True)
     places = {task: np.flatnonzero(tasks == task) for task in names}
-    kept = np.concatenate([places[task][:n] for task, n in zip(names, _divide(size, counts), strict=True)])
+    kept = np.concatenate([places[task][:n] for task, n in zip(names, divide(size, counts), strict=True)])
     rest = np.setdiff1d(np.arange(len(ids)), kept)[: max(0, min(size, len(ids)) - len(kept))]  # a task ran short
     return Choice(ids[np.sort(np.concatenate([kept, rest]))].tolist(), QUOTA)
 
@@ -178,7 +178,7 @@ def _sketches(scores: pa.Table, part: pa.Table, strategy: str) -> np.ndarray:
     return matrix(found, "sketch") if len(found) else np.empty((0, 1), np.float16)  # an empty column tells no width
 
 
-def _divide(size: int, counts: np.ndarray) -> np.ndarray:
+def divide(size: int, counts: np.ndarray) -> np.ndarray:
     """`size` places in proportion to counts, by largest remainder."""
     places, remainders = np.divmod(size * counts, counts.sum())  # whole numbers: equal remainders are equal
     places[np.argsort(-remainders, kind="stable")[: size - places.sum()]] += 1

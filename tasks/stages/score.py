@@ -66,7 +66,7 @@ class Workspace:
             proxy=ctx.input("models/proxy-warm"),
             base=ctx.input("models/proxy"),
             store=store,
-            settings=self.params.score.model_copy(update=changes),
+            settings=self.params.score.model_copy(update=changes | {"visual_gain": False}),  # no row depends on it
             device=compute.device,
             threads=compute.threads,
             execution=compute,
@@ -78,7 +78,18 @@ class Workspace:
         checks = scored.checks.to_json() if scored.checks else {}
         summary = {"toxic_share": scored.toxic_share, "quarantined": scored.quarantined, "checks": checks}
         summary["arithmetic"] = scored.settled.to_json()
-        return ScoreTable(scored.table, scored.figures, scored.cost, scored.warnings, summary, scored.turns)
+        made = ScoreTable(scored.table, scored.figures, scored.cost, scored.warnings, summary, scored.turns)
+        return self._with_visual_gain(made) if self.params.score.visual_gain else made
+
+    def _with_visual_gain(self, made: ScoreTable) -> ScoreTable:
+        """The scores with what images take off the warm proxy's losses, which is found anew in each run."""
+        from ost.baselines.visual_gain import with_visual_gain
+
+        pool, proxy = self.samples("pool"), self.model("proxy-warm")
+        made.rows, found = with_visual_gain(made.rows, pool, proxy, self.execution, self.progress)
+        made.metrics |= found.figures
+        made.cost += found.cost
+        return made
 
     def judge(self) -> Chat:
         """The model `models.judge`, in this process or behind `judge.server`; without one, the base target."""

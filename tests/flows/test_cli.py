@@ -43,7 +43,7 @@ def test_the_forms_of_an_export_are_the_librarys():
 
 
 @pytest.mark.parametrize(
-    ("command", "section", "own"), [("score", Score, 9), ("score", Execution, 3), ("select", Select, 6)]
+    ("command", "section", "own"), [("score", Score, 10), ("score", Execution, 3), ("select", Select, 6)]
 )
 def test_options_that_are_settings_have_the_settings_defaults(command, section, own):
     defaults = {one.name: one.default for one in get_command(app).commands[command].params}

@@ -12,11 +12,12 @@ from specimens import copy_of, drawn
 import ost
 from flows.parameters import set_params
 from ost.baselines.finevision import AXES
+from ost.baselines.visual_gain import visual_gain
 from ost.data import Dataset, Facts, ShardWriter, content_digest, write_samples
 from ost.data.dataset import write_listing
-from ost.errors import DataError
+from ost.errors import DataError, ModelError
 from ost.execution.forward import losses_of
-from ost.models import load_checkpoint
+from ost.models import add_adapter, load_checkpoint
 from ost.selection import kept_ids
 from ost.store import read_table
 from ost.training import Recipe, train
@@ -164,3 +165,49 @@ def test_a_pool_without_ratings_says_what_the_arm_needs(folder):
     with pytest.raises(DataError, match=r"none of the 3 samples of the pool came with one.*columns such as relevance_"):
         execute("score-rated", folder)
     assert not list(folder.rglob("scores/*"))
+
+
+def test_what_images_take_off_is_a_column_of_every_utility_table_and_counted(workspace):
+    """It re-scores no row: the shards of the run before are taken over."""
+    set_params(workspace / "params.yaml", ["curate.keep=true", ONE_STEP])
+    plain = execute("score-lookahead", workspace)
+    before = read_table(workspace / "scores/lookahead.parquet")
+    set_params(workspace / "params.yaml", ["score.visual_gain=true"])
+    warm, pool = load_checkpoint(workspace / "models/proxy-warm"), samples(workspace, "pool")
+    expected = visual_gain(pool, warm)
+    for name in ("lookahead", "one-step"):
+        manifest = execute(f"score-{name}", workspace)
+        table = read_table(workspace / f"scores/{name}.parquet")
+        np.testing.assert_array_equal(table["visual_gain"].to_numpy(), expected.gain)
+        assert manifest["metrics"]["visual_gain"] == pytest.approx(expected.gain.mean())
+        if name == "lookahead":
+            assert manifest["metrics"]["scored"] == 0 and table.drop_columns("visual_gain").equals(before)
+            assert table.schema.metadata == before.schema.metadata
+            assert manifest["flops"] == pytest.approx(plain["flops"] + expected.cost.flops)
+    execute("select-lookahead-20", workspace)
+
+
+@pytest.mark.parametrize("name", ["tacs", "tov", "in-context", "visual-gain"])
+def test_a_rival_scores_as_a_stage(name, workspace):
+    """What the library gives for it is tested in tests/ost; here it is told the workspace's settings."""
+    set_params(workspace / "params.yaml", ["tacs.most_steps=3", "in_context.demonstrations=2"])
+    first = execute(f"score-{name}", workspace)
+    table = read_table(workspace / f"scores/{name}.parquet")
+    assert table["id"].to_pylist() == [sample.id for sample in samples(workspace, "pool")]
+    assert np.isfinite(table["score"].to_numpy()).all() and first["flops"] > 0 and first["seconds"] > 0
+    assert ("models/proxy-warm" in first["inputs"]) == (name != "tacs"), "TACS walks from what never saw the pool"
+    execute(f"score-{name}", workspace)
+    assert read_table(workspace / f"scores/{name}.parquet").equals(table)
+    execute(f"select-{name}-25", workspace)
+    assert len(kept_ids(read_table(workspace / f"selections/{name}-25.parquet"))) == 8
+
+
+def test_an_adapter_is_no_base_for_tacs(workspace):
+    adapted = load_checkpoint(workspace / "models/proxy")
+    add_adapter(adapted.model, 2, 0)
+    adapted.model.name_or_path = str(workspace / "models/proxy-warm")
+    adapted.save(workspace / "models/adapted")
+    (workspace / "models/proxy").rename(workspace / "models/whole")
+    (workspace / "models/adapted").rename(workspace / "models/proxy")
+    with pytest.raises(ModelError, match="an adapter already: merge it into its base, or leave the arm `tacs` out"):
+        execute("score-tacs", workspace)
