@@ -1,6 +1,6 @@
 """Reference models: what a model that has fitted the anchors finds easier than one that has not.
 
-Two neighbours of `lookahead` (ost/scoring/methods). That takes few steps, as many as left-out anchors are best
+Two forerunners of `lookahead` (ost/scoring/methods). That takes few steps, as many as left-out anchors are best
 served by, and ranks by the loss that a sample loses as a share of what it had. These train a reference model to the end
 of a fixed schedule and rank by the plain difference of two losses in nats, to which long answers that are badly
 predicted lend the most.

@@ -4,7 +4,8 @@ A model is fine-tuned on the validation set, here the anchors, and the training 
 samples are chosen whose predictions change the most: a score is the mean, over an answer's tokens, of the absolute
 change of their log-loss. There the change is averaged over a few checkpoints of a warm-up on the pool; here it is taken
 around the one warm proxy that every other arm has. How the tokens' changes are aggregated is ours to settle: the
-paper's abstract, which was at hand, says that the change counts, and not its sign.
+paper's abstract, which was at hand, says that the change counts, and not its sign. By what the whole answer's loss
+falls by, the arm `color` ranks (ost/baselines/reference_models.py).
 """
 
 import copy
