@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ost.errors import ConfigError
-from ost.types import Column, Detail, JudgeMode, Method, Optimizer, Precision, Ranking, Reduction, Start, Unit
+from ost.types import Change, Column, Detail, JudgeMode, Method, Optimizer, Precision, Ranking, Reduction, Start, Unit
 
 Fraction = typing.Annotated[float, Field(gt=0.0, le=1.0)]
 Share = typing.Annotated[float, Field(ge=0.0, le=1.0)]
@@ -375,10 +375,20 @@ class Less(Section):
 
 
 class Holdout(Section):
-    """Models trained on the anchors, which CoLoR-Filter, RHO-LOSS and Train on Validation compare losses with."""
+    """Reference models trained on the anchors, which CoLoR-Filter and RHO-LOSS compare losses with."""
 
     epochs: Count = 10
     """Passes over the anchors, in batches of `sft.batch_size` and at `warmup.learning_rate`."""
+
+
+class Tov(Section):
+    """Train on Validation: a short training of the warm proxy on the anchors, at `warmup.learning_rate`."""
+
+    epochs: Count = 1
+    """Passes over the anchors, in batches of `sft.batch_size`."""
+    change: Change = "reduction"
+    """What ranks a sample: what its loss falls by, or, as `magnitude`, how much its tokens' losses change, whichever
+    way."""
 
 
 class Tacs(Section):
@@ -410,6 +420,7 @@ class Settings(Section):
     deita: Deita = Deita()
     less: Less = Less()
     holdout: Holdout = Holdout()
+    tov: Tov = Tov()
     tacs: Tacs = Tacs()
     in_context: InContext = InContext()
 

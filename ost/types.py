@@ -17,6 +17,8 @@ Ranking = Literal["auto", "utility", "utility_relative", "utility_per_token"]
 Unit = Literal["sample", "turn"]
 JudgeMode = Literal["answer", "grade"]
 Reduction = Literal["mean", "sum"]
+Change = Literal["reduction", "magnitude"]
+"""Of a loss: what it falls by, or its absolute change."""
 TrainingProtocol = Literal["A", "B"]
 """How long a target is trained on a subset: A, as many epochs as Full-SFT; B, as many steps."""
 Column = Literal[

@@ -44,18 +44,20 @@ def _reducible(material: Material, score, *base) -> ScoreTable:
     """Scores by a reference model."""
     pool, anchors, warm = material.samples("pool"), material.samples("anchors"), material.model("proxy-warm")
     how = {"execution": material.execution, "progress": material.progress}
-    scores, cost = score(pool, anchors, warm, *base, on_anchors(material, warm, len(anchors)), **how)
+    scores, cost = score(
+        pool, anchors, warm, *base, on_anchors(material, warm, len(anchors), material.params.holdout.epochs), **how
+    )
     return _table(pool, scores, cost, reducible=float(np.mean(scores)))
 
 
-def on_anchors(material: Material, warm, anchors: int) -> "Recipe":
-    """The training of a second model on so many anchors: `holdout.epochs` passes over them, at the warm-up's rate."""
+def on_anchors(material: Material, warm, anchors: int, epochs: int) -> "Recipe":
+    """The training of a second model on so many anchors: some passes over them, at the warm-up's rate."""
     from ost.training import Recipe, usual_rate
 
     params = material.params
     usual = usual_rate(warm.model.num_parameters(), bool(params.warmup.lora_rank))
     return Recipe(
-        steps=params.holdout.epochs * math.ceil(anchors / params.sft.batch_size),
+        steps=epochs * math.ceil(anchors / params.sft.batch_size),
         batch_size=params.sft.batch_size,
         learning_rate=params.warmup.learning_rate or usual,
         seed=params.seed,

@@ -28,8 +28,10 @@ def score(material: Material) -> ScoreTable:
     found = tacs(pool, list(anchors), proxy, most_steps=params.tacs.most_steps, learning_rate=rate, **how)
     table = pa.table({"id": pool.ids(), "score": found.scores})
     metrics = {"steps": float(found.depth), "drop": float(np.nanmean(found.scores))}
-    cost = Cost(watch.seconds, found.cost.flops)
-    return ScoreTable(table, metrics, cost, summary={"selectivity": list(found.selectivity)})
+    cost, longest, warnings = Cost(watch.seconds, found.cost.flops), params.tacs.most_steps, []
+    if found.depth == longest > 1:
+        warnings = [f"the path was still pointing more at anchors left out at tacs.most_steps ({longest}): raise it"]
+    return ScoreTable(table, metrics, cost, warnings, {"selectivity": list(found.selectivity)})
 
 
 SETTINGS = ("seed", "tacs", "warmup.learning_rate")

@@ -1,11 +1,15 @@
 """Train on Validation (Jain, Montanari and Sasoglu, ICLR 2026, arXiv:2510.00386): what a short training changes most.
 
-A model is fine-tuned on the validation set, here the anchors, and the training pool is read before and after. Those
-samples are chosen whose predictions change the most: a score is the mean, over an answer's tokens, of the absolute
-change of their log-loss. There the change is averaged over a few checkpoints of a warm-up on the pool; here it is taken
-around the one warm proxy that every other arm has. How the tokens' changes are aggregated is ours to settle: the
-paper's abstract, which was at hand, says that the change counts, and not its sign. By what the whole answer's loss
-falls by, the arm `color` ranks (ost/baselines/reference_models.py).
+A model is fine-tuned on the validation set, here the anchors, for a moment, and the training pool is read before and
+after. To first order the loss that a sample loses is what the validation set would lose by a step on that sample. There
+it is averaged over a few checkpoints of a warm-up on the pool; here it is taken around the one warm proxy that every
+other arm has. The neighbour CoLoR-Filter (ost/baselines/reference_models.py) trains to the end of a schedule.
+
+A score is the mean over an answer's tokens of the change of their log-loss. How it is aggregated was not at hand, and
+the paper's abstract leaves open which change is meant:
+- `reduction`: what the loss falls by, which that first-order argument speaks of.
+- `magnitude`: the absolute change of each token's, by "whose predictions change the most" read to the letter. In a pool
+  of answers that contradict the anchors it chooses the wrong ones: what the training makes less likely changes most.
 """
 
 import copy
@@ -25,7 +29,7 @@ from ost.execution.losses import AnswerLosses
 from ost.models import Checkpoint
 from ost.settings import Execution
 from ost.training import Recipe, train
-from ost.types import Progress, silent
+from ost.types import Change, Progress, silent
 
 
 def tov(
@@ -33,6 +37,7 @@ def tov(
     anchors: Sequence[Sample],
     warm: Checkpoint,
     recipe: Recipe,
+    change: Change = "reduction",
     *,
     execution: Execution | None = None,
     progress: Progress = silent,
@@ -51,8 +56,9 @@ def tov(
     def changes(_: list[Sample], batch: Batch) -> np.ndarray:
         with computing(batches.device, arithmetic):
             before, after = (answer_losses(one.model, batch) for one in (warm, tuned))
-        change = dataclasses.replace(before, values=(before.values - after.values).abs())
-        return change.by_sample()[0].cpu().numpy()
+        values = before.values - after.values
+        found = dataclasses.replace(before, values=values.abs() if change == "magnitude" else values)
+        return found.by_sample()[0].cpu().numpy()
 
     note = "losses before and after"
     found = np.array(batches.run_sorted(pool, changes, lambda done: progress(done, len(pool), note)))

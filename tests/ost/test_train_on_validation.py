@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from specimens import copy_of
+from specimens import copy_of, drawn
 from streamed import Streamed
 
 from ost.arms import arm_of
@@ -17,6 +17,9 @@ from ost.models import Checkpoint
 from ost.selection import KEPT, NOT_DRAWN, kept_ids
 from ost.settings import Execution, Settings
 from ost.training import Recipe, train
+from ost.worlds import handmath
+from ost.worlds.settings import World
+from ost.worlds.teacher import wrong_answers
 
 RECIPE = Recipe(steps=6, batch_size=8, learning_rate=2e-3)
 
@@ -37,15 +40,24 @@ def test_a_score_is_the_mean_change_of_an_answers_tokens(proxy, pool, anchors):
     tuned = copy_of(proxy)
     train(tuned, anchors, RECIPE)
     before, after = copy_of(proxy, torch.float64), copy_of(tuned, torch.float64)
-    expected = [np.abs(token_losses(before, one) - token_losses(after, one)).mean() for one in pool]
+    changes = [token_losses(before, one) - token_losses(after, one) for one in pool]
     found, cost = tov(pool, anchors, proxy, RECIPE)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, [change.mean() for change in changes], atol=1e-5)
+    np.testing.assert_allclose(
+        tov(pool, anchors, proxy, RECIPE, "magnitude")[0], [np.abs(change).mean() for change in changes], atol=1e-5
+    )
     assert cost.seconds > 0 and cost.flops == pytest.approx(color(pool, anchors, proxy, RECIPE)[1].flops)
 
 
-def test_it_is_no_less_than_what_the_whole_answer_changes_by(proxy, pool, anchors):
-    found, _ = tov(pool, anchors, proxy, RECIPE)
-    assert (found >= np.abs(color(pool, anchors, proxy, RECIPE)[0]) - 1e-5).all()
+def test_right_samples_rank_above_the_same_with_wrong_answers(proxy):
+    problems = handmath.draw("pool", 40, 3)
+    right = [handmath.to_sample(problem) for problem in problems]
+    texts = wrong_answers(handmath, problems, World(misread=1.0, wrong_operation=1.0), 0)
+    wrong = [handmath.to_sample(problem, text) for problem, text in zip(problems, texts, strict=True)]
+    found, _ = tov(right + wrong, drawn("anchors", 24), proxy, RECIPE)
+    changed = np.array([a.answer != b.answer for a, b in zip(right, wrong, strict=True)])
+    assert changed.sum() > 20
+    assert (found[:40] > found[40:])[changed].mean() > 0.6
 
 
 def test_scores_do_not_depend_on_order_or_batch_and_the_proxy_stays(proxy, pool, anchors):

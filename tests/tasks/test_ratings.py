@@ -195,6 +195,7 @@ def test_a_rival_scores_as_a_stage(name, workspace):
     table = read_table(workspace / f"scores/{name}.parquet")
     assert table["id"].to_pylist() == [sample.id for sample in samples(workspace, "pool")]
     assert np.isfinite(table["score"].to_numpy()).all() and first["flops"] > 0 and first["seconds"] > 0
+    assert bool(first["warnings"]) == (first["metrics"].get("steps") == 3), "a path that ends at its longest is told"
     assert ("models/proxy-warm" in first["inputs"]) == (name != "tacs"), "TACS walks from what never saw the pool"
     execute(f"score-{name}", workspace)
     assert read_table(workspace / f"scores/{name}.parquet").equals(table)
