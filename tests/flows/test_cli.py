@@ -79,6 +79,10 @@ def test_score_and_select_work_on_files_alone(curated, tmp_path):
     assert by_turn["masked"].to_pylist() == [[]] * len(by_turn), "a sample of one turn is judged by its own rank"
     curated.ost("select", str(scores), "--strategy", "cover", "--out", str(subset))
     assert len(kept_ids(read_table(subset))) == 40
+    gains, work = tmp_path / "gains.parquet", str(tmp_path / "utility.work")
+    curated.ost("score", *files, "--visual-gain", "--work", work, "--out", str(gains))
+    assert read_table(gains).drop_columns("visual_gain").equals(read_table(scores))
+    assert read_table(gains)["visual_gain"].null_count == 0
     said = curated.ost("score", *files, "--layers", "middle", "--out", str(scores), ok=False)
     assert "the command line has 1 problem(s)" in said and "layers: String should match" in said
     assert "Traceback" not in said
