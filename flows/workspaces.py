@@ -62,7 +62,10 @@ def _not_results(folder: Path, names: list[str]) -> set[str]:
 def _absolute(origin: Path) -> list[str]:
     """Assignments that make the relative paths of a workspace's params.yaml hold elsewhere."""
     params = load_params(origin / "params.yaml")
-    named = {f"data.{name}": getattr(params.data, name) for name in ("pool", "anchors", "benchmark", "truth")}
+    named = {
+        f"data.{name}": getattr(params.data, name)
+        for name in ("pool", "anchors", "benchmark", "truth", "added_anchors")
+    }
     named |= {f"models.{name}": getattr(params.models, name) for name in ("target", "proxy", "judge")}
     named |= {f"deita.{name}": getattr(params.deita, name) for name in ("rater", "embedder")}
     found = [

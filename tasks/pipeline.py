@@ -22,6 +22,10 @@ HEADER = """\
 OWN = "python:"
 """Begins the name of a metric of one's own (ost/evaluation/metrics/own.py)."""
 SETS = ("pool", "anchors", "benchmark")
+ADDED = "added_anchors"
+"""Key of `data` that names what the anchors' own source lacks."""
+ANCHORED = ("lookahead",)
+"""Scores that leave a table of their anchors: those that say how each fares by training on the others."""
 MANIFEST = ".manifest.json"
 """Suffix of the manifest that stands beside an artifact."""
 ON_ACCELERATOR = ("base", "warmup", "score", "sft", "evaluate", "trial")
@@ -163,11 +167,17 @@ def _score(root: Path, plan: Plan, scores: Scores) -> Stage:
     table = f"scores/{scores.name}.parquet"
     others = ["toxic"] if scores.utility else []
     others += ["turns"] if scores.tells_turns(plan.params) else []
+    others += ["anchors"] if scores.name in ANCHORED else []
     beside = tuple(f"scores/{scores.name}-{name}.parquet" for name in others)
     reads = tuple(path for name in scores.reads for path in _input(root, plan, name))
     return Stage(
         stage, reads, scores.settings, (table, *beside, manifest_path(stage)), (f"metrics/score-{scores.name}.json",)
     )
+
+
+def anchors_beside(scores: str) -> str:
+    """The table of the anchors that scores of this name leave."""
+    return f"scores/{scores}-anchors.parquet"
 
 
 def _input(root: Path, plan: Plan, name: str) -> list[str]:
@@ -222,11 +232,21 @@ def report_reads(root: Path, plan: Plan) -> tuple[str, ...]:
     stages = ["ingest", "warmup", *(f"score-{scores.name}" for scores in plan.scores)]
     stages += [f"select-{subset.key}" for subset in plan.subsets]
     tables = [f"scores/{scores.name}.parquet" for scores in plan.scores]
+    tables += [anchors_beside(scores.name) for scores in plan.scores if scores.name in ANCHORED]
     tables += [f"selections/{subset.key}.parquet" for subset in plan.subsets]
     if len(known := truths(root, plan.params)) > 1:
         tables += [f"scores/{scores.name}-turns.parquet" for scores in plan.scores if scores.tells_turns(plan.params)]
     answers = [f"evaluations/{key}.{kind}" for key in plan.evaluated for kind in ("json", "parquet")]
-    return "data/pool", "data/benchmark", *known, "metrics/ingest.json", *map(manifest_path, stages), *tables, *answers
+    return (
+        "data/pool",
+        "data/anchors",
+        "data/benchmark",
+        *known,
+        "metrics/ingest.json",
+        *map(manifest_path, stages),
+        *tables,
+        *answers,
+    )
 
 
 def _report(root: Path, plan: Plan) -> Stage:
@@ -238,7 +258,7 @@ def _report(root: Path, plan: Plan) -> Stage:
 def ingest_reads(root: Path, params: Params) -> tuple[str, ...]:
     """What ingestion depends on: the sources, and what was found beside them when they were last read."""
     data = params.data
-    named = [getattr(data, name) for name in SETS] + ([data.truth] if data.truth else [])
+    named = [getattr(data, name) for name in SETS] + [name for name in (data.truth, data.added_anchors) if name]
     named += [own] if (own := turns_known(root, params)) else []
     local = [path for path in named if is_remote(path) or path.startswith("world/") or (root / path).exists()]
     return tuple(dict.fromkeys([*local, *_beside(root, named)]))
@@ -270,7 +290,7 @@ def _beside(root: Path, named: Sequence[str]) -> list[str]:
     data = manifest["params"]["data"]
     if [data[name] for name in SETS] != list(named[:3]):
         return []
-    known = (*named, data["truth"], *([_of_turns(data["truth"])] if data["truth"] else []))
+    known = (*named, data["truth"], data.get(ADDED), *([_of_turns(data["truth"])] if data["truth"] else []))
     return [path for path in manifest["inputs"] if not path.startswith("models/") and path not in known]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli import files
+from flows.cli import anchors, files
 from flows.cli.ending import end_soon_after_a_signal
 from flows.descendants import end_descendants_with_this_process
 from ost.errors import OSTError
@@ -26,6 +26,7 @@ app = typer.Typer(
 
 for command in (files.check, files.score, files.select, files.export):
     app.command()(command)
+app.add_typer(anchors.app)
 
 Workspace = Annotated[
     Path, typer.Option("--workspace", "-w", resolve_path=True, help="Folder that holds params.yaml and dvc.yaml.")

@@ -26,6 +26,8 @@ UPRIGHT = {
 """What turns an image upright, by its EXIF orientation; those from 5 on swap width and height."""
 JPEGS = ("JPEG", "MPO")
 """What Pillow calls a JPEG; the second is a photograph with further images behind it."""
+_SUFFIXES = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpg"), (b"GIF8", "gif"), (b"RIFF", "webp"), (b"BM", "bmp"))
+"""How the formats begin, and what their files are called."""
 QUALITY = 95
 """Of a photograph that has to be written anew."""
 
@@ -49,6 +51,11 @@ def size_of(image: bytes) -> tuple[int, int]:
         # A TIFF's size is upright as it stands; a PNG may hold its orientation behind its pixels.
         turned = source.format != "TIFF" and (source.format != "PNG" or png_may_turn(image))
         return (height, width) if turned and _orientation(source) >= 5 else (width, height)
+
+
+def suffix_of(image: bytes) -> str:
+    """The suffix of an encoded image's file, without its dot."""
+    return next((suffix for magic, suffix in _SUFFIXES if image.startswith(magic)), "tif")
 
 
 def fault(image: bytes, max_pixels: int) -> tuple[str, str] | None:

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from PIL.ExifTags import Base
 
-from ost.data.picture import IMAGE_FORMATS, png_may_turn, shown
+from ost.data.picture import IMAGE_FORMATS, png_may_turn, shown, suffix_of
 from ost.data.sample import image_digest
 from ost.formats import Images, Source
 from ost.formats.images import value_of
@@ -22,8 +22,6 @@ PLAIN = ("RGB", "L", "P", "1")
 
 MOST_FILES = 5_000
 """Image files of one folder, about."""
-
-_SUFFIXES = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpg"), (b"GIF8", "gif"), (b"RIFF", "webp"), (b"BM", "bmp"))
 
 
 def as_seen(image: bytes) -> bytes:
@@ -38,11 +36,6 @@ def as_seen(image: bytes) -> bytes:
         if plain and source.getexif().get(Base.Orientation, 1) == 1:
             return image
     return shown(image)[0]
-
-
-def suffix_of(image: bytes) -> str:
-    """The suffix of an encoded image's file, without its dot."""
-    return next((suffix for magic, suffix in _SUFFIXES if image.startswith(magic)), "tif")
 
 
 class ImageFolder:

@@ -1,5 +1,6 @@
 """Ingestion: pool, anchors and benchmark, each record either in a sample set or quarantined with a reason."""
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ def ingest(
     settings: Data | None = None,
     *,
     memory: str | Path | None = None,
+    added: str | Path | None = None,
     workers: int = 1,
     refused: Mapping[SetName, Sequence[Broken]] = MappingProxyType({}),
     progress: Progress = silent,
@@ -66,32 +68,34 @@ def ingest(
 
     `processor`: folder or hub name of the model whose processor counts tokens; its weights are not loaded, and without
     one nothing is counted. `memory`: folder in which is kept what became of each part of a source, so that what is
-    unchanged is not read again. `refused`: what of a source could not even be brought here; it is counted and
-    quarantined with the rest.
+    unchanged is not read again. `added`: a source of further anchors, read behind the others. `refused`: what of a
+    source could not even be brought here; it is counted and quarantined with the rest.
 
     A sample is kept whole or not at all. Anchors lose what stands in the benchmark; the pool loses what stands in
     either. Without a benchmark only the other two are read. Memory does not grow with the sources, but for 100 bytes a
     sample. Raises DataError where a source cannot be read or nothing of it is left.
     """
     addresses = {"benchmark": benchmark, "anchors": anchors, "pool": pool}
-    sources = {name: open_source(address) for name, address in addresses.items() if address is not None}
+    sources = {name: [open_source(address)] for name, address in addresses.items() if address is not None}
+    sources["anchors"] += [open_source(added)] if added is not None else []
     rules = Rules.of(settings or Data(), processor)
     memory = Path(memory) / digest_of(rules) if memory else None
     taken: dict[SetName, Taken] = {}
     asked: dict[str, dict[str, str]] = {}
     notes: set[str] = set()
-    total, done = sum(source.size for source in sources.values()), 0
+    total, done = sum(source.size for source in itertools.chain(*sources.values())), 0
     most = max(1, total // MEGABYTE)
     with Workers(rules, workers) as processes:
-        for name, source in sources.items():
-            taking = _Taking(name, source, Path(into) / name, refused.get(name, ()), asked)
+        for name, own in sources.items():
+            taking = _Taking(name, own, Path(into) / name, refused.get(name, ()), asked)
             progress(done // MEGABYTE, most, f"MB; {name}")
-            for inspected in processes.inspect(source.units(), source.root, taking.taken.folder, memory):
-                taking.add(inspected)
-                notes.add(inspected.note)
-                done = min(done + inspected.size, total)
-                note = f"MB; {name}: {taking.taken.read:,} records, {taking.taken.kept:,} kept"
-                progress(done // MEGABYTE, most, note)
+            for source in own:
+                for inspected in processes.inspect(source.units(), source.root, taking.taken.folder, memory):
+                    taking.add(inspected, source.root)
+                    notes.add(inspected.note)
+                    done = min(done + inspected.size, total)
+                    note = f"MB; {name}: {taking.taken.read:,} records, {taking.taken.kept:,} kept"
+                    progress(done // MEGABYTE, most, note)
             taken[name] = taking.finish(addresses[name])
             asked[name] = taking.asked
     progress(most, most, "MB; all is read")
@@ -101,28 +105,28 @@ def ingest(
 
 
 class _Taking:
-    """One source being taken in: what only the order of all its records can tell is told here."""
+    """One set being taken in: what only the order of all its records can tell is told here."""
 
     def __init__(
         self,
         name: SetName,
-        source: Source,
+        sources: Sequence[Source],
         folder: Path,
         refused: Sequence[Broken],
         others: Mapping[str, Mapping[str, str]],
     ):
-        self.name, self.taken = name, Taken(folder=folder, unread_files=source.unread)
+        unread = tuple(file for source in sources for file in source.unread)
+        self.name, self.taken = name, Taken(folder=folder, unread_files=unread)
         self.asked: dict[str, str] = {}
         """What each sample asks, where others must not ask it again: the pool is nobody's other."""
-        self._root = source.root
         self._others, self._seen = dict(others), set()
         self._shards: list[Shard] = []
         self._left_out: dict[str, list[int]] = {}
         for broken in refused:
             self._refuse("", position=0, id="", own_id=None, reason=broken.reason, detail=broken.detail)
 
-    def add(self, found: Inspected) -> None:
-        """Take what one unit held."""
+    def add(self, found: Inspected, root: Path) -> None:
+        """Take what one unit held, of a source in the folder `root`."""
         taken, first = self.taken, len(self.taken.quarantine)
         for record in found.rejected:
             self._refuse(found.file, **record)
@@ -140,16 +144,14 @@ class _Taking:
         taken.quarantine[first:] = sorted(taken.quarantine[first:], key=lambda record: record.position)
         self._shards += shards
         taken.merge(found)
-        taken.beside |= self._beside(found.files)
+        taken.beside |= self._beside(found.files, root)
 
-    def _beside(self, images: Sequence[ImageFile]) -> set[Path]:
+    @staticmethod
+    def _beside(images: Sequence[ImageFile], root: Path) -> set[Path]:
         """Files and folders of the source's own folder that images are or lie in; elsewhere the images' folders."""
         folders = {image.path: image.path.rpartition("/")[0] or "/" for image in images}
-        places = {Path(path if folder == str(self._root) else folder) for path, folder in folders.items()}
-        return {
-            self._root / place.relative_to(self._root).parts[0] if place.is_relative_to(self._root) else place
-            for place in places
-        }
+        places = {Path(path if folder == str(root) else folder) for path, folder in folders.items()}
+        return {root / place.relative_to(root).parts[0] if place.is_relative_to(root) else place for place in places}
 
     def finish(self, address: str | Path) -> Taken:
         """Publish the set, and forget shards that are none of it; raises DataError where nothing is left."""

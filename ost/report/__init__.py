@@ -2,7 +2,7 @@
 
 from ost.report.answers import Answers, missed, parted
 from ost.report.comparison import accuracies_png, comparison_page, costs_png
-from ost.report.page import Example, ReportData, render
+from ost.report.page import Example, ReportData, Suspect, Unasked, render
 from ost.report.study import Line, Panel, study_png
 
 __all__ = [
@@ -11,6 +11,8 @@ __all__ = [
     "Line",
     "Panel",
     "ReportData",
+    "Suspect",
+    "Unasked",
     "accuracies_png",
     "comparison_page",
     "costs_png",

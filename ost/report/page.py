@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from markupsafe import Markup
 
+from ost.anchors import Doubtful
 from ost.audit.breadth import Breadth
 from ost.comparison import entries_of
 from ost.data import Sample
@@ -17,6 +18,9 @@ from ost.report.words import below_zero_words, headline, judged_words, ranking_w
 from ost.selection import KEPT
 from ost.selection.signal import Signal
 from ost.types import Ranking
+
+UNASKED = 6
+"""Clusters without an anchor that are shown with examples."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,25 @@ class Example:
     def kept(self) -> bool:
         """Whether the main subset keeps it."""
         return self.fate == KEPT
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """An anchor that the others contradict."""
+
+    sample: Sample
+    doubt: Doubtful
+
+
+@dataclass(frozen=True)
+class Unasked:
+    """A cluster of the pool that no anchor is near."""
+
+    samples: int
+    far: float
+    """Their distance from an anchor, as a multiple of what is usual."""
+    examples: Sequence[Sample]
+    """A few from its middle; of them the page shows no answer."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +104,10 @@ class ReportData:
     """What models say where they are wrong."""
     answers: Sequence[Answers] = ()
     """What each evaluated model said, and how that was judged."""
+    doubtful: Sequence[Suspect] = ()
+    """The most doubtful first; none where no scores tell of anchors."""
+    unasked: Sequence[Unasked] = ()
+    """The largest first; none where the scores hold no sketches."""
 
     @property
     def claims(self) -> bool:
@@ -110,6 +137,7 @@ def render(data: ReportData) -> str:
         purity=purity,
         kept=kept_labels(purity, data.breadth, [entry["label"] for entry in entries]),
         kinds=kinds_of(data.breadth),
+        unasked_shown=UNASKED,
     )
 
 

@@ -25,7 +25,7 @@ def clusters(scores: pa.Table, seed: int = 0) -> np.ndarray | None:
 
     if "sketch" not in scores.column_names:
         return None
-    sketches, rows = _sketches(scores)
+    sketches, rows = usable_sketches(scores)
     if not len(rows):
         return None
     chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:FIT])
@@ -48,7 +48,7 @@ def _merged(centres: np.ndarray) -> np.ndarray:
     return (cdist(centres, centres) < SAME).argmax(axis=1)
 
 
-def _sketches(scores: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+def usable_sketches(scores: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Those that a direction can be told of (n, k), and the rows that they stand in (n,)."""
     known = pc.is_valid(scores["sketch"])
     rows = np.flatnonzero(known.to_numpy())

@@ -13,7 +13,7 @@ from ost.ingestion import ingest as read_and_check
 from ost.ingestion import write_quarantine
 from ost.models import check_pair, load_config
 from ost.store import publish, write_json
-from tasks.pipeline import SETS, turns_known
+from tasks.pipeline import ADDED, SETS, turns_known
 from tasks.stages.context import Context, Outcome
 from tasks.stages.sources import bring, watch
 
@@ -25,6 +25,7 @@ def ingest(ctx: Context) -> Outcome:
     check_pair(load_config(proxy), load_config(target), params.models.allow_cross_family)
     _check_truth(ctx)
     sources = {name: bring(ctx, name) for name in SETS}
+    added = bring(ctx, ADDED) if params.data.added_anchors else None
     roots = tuple(str((ctx.root / folder).resolve()) for folder in params.data.image_roots)
     ingested = read_and_check(
         *(source.path for source in sources.values()),
@@ -32,6 +33,7 @@ def ingest(ctx: Context) -> Outcome:
         ctx.root / "data",
         params.data.model_copy(update={"image_roots": roots}),
         memory=ctx.root / ".ost/ingest",
+        added=added.path if added else None,
         workers=params.compute.workers,
         refused={name: [Broken(why, "broken-file") for why in one.refused] for name, one in sources.items()},
         progress=ctx.progress,

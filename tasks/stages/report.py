@@ -7,25 +7,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ost.anchors import contradicted, gaps, question_of
 from ost.arms.plan import BASE, Subset
 from ost.audit.breadth import Breadth, breadths, narrow_warnings
 from ost.cost import Cost, Stopwatch
 from ost.data import Dataset
-from ost.report import Answers, Example, ReportData, missed, parted, render
+from ost.report import Answers, Example, ReportData, Suspect, Unasked, missed, parted, render
 from ost.report.answers import Parted
+from ost.report.page import UNASKED
 from ost.scoring import read_scores
 from ost.selection import STRATEGIES
 from ost.selection.signal import signal_of
 from ost.selection.strategies import ranked_by, ranking_of
 from ost.store import publish, read_json, read_table, write_json
-from tasks.pipeline import manifest_path, report_reads
+from tasks.pipeline import ANCHORED, anchors_beside, manifest_path, report_reads
 from tasks.plan import Plan
 from tasks.stages.context import Context, Outcome, git_state
 from tasks.stages.harm import audit_by_turn, audit_scores, truth_of
 from tasks.stages.rows import rows_of
 
 EXAMPLES = 12
-"""Samples shown at either end of the ranking."""
+"""Samples shown at either end of the ranking, and doubtful anchors at most."""
+UNASKED_EXAMPLES = 4
+"""Samples shown of a cluster that no anchor is near."""
 
 
 def report(ctx: Context) -> Outcome:
@@ -115,9 +119,24 @@ def _page(
         signal=signal_of(scores),
         selections={one.label: f"selections/{one.key}.parquet" for one in [main, *plan.subsets]},
         parted=_parted(benchmark, plan, models),
+        **_of_anchors(ctx, plan, scores),
         missed=missed(benchmark, () if by_suite else models.values(), plan.params.seed, models[ours].label),
         answers=list(models.values()),
     )
+
+
+def _of_anchors(ctx: Context, plan: Plan, scores: pa.Table) -> dict[str, list]:
+    """The anchors that the others contradict, and what none of them asks for; empty where no scores tell."""
+    name = plan.main.arm.by.name
+    if name not in ANCHORED:
+        return {}
+    table, found = read_table(ctx.input(anchors_beside(name))), ctx.samples("anchors")
+    doubts, pool, unasked = contradicted(table), ctx.samples("pool"), []
+    suspects = [Suspect(*one) for one in zip(found.take([doubt.id for doubt in doubts]), doubts, strict=True)]
+    for gap in gaps(scores, table, plan.params.seed) if "sketch" in table.column_names else []:
+        examples = pool.at(gap.rows[:UNASKED_EXAMPLES].tolist()) if len(unasked) < UNASKED else []
+        unasked.append(Unasked(len(gap.rows), gap.far, list(map(question_of, examples))))
+    return {"doubtful": suspects[:EXAMPLES], "unasked": unasked}
 
 
 def _models(ctx: Context, plan: Plan) -> dict[str, Answers]:

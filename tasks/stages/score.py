@@ -5,13 +5,16 @@ The pool is read as it is gone through; of all of it, numbers and texts are held
 
 import shutil
 
+from ost.anchors import anchor_table, contradicted, doubt_words
 from ost.arms import ScoreTable, scores_of
 from ost.baselines.judge import Chat, LocalChat
+from ost.cost import Cost, Stopwatch
 from ost.data import Dataset, content_digest
 from ost.models import Checkpoint, load_checkpoint, resolve_device
 from ost.scoring import Job, score_file
 from ost.selection import toxic_list
 from ost.store import write_json, write_table
+from tasks.pipeline import ANCHORED, anchors_beside
 from tasks.plan import Plan
 from tasks.stages.chat_server import ChatServer
 from tasks.stages.context import Context, Outcome
@@ -73,12 +76,19 @@ class Workspace:
             digest_of=Digests(ctx.root / ".ost/digests.db").of,
         )
         scored = score_file(job, runner(compute, ctx.slots), ctx.progress)
+        cost, warnings = scored.cost, [*scored.warnings]
+        if name in ANCHORED:
+            watch, anchors = Stopwatch(), list(self.samples("anchors"))
+            table = anchor_table(anchors, self.model("proxy-warm"), scored.plan, job.settings.sketches, compute)
+            write_table(ctx.output(anchors_beside(name)), table)
+            warnings += doubt_words(contradicted(table), anchors)
+            cost += Cost(watch.seconds)
         if not self.params.curate.keep:  # so that the next run counts its whole cost
             shutil.rmtree(store)
         checks = scored.checks.to_json() if scored.checks else {}
         summary = {"toxic_share": scored.toxic_share, "quarantined": scored.quarantined, "checks": checks}
         summary["arithmetic"] = scored.settled.to_json()
-        made = ScoreTable(scored.table, scored.figures, scored.cost, scored.warnings, summary, scored.turns)
+        made = ScoreTable(scored.table, scored.figures, cost, warnings, summary, scored.turns)
         return self._with_visual_gain(made) if self.params.score.visual_gain else made
 
     def _with_visual_gain(self, made: ScoreTable) -> ScoreTable:

@@ -6,8 +6,8 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from ost.data.picture import suffix_of
 from ost.export.forms.trainer import TrainerForm, cut, run_in
-from ost.export.images import suffix_of
 from ost.export.selected import Row, Survey
 
 SHARD = "shard-{:06d}.tar"
