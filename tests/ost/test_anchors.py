@@ -97,9 +97,7 @@ def test_time_and_choice_do_not_grow_with_a_pool_that_is_larger_than_what_is_loo
     """Ids are digests: the first MOST of them are a draw, and nothing behind them is looked at."""
     scores, _ = planted((MOST, 4000), noise=0.2)
     part = scores.take(np.argsort(scores["id"].to_numpy())[:MOST])
-    large, small = (
-        [table["id"][row].as_py() for row in first(table, at_clusters(0), 10)] for table in (scores, part)
-    )
+    large, small = ([table["id"][row].as_py() for row in first(table, at_clusters(0), 10)] for table in (scores, part))
     assert large == small
 
 
