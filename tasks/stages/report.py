@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ from ost.anchors import contradicted, gaps, question_of
 from ost.arms.plan import BASE, Subset
 from ost.audit.breadth import Breadth, breadths, narrow_warnings
 from ost.cost import Cost, Stopwatch
-from ost.data import Dataset
+from ost.data import Dataset, Sample
 from ost.report import Answers, Example, ReportData, Suspect, Unasked, missed, parted, render
 from ost.report.answers import Parted
 from ost.report.page import UNASKED
@@ -135,8 +136,14 @@ def _of_anchors(ctx: Context, plan: Plan, scores: pa.Table) -> dict[str, list]:
     suspects = [Suspect(*one) for one in zip(found.take([doubt.id for doubt in doubts]), doubts, strict=True)]
     for gap in gaps(scores, table, plan.params.seed) if "sketch" in table.column_names else []:
         examples = pool.at(gap.rows[:UNASKED_EXAMPLES].tolist()) if len(unasked) < UNASKED else []
-        unasked.append(Unasked(len(gap.rows), gap.far, list(map(question_of, examples))))
+        unasked.append(Unasked(len(gap.rows), gap.far, list(map(_unanswered, examples))))
     return {"doubtful": suspects[:EXAMPLES], "unasked": unasked}
+
+
+def _unanswered(sample: Sample) -> Sample:
+    """The question of a sample, with an empty answer."""
+    question = question_of(sample)
+    return replace(question, messages=(*question.messages, {"role": "assistant", "content": []}))
 
 
 def _models(ctx: Context, plan: Plan) -> dict[str, Answers]:

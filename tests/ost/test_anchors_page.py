@@ -129,7 +129,7 @@ def test_it_listens_on_this_machine_alone_under_an_address_of_its_own(sheet):
         True,
         {"at": 0, "answer": 3},
         {"at": True, "answer": "x"},
-        {"at": 0, "answer": "�"},
+        {"at": 0, "answer": "\ud800"},
     ],
 )
 def test_what_is_no_answer_is_refused_and_changes_nothing(served, sheet, said):

@@ -281,3 +281,26 @@ def test_a_set_is_read_by_datasets_too(take, clean):
     rows = datasets.Dataset.from_parquet(str(shard), cache_dir=str(take.folder / "cache"))
     assert rows["id"] == [sample.id for sample in clean["pool"]]
     assert rows[0]["images"][0]["bytes"] == clean["pool"][0].images[0]
+
+
+def test_added_anchors_are_taken_in_behind_the_others_and_keep_the_pool_from_what_they_ask(take, clean, tmp_path):
+    """In a form and a folder of their own; what both hold is there once."""
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img/one.png").write_bytes(encoded(seed=9))
+
+    def whole(sample):
+        return as_record(sample, list(map(data_url, sample.images)))
+
+    twin, taken = clean["anchors"][0], clean["pool"][0]
+    other = {"images": ["img/one.png"], "messages": record()["messages"]}
+    added = write_jsonl(tmp_path, [*map(whole, (twin, taken)), other], "added.jsonl")
+    result = take(added=added)
+    assert result["anchors"].ids()[:5] == [one.id for one in clean["anchors"]] + [taken.id]
+    assert len(result["anchors"]) == 6 and len(result["pool"]) == len(clean["pool"]) - 1
+    assert {(one.source, one.file, one.reason) for one in result.quarantine} == {
+        ("anchors", "added.jsonl", "duplicate"),
+        ("pool", "pool.parquet", "in-anchors"),
+    }
+    assert tmp_path / "img" in result.taken["anchors"].beside, "DVC has to watch it"
+    with pytest.raises(DataError, match="nothing is at"):
+        take(added=tmp_path / "missing.jsonl")

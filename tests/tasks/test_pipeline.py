@@ -263,6 +263,15 @@ def test_a_truth_that_is_named_no_more_is_watched_no_more(tmp_path):
     assert "truth.parquet" not in reads_of(tmp_path, parse_params({"data": {"truth": None}}))
 
 
+def test_added_anchors_are_watched_as_long_as_they_are_named(tmp_path):
+    (tmp_path / "more.parquet").write_text("")
+    params = parse_params({"data": {"added_anchors": "more.parquet"}})
+    assert reads_of(tmp_path, params) == BUILTIN | BASES | {"more.parquet"}
+    ingested(tmp_path, params, *reads_of(tmp_path, params))
+    assert "more.parquet" in reads_of(tmp_path, params)
+    assert reads_of(tmp_path, Params()) == BUILTIN | BASES
+
+
 def test_a_source_of_the_hub_is_no_file_to_watch(tmp_path):
     params = parse_params({"data": {"pool": "org/name", "truth": None}})
     assert reads_of(tmp_path, params) == {"world/anchors.parquet", "world/benchmark.parquet"} | BASES

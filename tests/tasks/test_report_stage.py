@@ -11,7 +11,7 @@ from ost.data import write_samples
 from ost.selection import by_utility
 from ost.selection.signal import Signal
 from ost.settings import Select
-from ost.store import read_json, read_table, write_json, write_table
+from ost.store import lists, read_json, read_table, write_json, write_table
 from tasks.pipeline import manifest_path, report_reads
 from tasks.plan import Plan
 from tasks.settings import load_params
@@ -20,6 +20,11 @@ from tasks.stages.run import execute
 NONE = Signal(20, 0.5, 0.46, 0.9, 1.3, 0.07)
 RIGHT = {"base": range(0), "full-B": range(10), "lookahead-20-B": range(5, 18), "lookahead-20-A": range(0)}
 """Training → which of the 20 benchmark questions it answers rightly."""
+
+
+def anchor_rows(anchors, left_out, **more):
+    named = {"id": [one.id for one in anchors], "task": [""] * len(anchors)}
+    return pa.table(named | {"left_out": left_out, "swapped": [2.0] * len(anchors)} | more)
 
 
 @pytest.fixture
@@ -43,6 +48,9 @@ def finished(folder):
     }
     scores = NONE.onto(pa.table(columns))
     write_table(folder / "scores/lookahead.parquet", scores)
+    anchors = drawn("anchors", 12)
+    write_samples(folder / "data/anchors", anchors)
+    write_table(folder / "scores/lookahead-anchors.parquet", anchor_rows(anchors, [0.1] * 12))
     for key, fraction in {"full": 1.0, "lookahead-20": 0.2}.items():
         table = by_utility(scores, fraction, Select(strategy="top", clean_below=0.0), 0)
         write_table(folder / f"selections/{key}.parquet", table)
@@ -116,3 +124,33 @@ def test_it_says_what_ranked_where_the_kept_are_and_that_the_scores_cannot_tell(
     assert text.count("the scores cannot tell right from wrong") == 2, "a warning, once, and before what the scores say"
     rows = read_json(finished / "metrics/arms.json")
     assert {row["subset"] for row in rows} == {"base", "full", "lookahead-20"}
+
+
+def test_anchors_that_the_others_contradict_are_shown_with_question_and_answer(finished):
+    execute("report", finished)
+    assert "Anchors that the others contradict" not in shown_by(finished / "report/index.html")
+    anchors = drawn("anchors", 12)
+    write_table(finished / "scores/lookahead-anchors.parquet", anchor_rows(anchors, [0.1] * 11 + [3.0]))
+    execute("report", finished)
+    text = shown_by(finished / "report/index.html").partition("Anchors that the others contradict")[2]
+    text = text.partition("The samples that rank")[0]
+    assert anchors[11].answer in text and "loss 3.00 nats; wrong ones have 2.00 and more" in text
+    assert anchors[0].answer not in text
+
+
+def test_what_no_anchor_asks_for_is_shown_without_its_answers(finished):
+    """Ten of the pool's 40 samples are a cluster of their own, far from all anchors."""
+    execute("report", finished)
+    assert "What no anchor asks for" not in shown_by(finished / "report/index.html"), "there are no sketches"
+    pool, anchors = drawn("pool", 40), drawn("anchors", 12)
+    sketch = lists(np.eye(8)[np.repeat([0, 1], [30, 10])].astype(np.float16))
+    scores = read_table(finished / "scores/lookahead.parquet")
+    write_table(finished / "scores/lookahead.parquet", scores.append_column("sketch", sketch))
+    near = lists((np.eye(8)[[0] * 12] + 0.1 * np.eye(8)[2]).astype(np.float16))
+    write_table(finished / "scores/lookahead-anchors.parquet", anchor_rows(anchors, [0.1] * 12, sketch=near))
+    execute("report", finished)
+    text = shown_by(finished / "report/index.html").partition("What no anchor asks for")[2]
+    text = text.partition("The samples that rank")[0]
+    assert "10 of its 40 samples, lie far from every anchor" in text and "ost anchors suggest" in text
+    assert [one for one in pool[30:] if one.id[:8] in text] == [], "a sample's id is a digest of its answer as well"
+    assert "What is" in text and not [one.answer for one in pool if one.answer in text]
