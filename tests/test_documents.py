@@ -48,7 +48,11 @@ def test_commands_are_those_of_the_command_line(page):
     for line in commands(page):
         _, command, *words = line.split()
         assert command in COMMANDS, line
-        options = {option for one in COMMANDS[command].params for option in one.opts}
+        own = COMMANDS[command]
+        if hasattr(own, "commands") and words:
+            assert words[0] in own.commands, line
+            own = own.commands[words[0]]
+        options = {option for one in own.params for option in one.opts}
         assert {word for word in words if word.startswith("--")} <= options, line
         if command == "study" and words and words[0] != "NAME":
             assert words[0] in {*STUDIES, "list"}, line
