@@ -94,7 +94,8 @@ class Data(Section):
     anchors: str = "world/anchors.parquet"
     benchmark: str = "world/benchmark.parquet"
     added_anchors: str | None = None
-    """Further anchors, taken in with those of `anchors`; `ost anchors add` writes and names it. Null: none."""
+    """Further anchors, a path or `s3://` address, taken in with those of `anchors`; `ost anchors add` writes and names
+    it. Null: none."""
     truth: str | None = "world/truth.parquet"
     """Table `id, wrong` about the pool, read by the audit alone; null where nobody knows."""
     max_tokens: Count = 128

@@ -4,9 +4,7 @@ from ost.anchors.added import Added, add_anchors
 from ost.anchors.coverage import Gap, gaps, suggested, uncovered
 from ost.anchors.doubt import Doubtful, contradicted, doubt_words
 from ost.anchors.sheet import Answered, question_id, question_of, read_answers, write_sheet
-from ost.anchors.states import states_of
 from ost.anchors.suggestions import suggestions
-from ost.anchors.table import anchor_table
 
 __all__ = [
     "Added",
@@ -14,14 +12,12 @@ __all__ = [
     "Doubtful",
     "Gap",
     "add_anchors",
-    "anchor_table",
     "contradicted",
     "doubt_words",
     "gaps",
     "question_id",
     "question_of",
     "read_answers",
-    "states_of",
     "suggested",
     "suggestions",
     "uncovered",

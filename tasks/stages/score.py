@@ -5,7 +5,8 @@ The pool is read as it is gone through; of all of it, numbers and texts are held
 
 import shutil
 
-from ost.anchors import anchor_table, contradicted, doubt_words
+from ost.anchors import contradicted, doubt_words
+from ost.anchors.table import anchor_table
 from ost.arms import ScoreTable, scores_of
 from ost.baselines.judge import Chat, LocalChat
 from ost.cost import Cost, Stopwatch

@@ -91,7 +91,10 @@ def test_the_page_is_served_until_ctrl_c_and_says_what_comes_next(copied):
     with subprocess.Popen(
         command, cwd=copied.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as served:
-        address = re.search(r"http://127\.0\.0\.1:\d+/[\w-]+/", served.stdout.readline())[0]
+        said = served.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+/[\w-]+/", said)
+        assert found, said + served.stdout.read()
+        address = found[0]
         body = json.dumps({"at": 1, "answer": "from the page"}).encode()
         with urllib.request.urlopen(urllib.request.Request(address + "answer", body)) as reply:
             assert json.load(reply) == {"answered": 1}

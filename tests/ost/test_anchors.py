@@ -11,19 +11,19 @@ from specimens import drawn, other_forms
 
 from ost.anchors import (
     add_anchors,
-    anchor_table,
     contradicted,
     doubt_words,
     gaps,
     question_of,
     read_answers,
-    states_of,
     suggested,
     suggestions,
     uncovered,
     write_sheet,
 )
 from ost.anchors.coverage import MOST
+from ost.anchors.states import states_of
+from ost.anchors.table import anchor_table
 from ost.data import Dataset, Sample, chat, sample_id, write_samples
 from ost.data.sample import image_digest, prompt_ids
 from ost.errors import DataError
