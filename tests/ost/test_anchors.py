@@ -336,3 +336,22 @@ def test_the_table_of_anchors_has_what_a_plan_says_and_no_double_where_there_is_
     assert table["id"].to_pylist() == [one.id for one in anchors] and table["sketch"].type.list_size == 64
     assert table["left_out"].to_pylist() == [0.5] * 5 and table["swapped"][4].as_py() is None
     assert anchor_table(anchors, proxy, None, 0).column_names == ["id", "task"]
+
+
+def test_wrong_anchors_are_named_by_a_real_training_on_the_others(fresh):
+    """Six facts, each asked in six ways, so that the other anchors teach what one is to say; 4 of 36 say another's."""
+    facts = ["1 + 2 = 3", "4 - 1 = 3", "2 * 4 = 8", "5 max 9 = 9", "7 + 8 = 15", "6 - 6 = 0"]
+    ways = ["{} ?", "What is {} ?", "the two digits {}", "digits : {} ?", "Which is {} ?", "minus the first {} ?"]
+    pairs = list(itertools.product(range(6), range(6)))
+    wrong = {(0, 1), (2, 5), (3, 0), (5, 3)}
+
+    def anchor(fact, way):
+        said = facts[(fact + 1) % 6 if (fact, way) in wrong else fact]
+        return Sample((), chat(ways[way].format(facts[fact].partition(" =")[0]), said, images=0), "sum")
+
+    anchors = [anchor(*pair) for pair in pairs]
+    ahead = {"learning_rate": 4e-3, "most_steps": 40}
+    plan = score(drawn("pool", 2), anchors, fresh, checks=0, lookahead=ahead).plan
+    found = [one.id for one in contradicted(anchor_table(anchors, fresh, plan, 0))]
+    named = {pair for pair, one in zip(pairs, anchors, strict=True) if one.id in found}
+    assert len(named & wrong) >= 2 and not named - wrong, "no right one is named here, where each fact is asked often"
