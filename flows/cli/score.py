@@ -69,7 +69,7 @@ def score_files(
             proxy=proxy,
             base=base,
             store=work / "scores",
-            settings=settings.model_copy(update={"visual_gain": False}),  # no row depends on it
+            settings=settings,
             threads=threads,
             execution=execution,
             digest_of=Digests(work / ".ost/digests.db").of,

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from ost.cost import BACKWARD, Cost, Stopwatch
 from ost.data import Dataset, Sample, Samples
-from ost.errors import DataError
+from ost.errors import ConfigError, DataError
 from ost.execution.batches import Budget, budget_for
 from ost.execution.compiling import decided
 from ost.execution.device import peak_memory
@@ -60,6 +60,11 @@ def score(
     proxy cannot be scored with.
     """
     watch, settings = Stopwatch(), parse_section(Score, (settings or Score()).model_dump() | changes, "score")
+    if settings.visual_gain:
+        raise ConfigError(
+            "score.visual_gain is a column that the pipeline and `ost score --visual-gain` add; here call "
+            "ost.baselines.visual_gain.with_visual_gain on the scores"
+        )
     engine = Engine(proxy, anchors, settings, len(pool), execution)
     ids = pool.ids() if isinstance(pool, Samples) else [sample.id for sample in pool]
     engine.prepare([pool[at] for at in choose(ids, count_of(settings, proxy.model))], progress)

@@ -31,7 +31,7 @@ KEPT_RUNS = 3
 """Runs, of other proxies, anchor sets or settings each, whose rows the store keeps."""
 READ, PORTION = 64, 256 << 20
 """Samples that are read at once, and bytes of samples that are scored at once."""
-UNRELATED = {"checks", "precision", "shard_size", "toxic_q"}
+UNRELATED = {"checks", "precision", "shard_size", "toxic_q", "visual_gain"}
 """Settings that no row depends on but by what a run settles: its arithmetic, and how many or how long steps."""
 PACKAGES = ("torch", "transformers", "tokenizers", "torchvision", "pillow", "peft")
 """Libraries that rows are computed with, from an image's bytes to a loss."""

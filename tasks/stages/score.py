@@ -70,7 +70,7 @@ class Workspace:
             proxy=ctx.input("models/proxy-warm"),
             base=ctx.input("models/proxy"),
             store=store,
-            settings=self.params.score.model_copy(update=changes | {"visual_gain": False}),  # no row depends on it
+            settings=self.params.score.model_copy(update=changes),
             device=compute.device,
             threads=compute.threads,
             execution=compute,

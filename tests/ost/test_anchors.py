@@ -354,4 +354,6 @@ def test_wrong_anchors_are_named_by_a_real_training_on_the_others(fresh):
     plan = score(drawn("pool", 2), anchors, fresh, checks=0, lookahead=ahead).plan
     found = [one.id for one in contradicted(anchor_table(anchors, fresh, plan, 0))]
     named = {pair for pair, one in zip(pairs, anchors, strict=True) if one.id in found}
-    assert len(named & wrong) >= 2 and len(named - wrong) <= 1, "few right ones are named where each fact is asked often"
+    assert len(named & wrong) >= 2 and len(named - wrong) <= 1, (
+        "few right ones are named where each fact is asked often"
+    )

@@ -30,6 +30,8 @@ class TransposedScorer(TwoPassScorer):
     With u = g / ‖g‖ the central difference (ℓ(z; θ + εu) − ℓ(z; θ − εu)) / 2ε is ⟨∇ℓ(z), u⟩ + O(ε²); times ‖g‖ it is in
     the unit of `exact`. Two forward passes a sample for each of the D anchor cells, any layer whatever, of which what
     lies below the first moved weight is taken once. `step` is ε. A second copy of the moved weights is held.
+
+    To step on the test side, and read training samples by forward passes, is Mirrored Influence's (arXiv:2402.08922).
     """
 
     def prepare(self, store: Path | None = None) -> None:
