@@ -36,11 +36,11 @@ class LookaheadScorer(TwoPassScorer):
 
     Neighbours: Train on Validation (arXiv:2510.00386) reads the pool before and after a short training on the anchors,
     from the warm proxy. TACS (arXiv:2605.09404) ranks by the share of the loss lost on a rank-1 path on the anchors,
-    from the base, and stops where the path turns away from anchors held out. CoLoR-Filter (arXiv:2406.10670) takes the same difference between a prior and that prior fine-tuned on
-    the target data, to the end of a schedule; RHO-LOSS (arXiv:2206.07137) that between the model in training and one
-    trained on holdout data alone, as here from the base. Here there are as many steps as help what they have not seen,
-    and the difference may be taken relative to the sample's own loss, so that what the proxy cannot do yet does not
-    rank by its sheer loss.
+    from the base, and stops where the path turns away from anchors held out. CoLoR-Filter (arXiv:2406.10670) takes the
+    same difference between a prior and that prior fine-tuned on the target data, to the end of a schedule; RHO-LOSS
+    (arXiv:2206.07137) that between the model in training and one trained on holdout data alone, as here from the base.
+    Here there are as many steps as help what they have not seen, and the difference may be taken relative to the
+    sample's own loss, so that what the proxy cannot do yet does not rank by its sheer loss.
     """
 
     def preconditioner(self) -> None:
