@@ -2,12 +2,12 @@
 
 Right samples whose fact no anchor asks for look like wrong ones: on the built-in world handmath 21 % of the samples of
 facts that 100 anchors leave out are misjudged, and 5 % of the others. An answer there is worth most where many samples
-lie around it and the scores are undecided about them.
+lie around it. How undecided the scores are about these is not asked: where no anchor asks they are sure, and wrong.
 
 A question covers another at distance d of their sketches to exp(−d / h). What is chosen is a facility location, by
-greed (1 − 1/e of the best, Nemhauser, Wolsey and Fisher, 1978): the choice that adds the most coverage, each sample's
-times its weight. The kernel is narrow, h being the usual distance to the nearest anchor, because facts are: an answer
-to one says little of another that is twice as far away.
+greed (1 − 1/e of the best, Nemhauser, Wolsey and Fisher, 1978): the choice that adds the most coverage, within each
+task, as many of each as the pool has, so that the anchors keep its mix. The kernel is narrow, h being the usual
+distance to the nearest anchor, because facts are: an answer to one says little of another that is twice as far away.
 """
 
 import heapq
@@ -19,8 +19,6 @@ import pyarrow as pa
 
 from ost.errors import DataError
 from ost.selection.clusters import clusters, usable_sketches
-from ost.selection.purity import p_right
-from ost.selection.signal import may_claim
 from ost.selection.vectors import unit
 from ost.store import matrix
 
@@ -48,20 +46,19 @@ class Gap:
 def suggested(scores: pa.Table, anchors: pa.Table) -> Iterator[int]:
     """Rows of the score table whose questions are worth an answer, the one that is worth most first.
 
-    `scores`: `id`, `sketch`, and `p_clean` where it is known; `anchors`: `sketch` by the same proxy. What weighs is how
-    undecided the scores are about a sample: 4 p (1 − p) with p the probability that it is right; all weigh alike where
-    the scores cannot tell. The order of the table plays no part. Time and memory do not grow with a pool above MOST.
+    `scores`: `id`, `task`, `sketch` and `loss`; `anchors`: `sketch` by the same proxy. A sample whose loss is not
+    finite is not asked about. The order of the table plays no part. Time and memory do not grow with a pool above MOST.
     Raises DataError where the sketches are missing, or are not those of one proxy.
     """
     sketches, rows = usable_sketches(scores) if "sketch" in scores.column_names else (np.empty((0, 1)), np.empty(0))
     if not len(rows):
         raise DataError("the scores hold no sketches to tell questions apart by: set score.sketch, and score again")
-    weights = _undecided(scores)
-    ids = scores["id"].to_numpy()[rows]
-    some = np.argsort(ids, kind="stable")[:MOST]
-    vectors, weights = unit(sketches[some]), weights[rows[some]].astype(np.float32)
+    finite = np.isfinite(scores["loss"].to_numpy()[rows])
+    sketches, rows = sketches[finite], rows[finite]
+    some = np.argsort(scores["id"].to_numpy()[rows], kind="stable")[:MOST]
+    vectors, tasks = unit(sketches[some]), scores["task"].to_numpy()[rows[some]]
     near = distances_to(vectors, _states(anchors, vectors.shape[1]))
-    for place in _greedy(vectors, weights, near):
+    for place in _greedy(vectors, near, tasks):
         yield int(rows[some[place]])
 
 
@@ -102,17 +99,6 @@ def gaps(scores: pa.Table, anchors: pa.Table, seed: int = 0) -> list[Gap]:
     return sorted(found, key=lambda gap: -len(gap.rows))
 
 
-def _undecided(scores: pa.Table) -> np.ndarray:
-    """How undecided the scores are about each sample, (N,) from 0 to 1; 0 for one that is quarantined."""
-    if "p_clean" not in scores.column_names or not may_claim(scores):
-        return np.ones(len(scores))
-    p = scores["p_clean"].to_numpy()
-    known, found = np.isfinite(p), np.zeros(len(p))
-    right = p_right(p[known])
-    found[known] = 4 * right * (1 - right)
-    return found
-
-
 def _states(anchors: pa.Table, width: int) -> np.ndarray:
     states = unit(matrix(anchors, "sketch"))
     if states.shape[1] != width:
@@ -132,8 +118,8 @@ def _scale(near: np.ndarray) -> float:
     return float(np.median(near)) or 1.0
 
 
-def _greedy(vectors: np.ndarray, weights: np.ndarray, near: np.ndarray) -> Iterator[int]:
-    """Places in the order of choice, all of them in the end.
+def _greedy(vectors: np.ndarray, near: np.ndarray, tasks: np.ndarray) -> Iterator[int]:
+    """Places in the order of choice, all of them in the end; each of the task that is furthest behind its share.
 
     Lazy (Minoux, 1978): a gain only shrinks, so the best known one is looked at first.
     """
@@ -144,18 +130,24 @@ def _greedy(vectors: np.ndarray, weights: np.ndarray, near: np.ndarray) -> Itera
         return np.exp(-_distances(vectors[places], vectors) / scale)
 
     def gains(places: slice) -> np.ndarray:
-        return np.maximum(cover(places) - covered, 0) @ weights
+        return np.maximum(cover(places) - covered, 0).sum(axis=1)
 
     first = np.concatenate([gains(slice(at, at + BLOCK)) for at in range(0, len(vectors), BLOCK)])
-    heap = [(-gain, place, 0) for place, gain in enumerate(first.tolist())]
-    heapq.heapify(heap)
-    chosen = 0
-    while heap:
-        _, place, asked = heapq.heappop(heap)
-        own = slice(place, place + 1)
-        if asked == chosen:
-            covered = np.maximum(covered, cover(own)[0])
-            chosen += 1
-            yield place
-        else:
-            heapq.heappush(heap, (-float(gains(own)[0]), place, chosen))
+    names, own = np.unique(tasks, return_inverse=True)
+    heaps: list[list[tuple[float, int, int]]] = [[] for _ in names]
+    for place, gain in enumerate(first.tolist()):
+        heaps[own[place]].append((-gain, place, 0))
+    for heap in heaps:
+        heapq.heapify(heap)
+    shares, taken = np.bincount(own) / len(own), np.zeros(len(names))
+    for chosen in range(len(vectors)):
+        behind = shares * (chosen + 1) - taken
+        heap = heaps[int(np.argmax(np.where([bool(heap) for heap in heaps], behind, -np.inf)))]
+        while True:
+            _, place, asked = heapq.heappop(heap)
+            if asked == chosen:
+                break
+            heapq.heappush(heap, (-float(gains(slice(place, place + 1))[0]), place, chosen))
+        covered = np.maximum(covered, cover(slice(place, place + 1))[0])
+        taken[own[place]] += 1
+        yield place

@@ -40,7 +40,8 @@ def planted(each=(200, 100, 50, 25), width=8, seed=0, noise=0.05):
     kind = rng.permutation(np.repeat(np.arange(len(each)), each))
     sketches = np.eye(width)[kind] + noise * rng.normal(size=(len(kind), width))
     ids = [f"{name:032x}" for name in rng.permutation(10 * len(kind))[: len(kind)]]
-    return pa.table({"id": ids, "task": ["sum"] * len(kind), "sketch": lists(sketches.astype(np.float16))}), kind
+    columns = {"id": ids, "task": ["sum"] * len(kind), "loss": np.ones(len(kind))}
+    return pa.table(columns | {"sketch": lists(sketches.astype(np.float16))}), kind
 
 
 def at_clusters(*kinds, width=8):
@@ -61,14 +62,13 @@ def test_the_largest_cluster_without_an_anchor_is_asked_first_and_each_once_befo
     assert kind[first(scores, at_clusters(1, 3), 2)].tolist() == [0, 2]
 
 
-def test_of_two_clusters_the_one_that_the_scores_are_undecided_about_is_asked():
-    """p_clean of the larger cluster is that of anchors; of the smaller one all over the place below."""
-    scores, kind = planted((120, 100, 80))
-    p = np.where(kind == 1, 1.0, np.where(kind == 2, 0.01, np.linspace(0, 1, len(kind))))
-    p[kind == 2] = np.tile([0.01, 0.2], 40)
-    table = scores.append_column("p_clean", pa.array(p))
-    assert kind[first(scores, at_clusters(0), 1)].tolist() == [1], "all weigh alike where nothing is known"
-    assert kind[first(table, at_clusters(0), 1)].tolist() == [2]
+def test_each_task_is_asked_for_as_often_as_the_pool_has_it():
+    scores, _ = planted((120, 100, 80), noise=0.3)
+    tasks = np.where(np.arange(len(scores)) % 4 == 0, "rare", "usual")
+    mixed = scores.set_column(scores.column_names.index("task"), "task", pa.array(tasks))
+    for count in (4, 20, 40):
+        assert abs((tasks[first(mixed, at_clusters(0), count)] == "rare").sum() - count / 4) <= 1
+    assert sorted(suggested(mixed, at_clusters(0))) == list(range(len(scores))), "all of them in the end"
 
 
 def test_the_order_of_the_pool_plays_no_part_and_neither_does_who_is_asked_twice():
@@ -101,12 +101,13 @@ def test_time_and_choice_do_not_grow_with_a_pool_that_is_larger_than_what_is_loo
     assert large == small
 
 
-def test_a_quarantined_sample_and_one_without_a_sketch_are_not_asked_first():
+def test_a_quarantined_sample_and_one_without_a_sketch_are_not_asked_about():
     scores, kind = planted((50, 40))
-    p = np.where(kind == 1, np.nan, np.tile([0.01, 0.2, 0.9], 30))
-    assert (kind[first(scores.append_column("p_clean", pa.array(p)), at_clusters(2), 5)] == 0).all()
+    lost = np.where(kind == 1, np.nan, 1.0)
+    broken = scores.set_column(scores.column_names.index("loss"), "loss", pa.array(lost))
+    assert set(kind[list(suggested(broken, at_clusters(2)))]) == {0}
     holes = [None if own else row for own, row in zip(kind == 1, scores["sketch"].to_pylist(), strict=True)]
-    bare = scores.set_column(2, "sketch", pa.array(holes, scores["sketch"].type))
+    bare = scores.set_column(scores.column_names.index("sketch"), "sketch", pa.array(holes, scores["sketch"].type))
     assert set(kind[list(suggested(bare, at_clusters(2)))]) == {0}
 
 
@@ -285,7 +286,8 @@ def test_suggestions_are_questions_that_no_anchor_asks_each_once(tmp_path):
     every = [*samples, *twins]
     rng = np.random.default_rng(0)
     states = np.concatenate([(own := rng.normal(size=(40, 8))), own[:10]]).astype(np.float16)
-    scores = pa.table({"id": [one.id for one in every], "sketch": lists(states)})
+    columns = {"id": [one.id for one in every], "task": [one.task for one in every], "loss": np.ones(len(every))}
+    scores = pa.table(columns | {"sketch": lists(states)})
     pool = Dataset(write_samples(tmp_path / "pool.parquet", every))
     known = [reanswered(samples[20]), samples[21]]
     found = list(suggestions(scores, pa.table({"sketch": lists(states[:2])}), pool, known))
