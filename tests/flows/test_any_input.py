@@ -116,7 +116,7 @@ lone.tar enormous.jsonl folder model workspace params.yaml s3:// s3:///a http://
 missing.jsonl missing/"""
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(line=lines())
 def test_a_command_never_ends_in_a_traceback(line):
     done = CliRunner().invoke(app, line)
