@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("on_one_server")
 
 OTHERS = {f"one-step-{strategy}" for strategy in ("quota", "vote", "draw", "spread")}
 OTHERS |= {"one-step", "lookahead-quota", "lookahead-spread", "rated"}
+OTHERS |= {"tacs", "tov-top", "in-context", "visual-gain"}  # whose stages tests/tasks/test_ratings.py runs
 ARMS = [name for name in arms() if name not in OTHERS]
 """Among them `lookahead` and `lookahead-cover`, which are one as long as `select.strategy` is cover."""
 SIZES = {"random-anchors": 60, "anchors": 20}
