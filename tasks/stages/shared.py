@@ -48,7 +48,10 @@ def shared(slots: Slots | None, join: Callable[..., object], *args) -> Iterator[
     except RuntimeError as error:  # how a lost connection shows
         if not failures.empty():
             raise failures.get() from error
-        multiprocessing.connection.wait([process.sentinel for process in processes], AWHILE)
+        ended = multiprocessing.connection.wait([process.sentinel for process in processes], AWHILE)
+        for process in processes:
+            if process.sentinel in ended:  # which may be a moment before its exit status is known
+                process.join()
         if any(process.exitcode for process in processes):
             raise TrainingError(
                 "a process that shared this training was ended from outside, most likely for want of memory: lower "

@@ -67,7 +67,7 @@ def test_score_and_select_work_on_files_alone(curated, tmp_path):
     files = ["world/pool.parquet", "--anchors", "world/anchors.parquet", "--proxy", "models/proxy-warm"]
     files += ["--steps", steps]
     said = curated.run("ost", "score", *files, "--out", str(scores))
-    assert f"trained on the anchors for {steps} step(s) at a learning rate of 0.0005" in said
+    assert f"trained on the anchors for {steps} step(s) at a learning rate of 0.001" in said
     assert read_table(scores).equals(read_table(curated.root / "scores/lookahead.parquet"))
     curated.ost("select", str(scores), "--fraction", "0.2", "--clean-below", "0", "--out", str(subset))
     assert read_table(subset).equals(read_table(curated.root / "selections/lookahead-20.parquet"))

@@ -242,7 +242,15 @@ def test_a_flow_that_is_told_to_end_ends_at_once_with_all_that_it_started(number
 
 def workers_of(pid: int) -> list[int]:
     """Process ids of a flow's workers."""
-    return [child for child in children_of(pid) if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+    return [child for child in children_of(pid) if "spawn_main" in command_of(child)]
+
+
+def command_of(pid: int) -> str:
+    """What a process was started with; empty where it has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def children_of(pid: int) -> list[int]:

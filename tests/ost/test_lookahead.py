@@ -227,7 +227,7 @@ def test_the_walk_ends_where_the_anchors_left_out_gain_most(proxy):
 
 def test_a_walk_that_helps_no_other_is_short_and_warned_of(proxy):
     """A rate so high that every step harms."""
-    settings = Score(method="lookahead", lookahead=Lookahead(learning_rate=0.5))
+    settings = Score(method="lookahead", folds=2, lookahead=Lookahead(learning_rate=0.5))
     found = plan_steps(LookaheadScorer(proxy, drawn("anchors", 8), settings))
     assert len(found.curve) <= 6 * PATIENCE, "given up"
     assert "score.lookahead.learning_rate" in found.warnings[0]
