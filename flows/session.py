@@ -122,10 +122,8 @@ class Session:
             write_pipeline(self.root)
         check_params(self.root, manifest)  # DVC would take its parameters from params.yaml as that is now
         parent = self._above if self._above and stage.startswith("trial-") else self.parent
-        with self._outbox.holding(
-            manifest, parent, self.flow_run
-        ):  # before DVC calls it up to date: a kill loses neither
-            versioning.commit(self.root, stage)
+        with self._outbox.holding(manifest, parent, self.flow_run):
+            versioning.commit(self.root, stage)  # once it is kept there: a kill loses neither
         self._outbox.deliver()
         self.ran.append(stage)
         self.display.finish(stage, manifest)

@@ -260,9 +260,10 @@ def ingest_reads(root: Path, params: Params) -> tuple[str, ...]:
     data = params.data
     named = [getattr(data, name) for name in SETS] + [name for name in (data.truth, data.added_anchors) if name]
     named += [own] if (own := turns_known(root, params)) else []
-    own = (data.added_anchors,)  # no name of the hub: where it is gone, that is told
-    local = [
-        path for path in named if is_remote(path) or path.startswith("world/") or path in own or (root / path).exists()
+    local = [  # added anchors have no name of the hub: where they are gone, that is told
+        path
+        for path in named
+        if is_remote(path) or path.startswith("world/") or path == data.added_anchors or (root / path).exists()
     ]
     return tuple(dict.fromkeys([*local, *_beside(root, named)]))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import named
+from flows.cli.options import Workspace, named
 
 if TYPE_CHECKING:  # a command's help is shown without loading any of it
     from ost.data import Sample
@@ -18,9 +18,6 @@ app = typer.Typer(
     epilog="First suggest, then answer (on a page, in an editor, or by a judge), then add, then `ost curate`.",
     no_args_is_help=True,
 )
-Workspace = Annotated[
-    Path, typer.Option("--workspace", "-w", resolve_path=True, help="Folder that holds params.yaml and dvc.yaml.")
-]
 File = Annotated[Path, typer.Argument(help="The sheet of questions that `ost anchors suggest` wrote.")]
 SHEET = Path("anchors-to-answer.jsonl")
 ADDED = "anchors-added.parquet"
@@ -38,7 +35,7 @@ def suggest(
         ),
     ] = None,
 ) -> None:
-    """Write the pool's questions that the anchors cover worst and whose answers would change most of what is kept.
+    """Write the pool's questions that the anchors cover worst, as many of each task as the pool has.
 
     A sheet is JSONL, a question a line, its images in a folder beside it. It never shows what the pool answers: what
     you write into `answer` should be your own, or a strong judge's. The scores must be up to date, and hold sketches

@@ -9,6 +9,7 @@ import typer
 
 from flows.cli import anchors, files
 from flows.cli.ending import end_soon_after_a_signal
+from flows.cli.options import Workspace
 from flows.descendants import end_descendants_with_this_process
 from ost.errors import OSTError
 from ost.worlds.settings import WorldName
@@ -28,9 +29,6 @@ for command in (files.check, files.score, files.select, files.export):
     app.command()(command)
 app.add_typer(anchors.app)
 
-Workspace = Annotated[
-    Path, typer.Option("--workspace", "-w", resolve_path=True, help="Folder that holds params.yaml and dvc.yaml.")
-]
 Until = Literal["ingest", "warmup", "score", "select", "sft", "evaluate", "report"]
 
 

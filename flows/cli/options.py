@@ -10,6 +10,10 @@ import typer
 
 from ost.settings import Section, parse_section
 
+Workspace = Annotated[
+    Path, typer.Option("--workspace", "-w", resolve_path=True, help="Folder that holds params.yaml and dvc.yaml.")
+]
+
 
 def with_keys(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an option for each key of its sections.

@@ -12,7 +12,7 @@ from typing import Any
 
 from ost.data import Sample
 from ost.data.picture import suffix_of
-from ost.data.sample import content_id, image_digest, plain
+from ost.data.sample import as_context, content_id, image_digest, plain
 from ost.errors import DataError
 from ost.formats import Broken, Images, Rejected, load, open_source, parse
 from ost.store import publish
@@ -38,7 +38,7 @@ def question_of(sample: Sample) -> Sample:
 
     Answers among it are context: nobody vouches for them, so they are not to be learned. Its id is the question's.
     """
-    messages = tuple(_context(message) for message in sample.messages[: sample.learned[-1]])
+    messages = as_context(sample.messages[: sample.learned[-1]])
     shown = sum(part["type"] == "image" for message in messages for part in message["content"])
     images = sample.images[:shown]
     return Sample(images, messages, sample.task, question_id(images, messages))
@@ -134,10 +134,6 @@ def whole(record: dict) -> dict:
         raise Rejected("malformed", "an answer without `messages` that it answers")
     others = {name: value for name, value in record.items() if name != ANSWER}
     return others | {"messages": [*turns, {"role": "assistant", "content": said.strip()}]}
-
-
-def _context(message: dict) -> dict:
-    return message | {"loss": False} if message["role"] == "assistant" else message
 
 
 def _record(question: Sample, part: Path, folder: str) -> dict:

@@ -18,6 +18,7 @@ import numpy as np
 from ost.baselines.changed import Changed
 from ost.cost import Cost, Stopwatch
 from ost.data import Dataset, Sample
+from ost.data.sample import as_context
 from ost.encoding import Encoder
 from ost.errors import DataError, ModelError
 from ost.execution.batches import approximate_tokens
@@ -71,8 +72,7 @@ def after(shown: Sequence[Sample], sample: Sample) -> Sample:
     turns = list(sample.messages)
     own = list(itertools.takewhile(lambda turn: turn["role"] == "system", turns))
     first = sum(part["type"] == "image" for turn in own for part in turn["content"])
-    before = [turn for one in shown for turn in one.messages if turn["role"] != "system"]
-    context = [turn | {"loss": False} if turn["role"] == "assistant" else turn for turn in before]
+    context = as_context([turn for one in shown for turn in one.messages if turn["role"] != "system"])
     images = [image for one in shown for image in one.images]
     return Sample(
         (*sample.images[:first], *images, *sample.images[first:]),

@@ -60,7 +60,12 @@ def is_learned(message: dict) -> bool:
 def learned_last(messages: Sequence[dict]) -> tuple[dict, ...]:
     """The messages with the last of the assistant's turns alone learned, as `data.train_on: last` has them."""
     *others, last = messages
-    return (*(turn | {"loss": False} if turn["role"] == "assistant" else turn for turn in others), last)
+    return (*as_context(others), last)
+
+
+def as_context(messages: Sequence[dict]) -> tuple[dict, ...]:
+    """The messages with none of the assistant's turns learned."""
+    return tuple(turn | {"loss": False} if turn["role"] == "assistant" else turn for turn in messages)
 
 
 def text_of(message: dict) -> str:

@@ -4,7 +4,6 @@ Where a copy of the proxy in float64 does not fit the memory there is, the proxy
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +22,7 @@ from ost.encoding import Batch
 from ost.execution.device import memory_of
 from ost.execution.losses import gradients
 from ost.models import Checkpoint, in_float64
-from ost.scoring.anchors import folds_of
+from ost.scoring.anchors import folds_of, order_by_content
 from ost.scoring.kept import kept_table
 from ost.scoring.methods import prepared_scorer
 from ost.scoring.methods.anchor_training import step_size
@@ -93,10 +92,7 @@ def count_of(settings: Score, model: PreTrainedModel) -> int:
 
 def choose(ids: Sequence[str], count: int) -> list[int]:
     """Positions of `count` samples that are random by content: the same whatever the pool's order, as far as it can."""
-    order = sorted(
-        range(len(ids)), key=lambda at: hashlib.blake2b(ids[at].encode(), digest_size=8, key=b"check").digest()
-    )
-    return sorted(order[:count])
+    return sorted(order_by_content(ids, b"check")[:count])
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Training of the proxy's copies on the anchors, until anchors that were left out stop gaining."""
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from ost.encoding import Batch
 from ost.errors import ModelError
 from ost.models import Checkpoint, load_checkpoint
 from ost.models.adapter import has_adapter
-from ost.scoring.anchors import all_but_each, folds_of
+from ost.scoring.anchors import all_but_each, folds_of, order_by_content
 from ost.scoring.kept import kept_json
 from ost.scoring.methods.two_pass import TwoPassScorer
 from ost.scoring.passes.reuse import PassCache
@@ -140,7 +139,7 @@ def steps_over(scorer: TwoPassScorer, anchors: Sequence[Sample]) -> list[list[An
 
     As many parts as `score.lookahead.batch_size` asks for; which anchor is in which hangs on their contents alone.
     """
-    order = sorted(anchors, key=lambda anchor: hashlib.blake2b(anchor.id.encode(), digest_size=8).digest())
+    order = [anchors[at] for at in order_by_content([anchor.id for anchor in anchors])]
     parts = math.ceil(len(order) / scorer.settings.lookahead.batch_size)
     return [encoded_anchors(scorer, order[part::parts]) for part in range(parts)]
 
@@ -266,10 +265,12 @@ def _searched(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: P
     for fold in range(len(folds)):
         paths.append(walked(fold, _best(ahead, paths, folds) if paths else 0))
         progress(len(paths), len(folds), "walking on the anchors, a fold left out")
-    while short := [fold for fold, path in enumerate(paths) if len(path) <= _best(ahead, paths, folds)]:
+    best = _best(ahead, paths, folds)
+    while short := [fold for fold, path in enumerate(paths) if len(path) <= best]:
         for fold in short:  # what ended first may not say where the others are best
-            paths[fold] = walked(fold, _best(ahead, paths, folds))
-    best, length, ends = _best(ahead, paths, folds), min(map(len, paths)), np.empty(2 * anchors)
+            paths[fold] = walked(fold, best)
+        best = _best(ahead, paths, folds)
+    length, ends = min(map(len, paths)), np.empty(2 * anchors)
     curve = _means(paths, folds)[:length]
     for path, own in zip(paths, places, strict=True):
         ends[own] = path[best]
@@ -333,9 +334,8 @@ def _is_over(means: Sequence[float], patience: int = PATIENCE) -> bool:
     """Whether a loss has settled, or has risen: no new lowest for `patience` looks, FIRST times as many from the very
     start, and not on its way down."""
     lowest = int(np.argmin(means))
-    if lowest and len(means) > 1 + patience:
-        settled = 0 <= means[-1 - patience] - means[-1] < SETTLED * (means[0] - means[-1])
-        if settled:
-            return True
+    can_tell = lowest and len(means) > 1 + patience
+    if can_tell and 0 <= means[-1 - patience] - means[-1] < SETTLED * (means[0] - means[-1]):
+        return True
     waited = patience if lowest else FIRST * patience
     return len(means) - 1 - lowest >= waited and means[-1] >= means[-1 - max(1, patience // 2)]
