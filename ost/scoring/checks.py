@@ -25,7 +25,8 @@ from ost.models import Checkpoint, in_float64
 from ost.scoring.anchors import folds_of, order_by_content
 from ost.scoring.kept import kept_table
 from ost.scoring.methods import prepared_scorer
-from ost.scoring.methods.anchor_training import step_size
+from ost.scoring.methods.anchor_training import forwards_on, steps_on
+from ost.scoring.methods.lookahead import with_steps
 from ost.scoring.methods.scorer import BatchScores, Scorer
 from ost.scoring.passes.weights import scored_weights, untied
 from ost.settings import Execution, Score
@@ -191,7 +192,7 @@ def _by_one_step(
     ahead = settings.lookahead.model_copy(update={"steps": STEPS, "start": "warm"})
     changes = {"method": "lookahead", "optimizer": "auto", "detail": "total", "lookahead": ahead, "sketch": 0}
     other = _utility(proxy, anchors, settings.model_copy(update=changes), samples, execution)
-    forwards = len(samples) * (3 + BACKWARD + len(anchors)) + STEPS * step_size(ahead, len(anchors)) * (1 + BACKWARD)
+    forwards = len(samples) * (3 + BACKWARD + len(anchors)) + forwards_on(ahead, len(anchors), len(anchors), STEPS)
     return _rows(samples, utility, halves, other, arithmetic), forwards
 
 
@@ -208,13 +209,15 @@ def _by_many_steps(
     settings = settings.model_copy(update={"detail": "total", "sketch": 0})
     halves = [[anchors[at] for at in fold] for fold in folds_of(anchors, 2)]
     one_step = settings.model_copy(update={"method": "transposed"})
-    ways = [(anchors, settings), (halves[0], settings), (halves[-1], settings), (anchors, one_step)]
+    ahead, ways = settings.lookahead, []
+    for own in (anchors, halves[0], halves[-1]):
+        ways.append((own, with_steps(settings, steps_on(ahead, len(own), len(anchors), ahead.steps))))
+    ways.append((anchors, one_step))
     found = []
     for own, how in ways:
         found.append(_utility(precise, own, how, samples, execution))
         progress(len(found), len(ways), f"checking ({arithmetic})")
-    taken = sum(step_size(settings.lookahead, len(own)) for own, how in ways if how is not one_step)
-    training = settings.lookahead.steps * (1 + BACKWARD) * taken
+    training = sum(forwards_on(ahead, len(own), len(anchors), ahead.steps) for own, _ in ways[:-1])
     forwards = 2 * len(found) * len(samples) + training + 2 * (2 + BACKWARD) * len(anchors)
     return _rows(samples, found[0], np.stack(found[1:3], axis=1), found[3], arithmetic), forwards
 

@@ -18,11 +18,11 @@ from ost.execution.compiling import decided
 from ost.execution.device import peak_memory
 from ost.execution.forward import forward_flops, losses_of, usual_arithmetic
 from ost.models import Checkpoint
-from ost.scoring.anchors import Partition, partition_of
+from ost.scoring.anchors import Partition, all_but_each, partition_of
 from ost.scoring.checks import Reference, choose, count_of, make_reference
 from ost.scoring.kept import seconds_of_weights
 from ost.scoring.methods import METHODS
-from ost.scoring.methods.anchor_training import Plan, plan_steps, step_size
+from ost.scoring.methods.anchor_training import Plan, forwards_on, plan_steps
 from ost.scoring.methods.lookahead import LookaheadScorer, with_steps
 from ost.scoring.methods.scorer import Scorer
 from ost.scoring.methods.two_pass import moved_share
@@ -353,7 +353,8 @@ class Engine:
             case "transposed":
                 return (1 + (2 * cells - 1) * self._share) * pool + 2 * (1 + full) * anchors + checked
             case "lookahead":
-                training = cells * self.plan.steps * step_size(self.settings.lookahead, anchors) * full
+                trained = map(len, all_but_each(self.partition.members))
+                training = sum(forwards_on(self.settings.lookahead, own, anchors, self.plan.steps) for own in trained)
                 return (1 + cells * self._share) * pool + (self.plan.forwards + training) * self._share + checked
 
     @functools.cached_property

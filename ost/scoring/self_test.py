@@ -100,7 +100,7 @@ def _shares(proxy: Checkpoint, batch: Batch, samples: Sequence[Sample], layers: 
             f"the losses of {type(model).__name__} stay as they are when the {len(weights)} weights of score.layers "
             f"{layers!r} move: choose `all` or `language`"
         )
-    if not reuse.images and not reuse.first_moved:
+    if not (reuse.images or reuse.positions or reuse.first_moved):
         return True
     try:
         for own in (model, moved):

@@ -18,7 +18,7 @@ from ost.scoring import Job, score_file
 from ost.scoring.anchors import folds_of
 from ost.scoring.kept import seconds_of_weights
 from ost.scoring.methods import anchor_training
-from ost.scoring.methods.anchor_training import PATIENCE, Plan, looks_of, plan_steps, rate_of, steps_over
+from ost.scoring.methods.anchor_training import PATIENCE, Plan, looks_of, plan_steps, rate_of, steps_on, steps_over
 from ost.scoring.methods.lookahead import LookaheadScorer
 from ost.settings import Execution, Lookahead, Score
 from ost.store import matrix, read_json, read_table, write_json
@@ -219,6 +219,46 @@ def test_the_curve_is_the_loss_of_anchors_left_out(anchors, proxy64):
     np.testing.assert_allclose([found.curve[0], found.curve[2]], [before.mean(), after.mean()], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "some", "steps", "taken"),
+    [
+        (20, 80, 45, 36),
+        (20, 50, 45, 27),
+        (20, 100, 45, 45),
+        (20, 80, 1, 1),
+        (100, 80, 45, 45),
+        (3, 6, 4, 3),
+        (8, 8, 4, 2),
+    ],
+)
+def test_fewer_anchors_take_as_many_passes_not_as_many_steps(batch_size, some, steps, taken):
+    anchors = {20: 100, 100: 100, 3: 8, 8: 16}[batch_size]
+    assert steps_on(Lookahead(batch_size=batch_size), some, anchors, steps) == taken
+
+
+def test_a_fold_left_out_is_looked_at_after_as_many_passes_over_the_others(anchors, proxy64):
+    """Nine anchors three at a time are three steps a pass, the six outside a fold two: six steps are four there."""
+    anchors, (first, *_) = anchors[:9], folds_of(anchors[:9], 3)
+    found = planned(proxy64, anchors, steps=6, batch_size=3)
+    own, rest = [anchors[at] for at in first], [a for at, a in enumerate(anchors) if at not in first]
+    ahead = {"steps": 6, "learning_rate": RATE, "batch_size": 3}
+    scorer = LookaheadScorer(proxy64, anchors, Score(method="lookahead", lookahead=ahead))
+    parts = [[anchor for part in one for anchor in part.cache.samples] for one in steps_over(scorer, rest)]
+    assert list(map(len, parts)) == [3, 3]
+    model = copy.deepcopy(proxy64.model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    for part in parts * 2:
+        optimizer.zero_grad()
+        losses(model, proxy64, part).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        after = losses(model, proxy64, own)
+    np.testing.assert_allclose(np.array(found.after)[list(first)], after, atol=1e-5)
+    assert found.steps == 6 and found.looks == (0, 1, 3, 6)
+    watched = 2 * 3 * len(found.looks)  # the anchors left out, and as many with each other's answers
+    assert found.forwards == 3 * (watched + 4 * 3 * 3)
+
+
 def test_the_walk_ends_where_the_anchors_left_out_gain_most(proxy):
     found = planned(proxy, drawn("anchors", 60), most_steps=60)
     assert found.left_out_loss == min(found.curve[1:]) < found.curve[0]
@@ -238,7 +278,7 @@ def test_a_walk_that_helps_no_other_is_short_and_warned_of(proxy):
     [({"most_steps": 3}, [9, 8, 7, 6], True), ({"steps": 3}, [9, 8, 7, 6], False), ({}, [9, 8, 6, 7], False)],
 )
 def test_a_search_that_ends_at_its_limit_while_the_loss_falls_is_warned_of(settings, curve, said, proxy, monkeypatch):
-    def watched(training, scorer, own, looks, count, least):
+    def watched(training, scorer, own, looks, count, patience, least):
         return (np.full(2 * count, float(loss)) for loss in curve)
 
     monkeypatch.setattr(anchor_training, "_watched", watched)

@@ -87,6 +87,27 @@ def test_gradients_of_a_shared_pass_are_those_of_a_whole_one(layers, proxy64, an
         torch.testing.assert_close(here, there, rtol=1e-7, atol=1e-10)
 
 
+def test_where_tokens_stand_is_worked_out_once_for_a_batch(proxy, anchors):
+    """Of a family that does so from the inputs alone, sample by sample."""
+    own, calls = scorer(proxy, "all", anchors[:4]), []
+    models = [own.proxy.model, moved(own)]
+    for model in models:
+        place = model.model.get_rope_index
+        model.model.get_rope_index = lambda *args, place=place, **named: calls.append(1) or place(*args, **named)
+    batches = [(own.encode(samples), PassCache(samples)) for samples in (anchors[:4], anchors[4:9])]
+    try:
+        with torch.no_grad():
+            for batch, cache in batches:
+                for model in models:
+                    own.cached_losses(model, batch, cache)
+        assert len(calls) == 2
+        own.losses(batches[0][0], models[1])
+        assert len(calls) == 3, "a pass outside is the model's own"
+    finally:
+        for model in models:
+            del model.model.get_rope_index
+
+
 class Calls:
     """How many images, and passes, each part of a model has seen."""
 

@@ -68,7 +68,8 @@ class Plan:
 
     steps: int
     curve: tuple[float, ...]
-    """Mean loss of the anchors, in nats, each left out of the training: after each number of steps in `looks`."""
+    """Mean loss of the anchors, in nats, each left out of the training: after each number of steps in `looks`, on fewer
+    anchors as many passes over them."""
     before: tuple[float, ...]
     """(A,) the anchors' losses by the proxy as it is."""
     after: tuple[float, ...]
@@ -140,8 +141,24 @@ def steps_over(scorer: TwoPassScorer, anchors: Sequence[Sample]) -> list[list[An
     As many parts as `score.lookahead.batch_size` asks for; which anchor is in which hangs on their contents alone.
     """
     order = [anchors[at] for at in order_by_content([anchor.id for anchor in anchors])]
-    parts = math.ceil(len(order) / scorer.settings.lookahead.batch_size)
+    parts = steps_a_pass(scorer.settings.lookahead, len(order))
     return [encoded_anchors(scorer, order[part::parts]) for part in range(parts)]
+
+
+def steps_a_pass(settings: Lookahead, anchors: int) -> int:
+    """Steps in which so many anchors have one turn each."""
+    return math.ceil(anchors / settings.batch_size)
+
+
+def steps_on(settings: Lookahead, some: int, anchors: int, steps: int) -> int:
+    """Steps on some of the anchors that are as many passes over them as `steps` are over all."""
+    return math.ceil(steps * steps_a_pass(settings, some) / steps_a_pass(settings, anchors))
+
+
+def forwards_on(settings: Lookahead, some: int, anchors: int, steps: int) -> float:
+    """Forward-pass equivalents of `steps_on`."""
+    taken = steps_on(settings, some, anchors, steps)
+    return taken * some / steps_a_pass(settings, some) * (1 + BACKWARD)
 
 
 def starting_weights(scorer: TwoPassScorer) -> dict[str, Tensor]:
@@ -242,7 +259,7 @@ def looks_of(settings: Lookahead, anchors: int) -> list[int]:
     After the very first step as well; the last number is the most steps that are taken.
     """
     most = settings.steps or settings.most_steps
-    return sorted({0, 1, *range(0, most, math.ceil(anchors / settings.batch_size)), most})
+    return sorted({0, 1, *range(0, most, steps_a_pass(settings, anchors)), most})
 
 
 def _searched(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: Progress) -> Plan:
@@ -250,6 +267,8 @@ def _searched(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: P
     start, before, forwards = starting_weights(scorer), np.empty(2 * anchors), 0.0
     rests, places = all_but_each(folds), [[*own, *(anchors + at for at in own)] for own in folds]
     looks = looks_of(ahead, anchors)
+    patience = max(2, math.ceil(PATIENCE / np.diff(looks).max()))
+    reached = [[steps_on(ahead, len(rest), anchors, steps) for steps in looks] for rest in rests]
 
     def walked(fold: int, least: int = 0) -> np.ndarray:
         nonlocal forwards
@@ -257,8 +276,8 @@ def _searched(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: P
         own += encoded_anchors(scorer, [wrong[at] for at in folds[fold]])
         before[places[fold]] = torch.cat([part.losses for part in own]).cpu().numpy()
         training = training_path(scorer, scorer.some_anchors(rests[fold]), start)
-        path = np.array(list(_watched(training, scorer, own, looks, len(folds[fold]), least)))
-        forwards += path.size + looks[len(path) - 1] * (1 + BACKWARD) * step_size(ahead, len(rests[fold]))
+        path = np.array(list(_watched(training, scorer, own, reached[fold], len(folds[fold]), patience, least)))
+        forwards += path.size + forwards_on(ahead, len(rests[fold]), anchors, looks[len(path) - 1])
         return path
 
     paths: list[np.ndarray] = []
@@ -277,11 +296,6 @@ def _searched(scorer: TwoPassScorer, folds: Sequence[Sequence[int]], progress: P
     right, other = ((before[own].tolist(), ends[own].tolist()) for own in (slice(anchors), slice(anchors, None)))
     limit, rate, seen = None if ahead.steps else ahead.most_steps, rate_of(scorer.proxy, ahead), tuple(looks[:length])
     return Plan(looks[best], tuple(curve.tolist()), *map(tuple, right), forwards, rate, *map(tuple, other), seen, limit)
-
-
-def step_size(settings: Lookahead, anchors: int) -> float:
-    """Mean number of anchors of a step on so many."""
-    return anchors / math.ceil(anchors / settings.batch_size)
 
 
 def _means(paths: Sequence[np.ndarray], folds: Sequence[Sequence[int]]) -> np.ndarray:
@@ -311,17 +325,18 @@ def _watched(
     own: Sequence[AnchorBatch],
     looks: Sequence[int],
     anchors: int,
+    patience: int,
     least: int,
 ) -> Iterator[np.ndarray]:
-    """Losses of the samples watched at each look, until the search ends, `least` looks on.
+    """Losses of the samples watched after each of these numbers of steps, until the search ends, `least` looks on.
 
     The first of them are anchors, by whose mean the search ends.
     """
     settings, means = scorer.settings.lookahead, []
-    patience = max(2, math.ceil(PATIENCE / np.diff(looks).max()))
-    for step, model in enumerate(itertools.islice(training, 1 + looks[-1])):
-        if step not in looks:
-            continue
+    model, taken = next(training), 0
+    for steps in looks:
+        while taken < steps:
+            model, taken = next(training), taken + 1
         losses = [scorer.cached_losses(model, part.batch, part.cache)[0] for part in own]
         found = torch.cat(losses).cpu().numpy()
         yield found

@@ -14,7 +14,7 @@ from ost.encoding import Batch
 from ost.execution.arithmetic import lowered
 from ost.scoring.anchors import all_but_each
 from ost.scoring.kept import keep_weights, kept_weights
-from ost.scoring.methods.anchor_training import plan_steps, starting_weights, training_path
+from ost.scoring.methods.anchor_training import plan_steps, starting_weights, steps_on, training_path
 from ost.scoring.methods.scorer import BatchScores, TurnScores
 from ost.scoring.methods.two_pass import TwoPassScorer
 from ost.scoring.passes.reuse import PassCache
@@ -60,10 +60,10 @@ class LookaheadScorer(TwoPassScorer):
         """Copies of the proxy after the steps, one for each cell."""
         watch, start = Stopwatch(), starting_weights(self)
         steps = self.settings.lookahead.steps or plan_steps(self).steps
-        ends = [
-            next(itertools.islice(training_path(self, anchors, start), steps, None))
-            for anchors in map(self.some_anchors, all_but_each(self.partition.members))
-        ]
+        ends = []
+        for anchors in map(self.some_anchors, all_but_each(self.partition.members)):
+            taken = steps_on(self.settings.lookahead, len(anchors), len(self.anchors), steps)
+            ends.append(next(itertools.islice(training_path(self, anchors, start), taken, None)))
         if store:
             keep_weights(store, self._moved(ends), watch.seconds)
         return ends

@@ -1,8 +1,9 @@
 """Passes over one batch by a model and by moved copies of it: what lies below the first moved weight runs once.
 
-Nothing here knows an architecture. The first pass caches what came out of the vision tower, and what went into the
-first block (or the head) that moves; the passes after it take both from there, and the blocks below are skipped. What
-runs before what is seen in a pass of a few tokens, and that the blocks can be skipped is tried on them.
+Nothing here knows an architecture. The first pass caches what came out of the vision tower, where the tokens stand, and
+what went into the first block (or the head) that moves; the passes after it take all that from there, and the blocks
+below are skipped. What runs before what is seen in a pass of a few tokens, and that the blocks can be skipped is tried
+on them.
 """
 
 import contextlib
@@ -23,6 +24,8 @@ from ost.scoring.passes.weights import weights_of
 
 IMAGE_ENCODER = "get_image_features"
 """The method by which transformers' vision-language models encode images."""
+POSITIONS = "compute_3d_position_ids"
+"""The method by which those that place tokens in time, height and width do so, sample by sample, in Python."""
 
 
 @dataclass
@@ -33,6 +36,8 @@ class PassCache:
     """The batch's; the first pass encodes each of their distinct images once."""
     features: Any = None
     """The vision tower's output."""
+    positions: Tensor | None = None
+    """Where the tokens stand, of a family that works it out from the inputs alone, whatever the weights are."""
     hidden: Tensor | None = None
     """(B, T, d): what goes into the first module that moves."""
     beside: dict[str, tuple] = field(default_factory=dict)
@@ -46,6 +51,7 @@ class PassReuse:
         """`moved`: names of the weights whose values differ between the model and its copies."""
         self._moved, own = frozenset(moved), _weights(model, moved)
         self.images = own <= weights_of(language_modules(model)) and hasattr(model.base_model, IMAGE_ENCODER)
+        self.positions = hasattr(model.base_model, POSITIONS)
         self._features_are_fixed: bool | None = None
         self.fixed_blocks, self.first_moved = _split(model, own)
         if self.first_moved and not self._repeats(model):
@@ -55,10 +61,16 @@ class PassReuse:
     def cached(self, model: PreTrainedModel, cache: PassCache) -> Iterator[None]:
         """A pass by the model or a moved copy of it within the block fills the cache, or uses it where it is filled."""
         with contextlib.ExitStack() as stack:
+            own = model.base_model
             if self.images:
-                encode = getattr(model.base_model, IMAGE_ENCODER)
-                setattr(model.base_model, IMAGE_ENCODER, functools.partial(self._features, model, encode, cache))
-                stack.callback(delattr, model.base_model, IMAGE_ENCODER)
+                encode = getattr(own, IMAGE_ENCODER)
+                stack.enter_context(
+                    _replaced(own, IMAGE_ENCODER, functools.partial(self._features, model, encode, cache))
+                )
+            if self.positions:
+                stack.enter_context(
+                    _replaced(own, POSITIONS, functools.partial(_positions, getattr(own, POSITIONS), cache))
+                )
             if self.first_moved:
                 filled, entry = cache.hidden is not None, _Entry(cache)
                 module = model.get_submodule(self.first_moved)
@@ -68,7 +80,9 @@ class PassReuse:
                     stack.callback((_skip if filled else _watch)(model, path, cache))
             yield
 
-    def _features(self, model: PreTrainedModel, encode: Callable, cache: PassCache, *args: Any, **kwargs: Any) -> Any:
+    def _features(
+        self, model: PreTrainedModel, encode: Callable, cache: PassCache, /, *args: Any, **kwargs: Any
+    ) -> Any:
         """The vision tower's output, from the cache where it is there; computed anew where it moves itself."""
         if self._features_are_fixed is None:
             with recorded(model) as ran:
@@ -98,6 +112,23 @@ class PassReuse:
                 return False
         spread = logits[0].std() + torch.finfo(torch.float32).tiny
         return cache.hidden is not None and bool((logits[0] - logits[1]).abs().max() < 1e-4 * spread)
+
+
+def _positions(place: Callable, cache: PassCache, /, *args: Any, **kwargs: Any) -> Tensor | None:
+    """Where the tokens stand, from the cache where it is there."""
+    if cache.positions is None:
+        cache.positions = place(*args, **kwargs)
+    return cache.positions
+
+
+@contextlib.contextmanager
+def _replaced(owner: nn.Module, name: str, method: Callable) -> Iterator[None]:
+    """Another method in the place of a model's own."""
+    setattr(owner, name, method)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
 
 
 class _Entry:
