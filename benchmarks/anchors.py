@@ -33,12 +33,14 @@ GOAL, BETTER = 0.85, 0.05
 """Of the gap with 50 suggested questions, and more than with 50 drawn ones."""
 
 
-def bench(root: Path, counts: Iterable[int], seeds: Iterable[int], fraction: float, assignments: list[str]) -> dict:
+def bench(
+    root: Path, counts: Iterable[int], seeds: Iterable[int], fraction: float, assignments: list[str], like: str | None
+) -> dict:
     """Gap recovery with so many added anchors, for each way to choose them."""
     if not (root / "params.yaml").exists():
         init_world(root, "handmath")
     common = [f"compare.seeds={list(seeds)}", f"compare.fractions=[{fraction}]", "compare.protocols=[B]", *assignments]
-    compare(str(root), BASE, ["compare.arms=[full, lookahead, oracle]", *common])
+    compare(str(root), BASE, ["compare.arms=[full, lookahead, oracle]", *common], like)
     base = _accuracies(root / FOLDER / BASE)
     points = [{"how": how, "added": 0, **_recovered(base, base)} for how in HOW]
     for count, how in itertools.product(counts, HOW):
@@ -107,11 +109,12 @@ def main() -> None:
     parser.add_argument("--fraction", type=float, default=0.2, help="share of the pool that is kept")
     parser.add_argument("--set", action="append", default=[], help="NAME=VALUE of params.yaml; repeatable")
     parser.add_argument("--workspace", type=Path, help="folder to go on in; else one that is gone afterwards")
+    parser.add_argument("--like", help="a comparison in that workspace to start from, with the same seeds")
     parser.add_argument("--out", type=Path, default=Path("metrics/bench_anchors.json"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="anchors-") as name:
         root = (arguments.workspace or Path(name) / "workspace").resolve()
-        result = bench(root, arguments.counts, arguments.seeds, arguments.fraction, arguments.set)
+        result = bench(root, arguments.counts, arguments.seeds, arguments.fraction, arguments.set, arguments.like)
     write_json(arguments.out, result)
     console.print_json(data=result)
 

@@ -22,7 +22,7 @@ from tasks.quiet import quiet
 NAME = "smollm2"
 SETTINGS = [
     "world.pool=384", "world.anchors=48", "world.benchmark=160", "world.errors=rules", "data.max_tokens=256",
-    "warmup.fraction=0.1", "score.layers=last:1", "score.checks=0", "score.sketch=64",
+    "warmup={fraction: 0.1}", "score.layers=last:1", "score.checks=0", "score.sketch=64",
     "score.lookahead={learning_rate: 1.0e-4, most_steps: 30}", "sft={method: lora, lora_rank: 16, batch_size: 16}",
     "evaluate={metric: final, max_new_tokens: 24}", "compare.arms=[full, random, lookahead]", "compare.fractions=[0.5]",
     "compare.protocols=[B]", "compute.workers=1",

@@ -150,7 +150,8 @@ class Lookahead(Section):
     """Weights that it starts from: those of the `warm` proxy, or of the `base` that was warmed up, which never saw the
     pool. auto: the base where it is known, as it is in a pipeline, else the warm proxy."""
     steps: Count | None = None
-    """How many; null: as many as give anchors that were left out the lowest loss."""
+    """How many, on all anchors (on fewer of them, as many passes); null: as many as give anchors that were left out the
+    lowest loss."""
     most_steps: Count = 100
     """Most steps that are tried in looking for that number."""
     batch_size: Count = 20

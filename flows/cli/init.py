@@ -88,12 +88,17 @@ def init_workspace(root: Path, given: dict[str, str | None]) -> None:
 
 
 def init_world(root: Path, name: str) -> None:
-    """Make a workspace of a built-in world, with the default parameters; raises ConfigError for one that is there."""
+    """Make a workspace of a built-in world, whose tiny models are trained as those of the demo are.
+
+    Raises ConfigError for one that is there.
+    """
     file = _new_params(root)
     _make(
         root,
         f"# Every key, with its meaning: ost/settings.py, ost/worlds/settings.py and tasks/settings.py\n"
         f"seed: 0\nworld: {{name: {name}}}\n"
+        "warmup: {learning_rate: 2e-3} # of tiny models, here and below\n"
+        "sft: {steps: 600, learning_rate: 1e-3, layers: all}\n"
         'evaluate: {metric: final} # what follows the last "=" of an answer\n',
     )
     say(f"→ {file}, {root / 'dvc.yaml'}")

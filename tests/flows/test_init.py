@@ -19,6 +19,7 @@ from tasks.settings import load_params
 
 pytestmark = pytest.mark.usefixtures("on_one_server")
 
+ROOT = Path(__file__).parents[2]
 SETS = {"pool": 40, "anchors": 4, "benchmark": 6}
 GIVEN = dict.fromkeys(("pool", "anchors", "benchmark", "target", "proxy"))
 
@@ -120,7 +121,8 @@ def test_a_plan_outside_a_workspace_is_an_error_without_a_traceback(tmp_path, pr
 def test_a_workspace_of_a_built_in_world_is_made_by_its_name(tmp_path, prefect_home):
     shell = shell_in(tmp_path / "words", prefect_home)
     assert "ost curate" in shell.ost("init", "--world", "wordmath")
-    assert load_params(shell.root / "params.yaml").world.name == "wordmath"
+    made, demo = load_params(shell.root / "params.yaml"), load_params(ROOT / "params.yaml")
+    assert made.world.name == "wordmath" and made.sft == demo.sft and made.warmup == demo.warmup
     assert "to run" in shell.ost("plan") and (shell.root / ".gitignore").read_text().startswith("/data/\n/world/")
     assert "is there already" in shell.ost("init", "--world", "wordmath", ok=False)
 
