@@ -19,8 +19,10 @@ class World(Section):
     pool: Count = 8000
     anchors: Count = 100
     benchmark: Count = 2000
-    errors: Literal["teacher", "rules"] = "teacher"
-    """Who writes the pool's answers: a small model trained on wrong labels, or the rules that made those labels."""
+    errors: Literal["teacher", "rules", "chance"] = "teacher"
+    """Who writes the answers: a small model trained on wrong labels, the rules that made those labels, or chance,
+    which deals right answers among the questions of a kind: no direction (with `wrong_share`).
+    """
     misread: Share = 0.65
     """Chance that a confusable digit (1, 3, 5, 9) is misread in a wrong label."""
     wrong_operation: Share = 0.12

@@ -1,4 +1,4 @@
-"""Who answers the pool wrongly: rules that err, or a small model that was trained on what they wrote."""
+"""Who answers the pool wrongly: rules that err, a small model that was trained on what they wrote, or chance."""
 
 import itertools
 from collections.abc import Sequence
@@ -76,9 +76,20 @@ def _written(
 ) -> list[str]:
     if settings.errors == "rules":
         return wrong_answers(world, problems, settings, seed)
+    if settings.errors == "chance":
+        return _of_others(world, problems, seed)
     teacher = train_teacher(world, settings, base, seed, progress)
     questions = list(map(world.to_sample, problems))
     return generate(teacher, questions, temperature=settings.temperature, seed=seed).texts
+
+
+def _of_others(world: World, problems: Sequence[Problem], seed: int) -> list[str]:
+    """The right answers, dealt at random among the questions of a task: errors without a direction."""
+    rng, places = np.random.default_rng([seed, 6]), dict[str, list[int]]()
+    for at, problem in enumerate(problems):
+        places.setdefault(problem.task, []).append(at)
+    dealt = {at: other for own in places.values() for at, other in zip(own, rng.permutation(own), strict=True)}
+    return [world.answer(problems[dealt[at]]) for at in range(len(problems))]
 
 
 def _mixed(

@@ -219,6 +219,22 @@ def test_the_share_that_is_wrong_can_be_set(problems, share):
     assert np.mean(kept) == pytest.approx(1 - abs(np.mean(wrong) - np.mean(before)), abs=1e-9)
 
 
+def test_errors_by_chance_are_right_answers_to_other_questions_of_the_task(problems):
+    """Dealt, so each is as often there as it is right: no answer is favoured, and errors have no direction."""
+    own = problems[:2000]
+    samples, wrong = answer_pool(handmath, own, World(errors="chance"), Base(), 0)
+    said = [sample.answer for sample in samples]
+    assert 0.9 < np.mean(wrong) < 1, "now and then a question is dealt its own answer"
+    for task in handmath.TASKS:
+        kinds = [
+            sorted(text for text, one in zip(texts, own, strict=True) if one.task == task)
+            for texts in (said, map(handmath.answer, own))
+        ]
+        assert kinds[0] == kinds[1]
+    _, half = answer_pool(handmath, own, World(errors="chance", wrong_share=0.5), Base(), 0)
+    assert sum(half) == 1000
+
+
 def test_where_no_rule_makes_more_wrong_there_are_fewer(problems):
     settings = World(errors="rules", wrong_share=1.0, wrong_operation=0.0)
     _, wrong = answer_pool(handmath, problems[:1000], settings, Base(), 0)
