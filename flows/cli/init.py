@@ -19,7 +19,7 @@ from tasks.storage import is_remote
 NAMES = {
     "pool": ("pool", "train"),
     "anchors": ("anchor", "trusted"),
-    "benchmark": ("benchmark", "test", "eval"),
+    "benchmark": ("bench", "test", "eval"),
 }
 """Sample set → how the names of its file or folder begin."""
 CONFIG = "config.json"
