@@ -15,6 +15,7 @@ from ost.errors import ConfigError
 from ost.report import Line, Panel, study_png
 from ost.settings import BUILTIN, LLAVA
 from ost.store import read_json, write_json
+from tasks.settings import load_params
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Study:
     first."""
     place: Callable[[Path], float] | None = field(default=None, repr=False)
     """Reads the place on the x axis from the variant's folder, where it is only known afterwards."""
+
+    @property
+    def varies_the_world(self) -> bool:
+        """Whether what is varied is the built-in world or its models, so that data of one's own can't be studied so."""
+        named = itertools.chain.from_iterable(self.variants.values())
+        return any(assignment.startswith(("world.", "base.", "models.")) for assignment in named)
 
 
 def _each(name: str, *values: float) -> dict[float, list[str]]:
@@ -170,6 +177,12 @@ def study(name: str, workspace: Path, like: str | None = None, assignments: list
     if name not in STUDIES:
         raise ConfigError(f"no study is named {name!r}; known: {', '.join(STUDIES)}")
     plan, root, points = STUDIES[name], workspace.resolve(), []
+    if plan.varies_the_world and not load_params(root / "params.yaml").uses_world:
+        others = [other for other, one in STUDIES.items() if not one.varies_the_world]
+        raise ConfigError(
+            f"the study {name} varies the built-in world, and this workspace has data of its own: run it in one of "
+            f"`ost init FOLDER --world handmath`; here there are {', '.join(others)}"
+        )
     arms, fractions = f"compare.arms=[{', '.join(plan.arms)}]", f"compare.fractions={list(plan.fractions)}"
     for value, settings in plan.variants.items():
         variant = f"study-{name}-{value:g}"

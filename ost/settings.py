@@ -207,7 +207,8 @@ class Score(Section):
     """Samples scored and published at a time; a killed run loses no more."""
     visual_gain: bool = False
     """Whether a score table of the pipeline or of `ost score` has a column `visual_gain`: what a sample's image takes
-    off its loss by the warm proxy, in nats (ost/baselines/visual_gain.py). Two forward passes more a sample."""
+    off its loss by the warm proxy, in nats (ost/baselines/visual_gain.py). A forward pass more a sample, and another
+    without its images."""
 
     @field_validator("sketch")
     @classmethod

@@ -68,7 +68,7 @@ class Plan:
     def check(self) -> "Plan":
         """The plan itself; raises ConfigError, before anything is run, for what cannot be had."""
         params, subsets = self.params, self.subsets
-        strategy_of(params.select.strategy)
+        by_task = strategy_of(params.select.strategy).by_task
         check_metric(params.evaluate.metric)
         if params.curate.keep:
             _ = self.main
@@ -77,6 +77,11 @@ class Plan:
             raise ConfigError(
                 f"the arm(s) {', '.join(ceilings)} need to know which samples are wrong, and data.truth is null: "
                 "leave them out"
+            )
+        if by_task and any(subset.name == "lookahead" for subset in subsets):
+            raise ConfigError(
+                f"select.strategy is {params.select.strategy}, which needs a utility for each of the anchors' tasks, "
+                "and the scores of lookahead have none: choose another, and name an arm such as one-step-vote for it"
             )
         for subset in subsets:
             if subset.fraction == PURE and not subset.arm.utility:

@@ -90,12 +90,19 @@ def add(
     from flows.parameters import set_params
     from ost.anchors import add_anchors, read_answers
     from ost.data import Dataset
+    from ost.errors import ConfigError
     from tasks.settings import load_params
+    from tasks.storage import is_remote
 
     params = workspace / "params.yaml"
     with claim(workspace / ".ost/lock"):
         data = load_params(params).data
         table = data.added_anchors or ADDED
+        if is_remote(table) or Path(table).suffix != ".parquet":
+            raise ConfigError(
+                f"data.added_anchors is {table}, and what is added goes into a local Parquet table: add to that source "
+                f"by hand, or set data.added_anchors to null"
+            )
         found = read_answers(file, data.columns)
         known = Dataset(workspace / "data/anchors") if (workspace / "data/anchors").exists() else ()
         added = add_anchors(found.samples, workspace / table, known)
@@ -119,7 +126,10 @@ def _questions(workspace: Path) -> Iterator["Sample"]:
 
     scores, beside = (workspace / path for path in (f"scores/{ANCHORED[0]}.parquet", anchors_beside(ANCHORED[0])))
     if not scores.is_file() or not beside.is_file():
-        raise WorkspaceError(f"no scores with a table of their anchors in {workspace}: run ost curate --until score")
+        raise WorkspaceError(
+            f"no scores by {ANCHORED[0]} with a table of their anchors in {workspace}: run ost curate --until score, "
+            f"with a subset such as {ANCHORED[0]}-20 in curate.subsets"
+        )
     added = load_params(workspace / "params.yaml").data.added_anchors
     table, known = read_table(beside), Dataset(workspace / "data/anchors")
     read = read_json(workspace / manifest_path("ingest"))["inputs"].get(added)

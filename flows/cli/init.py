@@ -58,6 +58,7 @@ evaluate:
 curate:
   subsets: [full, random-20, lookahead-20] # arms, and the percent of the pool that they keep
   protocols: [B] # as many steps as on the whole pool
+compare: {{arms: [full, random, one-step-top, lookahead], fractions: [0.2], protocols: [B], seeds: [0, 1, 2]}}
 recurate:
   training: lookahead-20-B # whose model may become the champion
 """

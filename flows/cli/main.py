@@ -11,7 +11,7 @@ from flows.cli import anchors, files
 from flows.cli.ending import end_soon_after_a_signal
 from flows.cli.options import Workspace
 from flows.descendants import end_descendants_with_this_process
-from ost.errors import OSTError
+from ost.errors import ConfigError, OSTError
 from ost.worlds.settings import WorldName
 from tasks.quiet import quiet
 from tasks.settings import load_params
@@ -47,10 +47,13 @@ def init(
     """Make a workspace for your own data: a page of parameters, from what lies in the folder and what you name."""
     from flows.cli.init import init_workspace, init_world
 
+    given = {"pool": pool, "anchors": anchors, "benchmark": benchmark, "target": target, "proxy": proxy}
+    if world and (named := [f"--{name}" for name, value in given.items() if value]):
+        raise ConfigError(f"--world brings its own data and models: leave {', '.join(named)} out, or --world")
     if world:
         init_world(folder, world)
-        return
-    init_workspace(folder, {"pool": pool, "anchors": anchors, "benchmark": benchmark, "target": target, "proxy": proxy})
+    else:
+        init_workspace(folder, given)
 
 
 @app.command()

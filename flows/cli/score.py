@@ -37,6 +37,8 @@ def score_files(
     which this process has to itself: raises WorkspaceError where another is at work there.
     """
     from flows.lock import claim
+    from ost.baselines.visual_gain import require_images
+    from ost.data import Dataset
     from ost.execution.device import confine, find_devices
     from ost.ingestion import ingest, write_quarantine
     from ost.scoring import Job, score_file
@@ -74,6 +76,8 @@ def score_files(
             execution=execution,
             digest_of=Digests(work / ".ost/digests.db").of,
         )
+        if settings.visual_gain:
+            require_images(Dataset(job.pool))
         result = score_file(job, progress=display.bar("score"))
         if settings.visual_gain:
             result = _with_visual_gain(result, job, display.bar("visual gain"))

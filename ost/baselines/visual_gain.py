@@ -66,14 +66,9 @@ def visual_gain(
 ) -> Gains:
     """The gains of a pool, and their cost: a forward pass, and another of the samples with images, without them.
 
-    `states`: most numbers of a hidden state, 0 for none. Raises DataError, before any sample is scored, where none has
-    an image.
+    `states`: most numbers of a hidden state, 0 for none. Raises what `require_images` raises.
     """
-    if not any(sample.images for sample in pool):
-        raise DataError(
-            "no sample of the pool has an image, so there is no visual gain: leave the arm `visual-gain` out, or set "
-            "score.visual_gain to false"
-        )
+    require_images(pool)
     watch = Stopwatch()
     losses, seen, found = _with_images(pool, proxy, execution, progress, states)
     blind = Changed(pool, without_images, np.flatnonzero(seen).tolist())
@@ -81,6 +76,15 @@ def visual_gain(
     gain[seen] = losses_of(blind, proxy, execution, progress) - losses[seen]
     flops = forward_flops(proxy, pool, execution) * len(pool) + forward_flops(proxy, blind, execution) * len(blind)
     return Gains(gain, seen, found, Cost(watch.seconds, flops))
+
+
+def require_images(pool: Sequence[Sample]) -> None:
+    """Raise DataError for a pool of which no sample has an image."""
+    if not any(sample.images for sample in pool):
+        raise DataError(
+            "no sample of the pool has an image, so there is no visual gain: leave the arm `visual-gain` out, or set "
+            "score.visual_gain to false"
+        )
 
 
 def _with_images(

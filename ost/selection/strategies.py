@@ -63,8 +63,8 @@ def vote(scores: pa.Table, size: int, settings: Select, seed: int) -> Choice:
     groups = [name for name in scores.column_names if name.startswith("utility/")]
     if not groups:
         raise DataError(
-            "the strategy `vote` needs a utility for each of the anchors' tasks: score with method gradient or exact, "
-            "or set score.detail to groups"
+            "the strategy `vote` needs a utility for each of the anchors' tasks: score by one step, with "
+            "method gradient or exact"
         )
     cost = ranked["length"].to_numpy() if settings.by == "utility_per_token" else 1.0
     ranks = np.mean([rankdata(ranked[name].to_numpy() / cost) for name in groups], axis=0)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ost.errors import OSTError
+from ost.execution.device import VISIBLE
 from tasks.stages.context import Context
 
 TAIL = 15
@@ -24,16 +25,18 @@ def filled(command: str, given: Mapping[str, object]) -> str:
 def run_command(ctx: Context, setting: str, command: str, log: Path, error: type[OSTError]) -> str:
     """Run a command in the workspace until it ends, its last line shown as it comes; all that it says goes to `log`.
 
-    `setting`: where the user has it from, such as sft.command. Returns what it said last, and where the rest is, to
+    It sees all the accelerators that the stage holds, of which this process sees one. `setting`: where the user has it
+    from, such as sft.command. Returns what it said last, and where the rest is, to
     be put behind an error's message. Raises `error` where the command ends with another code than 0.
     """
     last: deque[str] = deque(maxlen=TAIL)
+    seen = {VISIBLE: ",".join(ctx.slots.own)} if ctx.slots and ctx.slots.devices.accelerated else {}
     with log.open("w") as kept:
         process = subprocess.Popen(
             command,
             shell=True,  # it is a line of the user's own
             cwd=ctx.root,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | seen,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

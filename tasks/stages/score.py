@@ -9,6 +9,7 @@ from ost.anchors import contradicted, doubt_words
 from ost.anchors.table import anchor_table
 from ost.arms import ScoreTable, scores_of
 from ost.baselines.judge import Chat, LocalChat
+from ost.baselines.visual_gain import require_images, with_visual_gain
 from ost.cost import Cost, Stopwatch
 from ost.data import Dataset, content_digest
 from ost.models import Checkpoint, load_checkpoint, resolve_device
@@ -64,6 +65,8 @@ class Workspace:
     def score(self, name: str, **changes: object) -> ScoreTable:
         """The pool's utilities; what a later run can take over is kept where models are (`curate.keep`)."""
         ctx, compute, store = self._ctx, self.params.compute, self._ctx.root / f".ost/scores/{name}"
+        if self.params.score.visual_gain:
+            require_images(self.samples("pool"))
         job = Job(
             pool=ctx.input("data/pool"),
             anchors=ctx.input("data/anchors"),
@@ -94,8 +97,6 @@ class Workspace:
 
     def _with_visual_gain(self, made: ScoreTable) -> ScoreTable:
         """The scores with what images take off the warm proxy's losses, which is found anew in each run."""
-        from ost.baselines.visual_gain import with_visual_gain
-
         pool, proxy = self.samples("pool"), self.model("proxy-warm")
         made.rows, found = with_visual_gain(made.rows, pool, proxy, self.execution, self.progress)
         made.metrics |= found.figures

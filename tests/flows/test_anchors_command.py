@@ -13,6 +13,7 @@ from tiny_workspace import Shell
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from flows.parameters import set_params
 from ost.anchors import question_of
 from ost.data import Dataset
 from ost.store import read_json, read_table
@@ -82,6 +83,16 @@ def test_an_answer_that_contradicts_an_anchor_changes_nothing(copied):
     said = copied.ost("anchors", "add", SHEET, ok=False)
     assert "nothing is added" in said and "'3', and an anchor says '2'" in said
     assert ((copied.root / "anchors-added.parquet").read_bytes(), (copied.root / "params.yaml").read_bytes()) == before
+
+
+@pytest.mark.parametrize("table", ["s3://bucket/anchors.parquet", "more.json"])
+def test_answers_go_into_a_local_table_alone(copied, table):
+    copied.ost("anchors", "suggest", "--count", "1")
+    fill(copied, ["1"])
+    set_params(copied.root / "params.yaml", [f"data.added_anchors={table}"])
+    said = " ".join(copied.ost("anchors", "add", SHEET, ok=False).split())
+    assert f"data.added_anchors is {table}, and what is added goes into a local Parquet table" in said
+    assert not (copied.root / "s3:").exists()
 
 
 def test_the_page_is_served_until_ctrl_c_and_says_what_comes_next(copied):

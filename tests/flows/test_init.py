@@ -11,10 +11,12 @@ from tiny_workspace import Shell, shell_in
 from flows.cli.init import init_workspace
 from flows.lock import claim
 from flows.parameters import set_params
+from flows.workspaces import planned
 from ost.data import Dataset
 from ost.errors import ConfigError, DataError
 from ost.models import Checkpoint
 from ost.worlds.tiny import TARGET, build_model
+from tasks.plan import Plan
 from tasks.settings import load_params
 
 pytestmark = pytest.mark.usefixtures("on_one_server")
@@ -58,6 +60,7 @@ def test_a_folder_with_all_that_is_needed_becomes_a_workspace_that_runs(shell):
     assert (params.models.target, params.models.proxy) == ("the-model", "a-small-model"), "the larger is fine-tuned"
     assert params.score.lookahead.learning_rate is None, "it follows from the proxy's size"
     assert params.sft.method == "lora" and params.sft.steps_over(SETS["pool"]) == 2
+    assert len(Plan(planned(params)).check().trainings) == 4, "`ost compare` as it is asks for no truth"
     text = (shell.root / "params.yaml").read_text()
     assert len(text.splitlines()) <= 30 and "epochs: 1 # over the whole pool" in text
     assert all(word in printed for word in ("the-model", "a-small-model", "pool.jsonl", "ost curate --until select"))
@@ -125,6 +128,8 @@ def test_a_workspace_of_a_built_in_world_is_made_by_its_name(tmp_path, prefect_h
     assert made.world.name == "wordmath" and made.sft == demo.sft and made.warmup == demo.warmup
     assert "to run" in shell.ost("plan") and (shell.root / ".gitignore").read_text().startswith("/data/\n/world/")
     assert "is there already" in shell.ost("init", "--world", "wordmath", ok=False)
+    said = shell.ost("init", "other", "--world", "wordmath", "--pool", "pool.json", "--proxy", "tiny", ok=False)
+    assert "leave --pool, --proxy out, or --world" in said and not (shell.root / "other").exists()
 
 
 def test_params_yaml_is_left_alone_while_a_run_is_at_work(tmp_path, prefect_home):

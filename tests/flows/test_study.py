@@ -8,10 +8,11 @@ from PIL import Image
 from tiny_workspace import ROOT, TINY, make_workspace
 
 from flows.parameters import set_params
-from flows.study import STUDIES, _accuracies, _aurocs, _break_even, _costs, _gains
+from flows.study import STUDIES, _accuracies, _aurocs, _break_even, _costs, _gains, study
 from flows.workspaces import planned
 from ost.arms.plan import Subset
 from ost.comparison import summarise
+from ost.errors import ConfigError
 from ost.report import Line
 from ost.store import read_json
 from tasks.plan import Plan
@@ -24,14 +25,21 @@ pytestmark = pytest.mark.usefixtures("on_one_server")
     ("name", "value"), [(name, value) for name, study in STUDIES.items() for value in study.variants]
 )
 def test_every_variant_is_a_valid_comparison(name, value, tmp_path):
-    study = STUDIES[name]
+    own = STUDIES[name]
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
-    lists = [f"compare.arms=[{', '.join(study.arms)}]", f"compare.fractions={list(study.fractions)}"]
-    set_params(tmp_path / "params.yaml", [*lists, *study.variants[value]])
+    lists = [f"compare.arms=[{', '.join(own.arms)}]", f"compare.fractions={list(own.fractions)}"]
+    set_params(tmp_path / "params.yaml", [*lists, *own.variants[value]])
     params = load_params(tmp_path / "params.yaml")
     plan = Plan(planned(params)).check()
-    assert {training.subset.name for training in plan.trainings} == set(study.arms)
-    assert not study.ticks or len(study.ticks) == len(study.variants)
+    assert {training.subset.name for training in plan.trainings} == set(own.arms)
+    assert not own.ticks or len(own.ticks) == len(own.variants)
+
+
+def test_a_study_of_the_built_in_world_is_none_of_ones_own_data(tmp_path):
+    (tmp_path / "params.yaml").write_text("data: {pool: pool.jsonl, truth: null}\n")
+    told = "the study pool-size varies the built-in world, .* here there are warmup, steps, fraction, strategy$"
+    with pytest.raises(ConfigError, match=told):
+        study("pool-size", tmp_path)
 
 
 def values(lines: list[Line]) -> dict[str, list[tuple[float, float]]]:

@@ -53,6 +53,12 @@ def test_the_defaults_can_be_had():
             r"score\.method is transposed, a method of the arm one-step, which no subset is of: name one, such as "
             r"one-step-20, or set score\.method to lookahead",
         ),
+        (
+            ["one-step-vote-20", "lookahead-20"],
+            {"select": {"strategy": "vote"}},
+            "select.strategy is vote, which needs a utility for each of the anchors' tasks, and the scores of "
+            "lookahead have none: choose another, and name an arm such as one-step-vote",
+        ),
         (["osst-20"], {}, "no arm is named 'osst'; known: full, random"),
         (["lookahead"], {}, "no subset is named 'lookahead'; one is named like lookahead-20"),
         (["lookahead-20", "lookahead-20.0"], {}, "no subset is named 'lookahead-20.0'"),

@@ -13,7 +13,7 @@ import ost
 from flows.parameters import set_params
 from ost.baselines.finevision import AXES
 from ost.baselines.visual_gain import visual_gain
-from ost.data import Dataset, Facts, ShardWriter, content_digest, write_samples
+from ost.data import Dataset, Facts, ShardWriter, chat, content_digest, write_samples
 from ost.data.dataset import write_listing
 from ost.errors import DataError, ModelError
 from ost.execution.forward import losses_of
@@ -22,6 +22,7 @@ from ost.selection import kept_ids
 from ost.store import read_table
 from ost.training import Recipe, train
 from tasks.settings import load_params
+from tasks.stages import score
 from tasks.stages.run import execute
 
 ONE_STEP = "curate.subsets=[lookahead-20, one-step-20]"
@@ -185,6 +186,15 @@ def test_what_images_take_off_is_a_column_of_every_utility_table_and_counted(wor
             assert table.schema.metadata == before.schema.metadata
             assert manifest["flops"] == pytest.approx(plain["flops"] + expected.cost.flops)
     execute("select-lookahead-20", workspace)
+
+
+def test_what_images_take_off_is_refused_of_a_pool_without_any_before_it_is_scored(workspace, monkeypatch):
+    (workspace / "data/pool").rename(workspace / "data/seen")
+    write_samples(workspace / "data/pool", [ost.Sample((), chat(f"{at}?", "1", images=0)) for at in range(9)])
+    set_params(workspace / "params.yaml", ["score.visual_gain=true"])
+    monkeypatch.setattr(score, "score_file", lambda *args: pytest.fail("scored first"))
+    with pytest.raises(DataError, match=r"no sample of the pool has an image, .* set score\.visual_gain to false"):
+        execute("score-lookahead", workspace)
 
 
 @pytest.mark.parametrize("name", ["tacs", "tov", "in-context", "visual-gain"])

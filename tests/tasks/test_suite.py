@@ -9,9 +9,14 @@ from specimens import drawn
 
 from flows.parameters import set_params
 from ost.comparison.challenge import paired_gain
-from ost.errors import ConfigError, EvaluationError
+from ost.errors import ConfigError, EvaluationError, TrainingError
+from ost.execution.device import VISIBLE, Devices
 from ost.models import add_adapter, load_checkpoint
 from ost.store import read_json, read_table, write_json
+from tasks.settings import Params
+from tasks.slots import Slots
+from tasks.stages.command import run_command
+from tasks.stages.context import Context
 from tasks.stages.run import execute
 
 SUITE = """
@@ -65,6 +70,15 @@ def test_an_evaluation_by_a_suite_is_like_one_on_the_own_benchmark(workspace):
     assert not (workspace / ".ost/suite/evaluate-full-B").exists()
     scores = answers["score"].to_numpy()
     assert paired_gain(scores * 0, scores, clusters=answers["cluster"].to_numpy()).mean == 0.75
+
+
+@pytest.mark.parametrize(("accelerated", "seen"), [(True, "1,3"), (False, "")])
+def test_a_command_sees_all_devices_that_its_stage_holds(accelerated, seen, tmp_path, monkeypatch):
+    monkeypatch.setenv(VISIBLE, "")
+    slots = Slots(tmp_path, Devices(("0", "1", "3"), accelerated), ("1", "3"))
+    ctx = Context(tmp_path, "sft-full-B", Params(), slots=slots)
+    run_command(ctx, "sft.command", f"echo seen=${VISIBLE}", tmp_path / "log", TrainingError)
+    assert (tmp_path / "log").read_text() == f"seen={seen}\n"
 
 
 def test_an_adapter_is_merged_into_whole_weights_for_the_run(workspace):
