@@ -175,7 +175,7 @@ def test_a_vote_is_deaf_to_how_loud_a_task_is():
 
 def test_scores_without_groups_or_sketches_are_refused_with_the_remedy():
     bare = pool(np.random.default_rng(0), 10).select(["id", "utility", "toxic", "loss", "task"])
-    with pytest.raises(DataError, match=r"score\.detail"):
+    with pytest.raises(DataError, match=r"score by one step, with method gradient or exact"):
         select(bare, 0.5, "vote")
     for strategy in ("spread", "cover"):
         with pytest.raises(DataError, match=rf"`{strategy}` compares .*score\.sketch: 256"):
