@@ -36,7 +36,8 @@ def test_every_variant_is_a_valid_comparison(name, value, tmp_path):
 
 
 def test_a_study_of_the_built_in_world_is_none_of_ones_own_data(tmp_path):
-    (tmp_path / "params.yaml").write_text("data: {pool: pool.jsonl, truth: null}\n")
+    own = ", ".join(f"{name}: {name}.jsonl" for name in ("pool", "anchors", "benchmark"))
+    (tmp_path / "params.yaml").write_text(f"data: {{{own}, truth: null}}\n")
     told = "the study pool-size varies the built-in world, .* here there are warmup, steps, fraction, strategy$"
     with pytest.raises(ConfigError, match=told):
         study("pool-size", tmp_path)
