@@ -101,7 +101,7 @@ def add(
         if is_remote(table) or Path(table).suffix != ".parquet":
             raise ConfigError(
                 f"data.added_anchors is {table}, and what is added goes into a local Parquet table: add to that source "
-                f"by hand, or set data.added_anchors to null"
+                "by hand, or set data.added_anchors to null"
             )
         found = read_answers(file, data.columns)
         known = Dataset(workspace / "data/anchors") if (workspace / "data/anchors").exists() else ()

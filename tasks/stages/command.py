@@ -26,8 +26,8 @@ def run_command(ctx: Context, setting: str, command: str, log: Path, error: type
     """Run a command in the workspace until it ends, its last line shown as it comes; all that it says goes to `log`.
 
     It sees all the accelerators that the stage holds, of which this process sees one. `setting`: where the user has it
-    from, such as sft.command. Returns what it said last, and where the rest is, to
-    be put behind an error's message. Raises `error` where the command ends with another code than 0.
+    from, such as sft.command. Returns what it said last, and where the rest is, to be put behind an error's message.
+    Raises `error` where the command ends with another code than 0.
     """
     last: deque[str] = deque(maxlen=TAIL)
     seen = {VISIBLE: ",".join(ctx.slots.own)} if ctx.slots and ctx.slots.devices.accelerated else {}

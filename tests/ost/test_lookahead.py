@@ -45,13 +45,23 @@ def losses(model, checkpoint: Checkpoint, samples) -> torch.Tensor:
 
 def walked(checkpoint: Checkpoint, anchors, steps: int, kind=torch.optim.Adam, rate: float = RATE):
     """A copy of the model after steps on the anchors' mean loss, all of its weights moving; written out."""
+    return walked_in_turn(checkpoint, [anchors] * steps, kind, rate)
+
+
+def walked_in_turn(checkpoint: Checkpoint, parts, kind=torch.optim.Adam, rate: float = RATE):
+    """The same after a step on each of some parts of them."""
     model = copy.deepcopy(checkpoint.model)
     optimizer = kind(model.parameters(), lr=rate)
-    for _ in range(steps):
+    for part in parts:
         optimizer.zero_grad()
-        losses(model, checkpoint, anchors).mean().backward()
+        losses(model, checkpoint, part).mean().backward()
         optimizer.step()
     return model
+
+
+def parts_of(scorer: LookaheadScorer, anchors) -> list[list]:
+    """The anchors of each step of a pass over them."""
+    return [[anchor for own in part for anchor in own.cache.samples] for part in steps_over(scorer, anchors)]
 
 
 @torch.no_grad()
@@ -75,17 +85,11 @@ def test_a_step_is_on_a_part_of_the_anchors_and_each_has_its_turn(pool, anchors,
     """Whatever the anchors' order; in a pass over them each is in one step."""
     ahead = {"steps": 4, "learning_rate": RATE, "batch_size": 3}
     scorer = LookaheadScorer(proxy64, anchors[:8], Score(method="lookahead", lookahead=ahead))
-    parts = [[anchor for own in part for anchor in own.cache.samples] for part in steps_over(scorer, anchors[:8])]
+    parts = parts_of(scorer, anchors[:8])
     assert sorted(map(len, parts)) == [2, 3, 3] and {a.id for part in parts for a in part} == {
         a.id for a in anchors[:8]
     }
-    model = copy.deepcopy(proxy64.model)
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    for part in (*parts, parts[0]):
-        optimizer.zero_grad()
-        losses(model, proxy64, part).mean().backward()
-        optimizer.step()
-    expected = gains(proxy64, model, pool[10:26])
+    expected = gains(proxy64, walked_in_turn(proxy64, [*parts, parts[0]]), pool[10:26])
     for own in (anchors[:8], anchors[7::-1]):
         table = scores(pool[10:26], own, proxy64, lookahead=ahead).table
         np.testing.assert_allclose(table["utility"].to_numpy(), expected, atol=2e-5)
@@ -243,14 +247,9 @@ def test_a_fold_left_out_is_looked_at_after_as_many_passes_over_the_others(ancho
     own, rest = [anchors[at] for at in first], [a for at, a in enumerate(anchors) if at not in first]
     ahead = {"steps": 6, "learning_rate": RATE, "batch_size": 3}
     scorer = LookaheadScorer(proxy64, anchors, Score(method="lookahead", lookahead=ahead))
-    parts = [[anchor for part in one for anchor in part.cache.samples] for one in steps_over(scorer, rest)]
+    parts = parts_of(scorer, rest)
     assert list(map(len, parts)) == [3, 3]
-    model = copy.deepcopy(proxy64.model)
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    for part in parts * 2:
-        optimizer.zero_grad()
-        losses(model, proxy64, part).mean().backward()
-        optimizer.step()
+    model = walked_in_turn(proxy64, parts * 2)
     with torch.no_grad():
         after = losses(model, proxy64, own)
     np.testing.assert_allclose(np.array(found.after)[list(first)], after, atol=1e-5)
